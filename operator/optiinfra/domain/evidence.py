@@ -1,0 +1,136 @@
+"""Findings and recommendations: what was diagnosed, what is proposed, and the evidence that lets people argue.
+
+Every number that leaves the domain carries a reason code, evidence (signal, value, window, source), bounds and a
+confidence. Identifiers are not made here: they need the object's uid and the time of issue, which `control` knows.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from optiinfra.domain.readings import Value
+from optiinfra.domain.units import Money, Ratio, Seconds
+
+
+class Bottleneck(StrEnum):
+    """What limits a model service, in one word. Shown as the printer column BOTTLENECK."""
+
+    NONE = "None"
+    """Work is served within the objectives and nothing is near its limit."""
+    QUEUE = "Queue"
+    """Requests wait although batch and KV cache have room (blocked, host-bound, or admission)."""
+    BATCH = "Batch"
+    """Requests wait and the batch limit is reached, KV cache is not."""
+    KV_CACHE = "KVCache"
+    """Requests wait, or are preempted, because the KV cache is full."""
+    COMPUTE = "Compute"
+    """The GPU is busy and latency misses the objective without a queue."""
+    IDLE = "Idle"
+    """No work arrived in the whole window, and GPUs are held."""
+    UNKNOWN = "Unknown"
+
+
+class FindingType(StrEnum):
+    """Kinds of findings."""
+
+    BOTTLENECK = "Bottleneck"
+    IDLE_GPU = "IdleGPU"
+    UNDER_USED = "UnderUsed"
+    OVER_REQUESTED = "OverRequested"
+    EMPTYABLE_NODE = "EmptyableNode"
+
+
+class RecommendationType(StrEnum):
+    """Kinds of recommendations; each changes exactly one axis of one object."""
+
+    REPLICAS = "Replicas"
+    """Change the number of replicas (or the bounds of the scaler)."""
+    RESOURCES = "Resources"
+    """Change CPU or memory requests of a container."""
+    KV_CACHE = "KVCache"
+    BATCH_SIZE = "BatchSize"
+    QUANTIZATION = "Quantization"
+    CONSOLIDATION = "Consolidation"
+    IDLE_GPU = "IdleGPU"
+
+
+class Direction(StrEnum):
+    """Which way a change goes; modes and approvals are set per direction."""
+
+    SCALE_UP = "ScaleUp"
+    SCALE_DOWN = "ScaleDown"
+    RESIZE = "Resize"
+    NONE = "None"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One measured fact behind a verdict."""
+
+    signal: str
+    value: Value
+    unit: str
+    """Empty for a plain count, "ratio", "seconds", "bytes", "cores", "tokens/s", "requests/s" ..."""
+    window: Seconds
+    """Span of time the value speaks about; 0 for an instant."""
+    source: str
+    """Where it was measured: "engine", "agent", "kubernetes", "derived"."""
+    statistic: str = "last"
+    """One of "last", "mean", "max", "p95", "sum", "rate" ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A diagnosed condition with its evidence."""
+
+    type: FindingType
+    reason: str
+    """CamelCase reason code, stable, for machines."""
+    message: str
+    """One sentence for people, with the numbers in it."""
+    confidence: Ratio
+    evidence: tuple[Evidence, ...]
+    subject: str = ""
+    """What it is about, when not the whole object: a container, a node, a GPU uuid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What a change would save, kept apart: freed capacity is money only when a node goes away."""
+
+    gpus_freed: float = 0.0
+    cpu_cores_freed: float = 0.0
+    memory_bytes_freed: float = 0.0
+    per_month: Money | None = None
+    """None when no price is configured. Money that is saved once the freed capacity is really given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A proposed change, as the domain makes it; `control` gives it an id, a time of issue and an expiry."""
+
+    type: RecommendationType
+    reason: str
+    message: str
+    setting: str
+    """What changes: "replicas", "containers[vllm].requests.cpu", "--max-num-seqs" ..."""
+    current: str
+    proposed: str
+    lower: str
+    upper: str
+    """Bounds within which the analysis would still agree; both equal to proposed when there is no band."""
+    direction: Direction
+    confidence: Ratio
+    evidence: tuple[Evidence, ...]
+    savings: Savings = Savings()
+    subject: str = ""
+    patch: str = ""
+    """A ready patch (strategic-merge YAML) where one can be written; the operator itself never applies it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that was considered and not proposed, and why: what was refused says so."""
+
+    type: RecommendationType
+    reason: str
+    message: str

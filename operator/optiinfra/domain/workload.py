@@ -1,0 +1,165 @@
+"""One model service as the round sees it: its pods, its scaler, its engines' recent pages, its agents' readings.
+
+These are facts read at the door (`optiinfra.cluster`) and held in frozen models; nothing here is decided. A fact
+that could not be read is an `Unknown`, and whoever decides has to say what follows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason, Value
+from optiinfra.domain.units import UnixTime
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """What one container of the pod template asks for and is started with."""
+
+    name: str
+    cpu_request_cores: Value
+    cpu_limit_cores: Value
+    memory_request_bytes: Value
+    memory_limit_bytes: Value
+    gpus: float
+    """Whole GPUs requested (nvidia.com/gpu, amd.com/gpu, or nvidia.com/mig-* as instances)."""
+    arguments: tuple[str, ...] = ()
+    """command + args, as written; at most 512 entries. User text: never shown to an LLM."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Only literal values, and only of names that engines are configured by."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """One pod of the workload."""
+
+    name: str
+    uid: str
+    ip: str
+    """Empty while it has none."""
+    node: str
+    """Empty while it is not scheduled."""
+    phase: str
+    ready: bool
+    terminating: bool
+    created: UnixTime
+    became_ready: UnixTime | None
+    gpus: float
+    containers: tuple[ContainerFacts, ...] = ()
+    restarts: int = 0
+    blockers: tuple[str, ...] = ()
+    """Reasons why consolidation must not move it: "BarePod", "LocalStorage", "DoNotDisrupt", "DaemonSet", "PDB"."""
+    cpu_request_cores: float = 0.0
+    memory_request_bytes: float = 0.0
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerFacts:
+    """The HorizontalPodAutoscaler that drives the workload."""
+
+    name: str
+    uid: str
+    resource_version: str
+    min_replicas: int
+    max_replicas: int
+    current_replicas: int
+    desired_replicas: int
+    scaling_active: bool | None
+    """The HPA's ScalingActive condition; None when it has not said anything yet."""
+    scaling_active_reason: str
+    owned_by_us: bool
+    """Created by this operator for this object (owner reference)."""
+    controller_owner: str
+    """kind/name of another controller that owns it (KEDA, KServe); empty when none."""
+    min_replicas_managers: tuple[tuple[str, str], ...] = ()
+    """(manager, operation) of everybody who owns spec.minReplicas, from managedFields."""
+    held: bool = False
+    """Carries our label: its minReplicas is a floor of ours."""
+    original_min_replicas: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadFacts:
+    """Everything known about one target at one moment."""
+
+    namespace: str
+    kind: str
+    name: str
+    uid: str
+    desired_replicas: int
+    ready_replicas: int
+    pods: tuple[PodFacts, ...]
+    scaler: ScalerFacts | None
+    pages: Mapping[str, tuple[EngineReading, ...]] = field(default_factory=dict)
+    """Pod name -> recent readings, oldest first, within the history the store keeps (15 minutes)."""
+    page_errors: Mapping[str, Unknown] = field(default_factory=dict)
+    """Pod name -> why its last scrape failed."""
+
+    @property
+    def gpus_per_replica(self) -> float:
+        """GPUs of one replica, from the pods that run; 0 when it uses none."""
+        return max((pod.gpus for pod in self.pods), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """One GPU as its node's agent last saw it."""
+
+    uuid: str
+    model: str
+    memory_total_bytes: Value
+    memory_used_bytes: Value
+    utilization_ratio: Value
+    power_watts: Value
+    power_limit_watts: Value
+    energy_joules: Value = Unknown(UnknownReason.NOT_MEASURED)
+    sm_active_ratio: Value = Unknown(UnknownReason.NOT_MEASURED)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuAllocation:
+    """Which container holds which GPU, as the kubelet told the agent."""
+
+    gpu_uuid: str
+    namespace: str
+    pod: str
+    container: str
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReading:
+    """One snapshot of one node agent."""
+
+    time: UnixTime
+    node: str
+    agent_version: str
+    cpu_cores: Value
+    cpu_utilization_ratio: Value
+    memory_total_bytes: Value
+    memory_available_bytes: Value
+    gpus: tuple[GpuFacts, ...]
+    gpu_source: Value
+    """1.0 when the GPU source worked, else why not (no driver is UNSUPPORTED, a failed driver INVALID ...)."""
+    allocations: tuple[GpuAllocation, ...] = ()
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One node, its capacity and what runs there."""
+
+    name: str
+    pool: str
+    """Value of the pool label; empty when the node belongs to no known pool."""
+    gpu_model: str
+    gpus: float
+    cpu_cores: float
+    memory_bytes: float
+    ready: bool
+    unschedulable: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    pods: tuple[PodFacts, ...] = ()
+    agent: tuple[AgentReading, ...] = ()
+    """Recent snapshots of the node's agent, oldest first; empty when there is none."""
+    agent_error: Unknown | None = None
