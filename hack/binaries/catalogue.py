@@ -1,0 +1,163 @@
+"""What is needed: each binary with its pinned version, where it is released and which Go module builds it.
+
+The versions here and in `hack/go/*/go.mod` move together. Checksums of downloads come from the publisher
+beside the file; a binary whose publisher offers none (kwok) is built instead, where go.sum verifies.
+"""
+
+import platform
+import re
+from dataclasses import dataclass
+
+KUBERNETES = "1.36.3"
+ETCD = "3.6.8"
+KWOK = "0.8.0"
+HELM_3 = "3.22.0"
+HELM_4 = "4.3.1"
+
+Version = tuple[int, int, int]
+_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)([-+][\w.+-]*)?")
+_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+class BinaryError(Exception):
+    """A binary could not be brought; the message says which and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """An official release: the file, its checksum file, and the member to take out of an archive."""
+
+    url: str
+    checksums: str
+    member: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary:
+    """One program: how it tells its version, which versions do, and where a new one comes from."""
+
+    name: str
+    version: str
+    version_arguments: tuple[str, ...]
+    minors: tuple[tuple[int, int], ...]
+    """Accepted (major, minor) pairs of a binary found outside the cache."""
+    module: str
+    """Folder below hack/go."""
+    package: str
+    linker_flags: tuple[str, ...] = ()
+    download: Download | None = None
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> str:
+        """What a binary in the cache was made to be; another recipe means that it is made again."""
+        return " ".join((self.name, self.version, *self.linker_flags))
+
+    def accepts(self, version: Version) -> bool:
+        """Whether a binary of this version may stand in for the pinned one."""
+        return version[:2] in self.minors
+
+
+def parse_version(text: str) -> Version | None:
+    """Read the first version in a program's answer; a pre-release or vendor suffix makes it unusable.
+
+    (Google's kubectl "dispatcher" answers 1.32.4-dispatcher and is not a plain kubectl.)
+    """
+    match = _VERSION.search(text)
+    if match is None or match[4] is not None:
+        return None
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def architecture() -> str:
+    """Name this machine's architecture as the release files do."""
+    machine = platform.machine().lower()
+    if machine not in _MACHINES:
+        raise BinaryError(f"architecture {machine}: only amd64 and arm64 are supported")
+    return _MACHINES[machine]
+
+
+def _minor(version: str) -> tuple[int, int]:
+    major, minor, _ = version.split(".")
+    return int(major), int(minor)
+
+
+def _kubernetes(name: str, *, spread: int, version_arguments: tuple[str, ...]) -> Binary:
+    major, minor = _minor(KUBERNETES)
+    url = f"https://dl.k8s.io/release/v{KUBERNETES}/bin/linux/{architecture()}/{name}"
+    stamp = "-X k8s.io/component-base/version."
+    return Binary(
+        name=name,
+        version=KUBERNETES,
+        version_arguments=version_arguments,
+        minors=tuple((major, minor + step) for step in range(-spread, spread + 1)),
+        module="kubernetes",
+        package=f"k8s.io/kubernetes/cmd/{name}",
+        # Without them the server calls itself v0.0.0-master, which breaks Helm and every skew check.
+        linker_flags=(
+            f"{stamp}gitVersion=v{KUBERNETES}",
+            f"{stamp}gitMajor={major}",
+            f"{stamp}gitMinor={minor}",
+        ),
+        download=Download(url=url, checksums=f"{url}.sha256"),
+    )
+
+
+def _etcd() -> Binary:
+    release = f"https://github.com/etcd-io/etcd/releases/download/v{ETCD}"
+    folder = f"etcd-v{ETCD}-linux-{architecture()}"
+    return Binary(
+        name="etcd",
+        version=ETCD,
+        version_arguments=("--version",),
+        minors=(_minor(ETCD),),
+        module="etcd",
+        package="go.etcd.io/etcd/server/v3",
+        download=Download(url=f"{release}/{folder}.tar.gz", checksums=f"{release}/SHA256SUMS", member=f"{folder}/etcd"),
+    )
+
+
+def _helm(name: str, version: str, *, other_names: tuple[str, ...]) -> Binary:
+    major, minor = _minor(version)
+    module = f"helm.sh/helm/v{major}"
+    flags = [f"-X {module}/internal/version.version=v{version}"]
+    if major == 3:
+        # Helm 3 assumes Kubernetes 1.20 in `helm template` and `helm lint` unless its build says otherwise.
+        kubernetes_major, kubernetes_minor = _minor(KUBERNETES)
+        for package in ("pkg/lint/rules", "pkg/chartutil"):
+            flags.append(f"-X {module}/{package}.k8sVersionMajor={kubernetes_major}")
+            flags.append(f"-X {module}/{package}.k8sVersionMinor={kubernetes_minor}")
+    archive = f"https://get.helm.sh/helm-v{version}-linux-{architecture()}.tar.gz"
+    return Binary(
+        name=name,
+        version=version,
+        version_arguments=("version", "--short"),
+        minors=tuple((major, each) for each in range(minor - 3, minor + 4)),
+        module=name if name != "helm" else "helm3",
+        package=f"{module}/cmd/helm",
+        linker_flags=tuple(flags),
+        download=Download(url=archive, checksums=f"{archive}.sha256sum", member=f"linux-{architecture()}/helm"),
+        other_names=other_names,
+    )
+
+
+CATALOGUE: dict[str, Binary] = {
+    binary.name: binary
+    for binary in (
+        _etcd(),
+        _kubernetes("kube-apiserver", spread=0, version_arguments=("--version",)),
+        _kubernetes("kube-controller-manager", spread=0, version_arguments=("--version",)),
+        _kubernetes("kube-scheduler", spread=0, version_arguments=("--version",)),
+        _kubernetes("kubectl", spread=1, version_arguments=("version", "--client")),
+        Binary(
+            name="kwok",
+            version=KWOK,
+            version_arguments=("--version",),
+            minors=(_minor(KWOK),),
+            module="kwok",
+            package="sigs.k8s.io/kwok/cmd/kwok",
+        ),
+        _helm("helm", HELM_3, other_names=("helm3",)),
+        _helm("helm4", HELM_4, other_names=("helm",)),
+    )
+}

@@ -1,0 +1,408 @@
+"""One control plane from start to end: the object that tests, the demo and the command line hold.
+
+Order matters twice. Each process is recorded before the next one starts, so that an interrupted `up` can
+still be taken down; and the lock on the addresses is held until etcd runs, which marks them as taken.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hack.binaries import bin_folder, ensure
+from hack.cluster import addresses, certificates, components, nodes, processes
+from hack.cluster.client import Client
+from hack.cluster.errors import ApiError, ClusterError
+from hack.cluster.nodes import DEFAULT_NODES, Node
+from hack.cluster.record import Record
+
+READY_SECONDS = 90.0
+POLL_SECONDS = 0.1
+API_GRACE_SECONDS = 10.0
+KUBECTL_SECONDS = 60.0
+API_SERVER = "kube-apiserver"
+
+Say = Callable[[str], None]
+
+
+def default_folder() -> Path:
+    """Return the state directory of the command line when none is named."""
+    return bin_folder().parent / "cluster"
+
+
+def _silent(_: str) -> None:
+    return
+
+
+class Cluster:
+    """A control plane on loopback; use it as a context manager, or call `up` and `down`.
+
+    Without `controllers` it is etcd and kube-apiserver only; without `kwok` there are no nodes.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        controllers: bool = True,
+        kwok: bool = True,
+        nodes: Sequence[Node] = DEFAULT_NODES,
+        audit: bool = False,
+        say: Say = _silent,
+    ) -> None:
+        self._files = components.Files(folder=(folder or default_folder()).absolute())
+        self._controllers = controllers
+        self._nodes = tuple(nodes) if kwok and controllers else ()
+        self._kwok = kwok and controllers
+        self._audit = audit
+        self._say = say
+        self._binaries: dict[str, Path] = {}
+        self._record: Record | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        return self.up(owned=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    # ---- what it offers while it runs
+
+    @property
+    def folder(self) -> Path:
+        """The state directory."""
+        return self._files.folder
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig of the administrator (group system:masters)."""
+        return self._files.kubeconfig("admin")
+
+    @property
+    def url(self) -> str:
+        """The address of the API server."""
+        return f"https://127.0.0.1:{self._running().addresses.api}"
+
+    @property
+    def pod_cidr(self) -> str:
+        """The loopback addresses of the pods of this cluster."""
+        return self._running().addresses.pod_cidr
+
+    @property
+    def ca(self) -> Path:
+        """The certificate authority of the API server and its users."""
+        return self._files.keys / "ca.crt"
+
+    @property
+    def front_proxy_ca(self) -> Path:
+        """The certificate authority of the front proxy, with which aggregated API servers check their caller."""
+        return self._files.keys / "front-proxy-ca.crt"
+
+    @property
+    def audit_log(self) -> Path:
+        """The audit log; it is there only with `audit`."""
+        return self._files.audit_log
+
+    @property
+    def binaries(self) -> dict[str, Path]:
+        """The programs in use, by name."""
+        return dict(self._binaries)
+
+    def log(self, name: str) -> Path:
+        """Return the log of one process."""
+        return self._files.logs / f"{name}.log"
+
+    def request(
+        self, method: str, path: str, body: object = None, *, content_type: str = "application/json"
+    ) -> dict[str, Any]:
+        """Send one JSON request as administrator; raise ApiError when it is refused."""
+        return self._api().request(method, path, body, content_type=content_type)
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - named as in subprocess
+        """Run kubectl as administrator and return what it prints; raise ClusterError when it fails."""
+        kubectl = self._binary("kubectl")
+        command = [str(kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
+        answer = subprocess.run(
+            command, input=input, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
+        )
+        if answer.returncode:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {answer.stderr.strip() or answer.stdout.strip()}")
+        return answer.stdout
+
+    def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
+        """Make a kubeconfig for a user with a client certificate; RBAC decides what it may do."""
+        name = f"user-{_file_name(user)}"
+        authority = certificates.Authority(self._files.keys, "ca")
+        pair = authority.issue(name, user, groups=tuple(groups))
+        return self._write_kubeconfig(name, _certificate_user(pair))
+
+    def service_account_kubeconfig(
+        self, namespace: str, name: str, audience: str | None = None, *, seconds: int = 36000
+    ) -> Path:
+        """Make a kubeconfig with a token of an existing ServiceAccount, from the TokenRequest API."""
+        token = self.service_account_token(namespace, name, audience, seconds=seconds)
+        return self._write_kubeconfig(f"account-{_file_name(namespace)}-{_file_name(name)}", {"token": token})
+
+    def service_account_token(
+        self, namespace: str, name: str, audience: str | None = None, *, seconds: int = 36000
+    ) -> str:
+        """Ask for a token of an existing ServiceAccount; without an audience it is good for the API server."""
+        spec: dict[str, object] = {"expirationSeconds": seconds}
+        if audience is not None:
+            spec["audiences"] = [audience]
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        token = self.request("POST", path, body)["status"]["token"]
+        assert isinstance(token, str)
+        return token
+
+    def stop_apiserver(self) -> None:
+        """End the API server alone; its data stays in etcd."""
+        self._running().process(API_SERVER).stop(grace=API_GRACE_SECONDS)
+
+    def start_apiserver(self) -> None:
+        """Start the API server again on its old address and wait until it is ready."""
+        record = self._running()
+        if record.process(API_SERVER).alive:
+            return
+        self._start(API_SERVER, self._commands()[API_SERVER])
+        self._wait("the API server", lambda: self._api().text("GET", "/readyz") == "ok")
+
+    def restart_apiserver(self) -> None:
+        """End the API server and start it again."""
+        self.stop_apiserver()
+        self.start_apiserver()
+
+    # ---- up and down
+
+    def up(self, *, owned: bool = False) -> Self:
+        """Start what does not run yet and wait until it is ready. An owned cluster ends with its owner."""
+        names = ["etcd", API_SERVER, "kubectl"]
+        names += ["kube-controller-manager", "kube-scheduler"] if self._controllers else []
+        names += ["kwok"] if self._kwok else []
+        self._binaries = ensure(names, say=self._say)
+        settings = {"controllers": self._controllers, "kwok": self._kwok, "audit": self._audit}
+        earlier = Record.read(self.folder)
+        if earlier is not None and earlier.processes and all(each.alive for each in earlier.processes):
+            if earlier.settings != settings:
+                raise ClusterError(f"{self.folder} runs with other settings, {earlier.settings}: `down` it first")
+            self._record = earlier
+            self._say(f"already up at {self.url}")
+        else:
+            if earlier is not None:
+                _stop(earlier)
+            elif self.folder.exists() and any(self.folder.iterdir()):
+                raise ClusterError(f"{self.folder} is not empty and not a cluster: choose another --dir")
+            self._launch(earlier, settings, owned=owned)
+        self._add_nodes()
+        return self
+
+    def down(self, *, keep: bool = False) -> bool:
+        """End what `up` started and remove its directory, unless told to keep it. False: nothing was there."""
+        record = Record.read(self.folder)
+        self._record = None
+        self._client = None
+        if record is None:
+            return False
+        _stop(record)
+        if not keep:
+            shutil.rmtree(self.folder)
+        return True
+
+    def status(self) -> dict[str, bool]:
+        """Say for each process whether it runs; empty when there is no cluster."""
+        record = Record.read(self.folder)
+        return {each.name: each.alive for each in record.processes} if record else {}
+
+    @classmethod
+    def attach(cls, folder: Path | None = None) -> Self:
+        """Use a cluster that runs already, from its state directory."""
+        cluster = cls(folder)
+        record = Record.read(cluster.folder)
+        if record is None:
+            raise ClusterError(f"no cluster in {cluster.folder}: run `python -m hack.cluster up`")
+        cluster._record = record
+        cluster._controllers = bool(record.settings["controllers"])
+        cluster._kwok = bool(record.settings["kwok"])
+        cluster._audit = bool(record.settings["audit"])
+        return cluster
+
+    # ---- inside
+
+    def _launch(self, earlier: Record | None, settings: dict[str, Any], *, owned: bool) -> None:
+        started = time.monotonic()
+        for folder in (self.folder, self._files.keys, self._files.logs, self._files.etcd):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = _this_process() if owned else None
+        try:
+            with addresses.choose(earlier.addresses.slot if earlier else None) as chosen:
+                self._record = Record(addresses=chosen, settings=settings, owner=owner)
+                self._record.write(self.folder)
+                self._make_keys()
+                commands = self._commands()
+                self._start("etcd", commands.pop("etcd"))
+                self._start(API_SERVER, commands.pop(API_SERVER))
+            self._wait("the API server", lambda: self._api().text("GET", "/readyz") == "ok")
+            self._say(f"API server ready after {time.monotonic() - started:.1f} s at {self.url}")
+            for name, command in commands.items():
+                self._start(name, command)
+            if self._controllers:
+                account = "/api/v1/namespaces/default/serviceaccounts/default"
+                self._wait("the controller-manager", lambda: bool(self.request("GET", account)))
+        except BaseException:
+            # Nothing half started stays behind; the logs and the directory do, for whoever looks for the cause.
+            self.down(keep=True)
+            raise
+        self._say(f"control plane ready after {time.monotonic() - started:.1f} s")
+
+    def _make_keys(self) -> None:
+        keys = self._files.keys
+        authority = certificates.Authority(keys, "ca")
+        certificates.Authority(keys, "front-proxy-ca").issue("front-proxy", certificates.FRONT_PROXY_USER)
+        certificates.service_account_key(keys)
+        authority.issue("api-server", "kube-apiserver", serving=True)
+        authority.issue("kubelet-client", "kube-apiserver-kubelet-client", groups=("system:masters",))
+        users = {
+            "admin": ("admin", ("system:masters",)),
+            "controller-manager": ("system:kube-controller-manager", ()),
+            "scheduler": ("system:kube-scheduler", ()),
+            "kwok": ("kwok", ("system:masters",)),
+        }
+        for name, (user, groups) in users.items():
+            self._write_kubeconfig(name, _certificate_user(authority.issue(name, user, groups=groups)))
+        if self._audit:
+            self._files.audit_policy.write_text(json.dumps(components.audit_policy()))
+
+    def _commands(self) -> dict[str, list[str]]:
+        """Return the commands in the order of starting."""
+        where = self._running().addresses
+        files = self._files
+        commands = {
+            "etcd": components.etcd(self._binary("etcd"), addresses=where, files=files),
+            API_SERVER: components.api_server(
+                self._binary(API_SERVER),
+                addresses=where,
+                files=files,
+                serving=certificates.pair_in(files.keys, "api-server"),
+                kubelet_client=certificates.pair_in(files.keys, "kubelet-client"),
+                front_proxy=certificates.pair_in(files.keys, "front-proxy"),
+                audit=self._audit,
+            ),
+        }
+        if self._controllers:
+            manager, scheduler = "kube-controller-manager", "kube-scheduler"
+            commands[manager] = components.controller_manager(self._binary(manager), addresses=where, files=files)
+            commands[scheduler] = components.scheduler(self._binary(scheduler), addresses=where, files=files)
+        if self._kwok:
+            commands["kwok"] = components.kwok(self._binary("kwok"), addresses=where, files=files)
+        return commands
+
+    def _start(self, name: str, command: list[str]) -> None:
+        process = processes.start(name, command, log=self.log(name))
+        self._record = self._running().replacing(process)
+        self._record.write(self.folder)
+
+    def _add_nodes(self) -> None:
+        if not self._nodes:
+            return
+        started = time.monotonic()
+        for node in self._nodes:
+            try:
+                self.request("POST", "/api/v1/nodes", nodes.manifest(node))
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+        names = {node.name for node in self._nodes}
+
+        def usable() -> bool:
+            items = self.request("GET", "/api/v1/nodes")["items"]
+            return names <= {item["metadata"]["name"] for item in items if nodes.is_usable(item)}
+
+        self._wait(f"{len(names)} nodes", usable)
+        self._say(f"{len(names)} nodes ready after another {time.monotonic() - started:.1f} s")
+
+    def _wait(self, what: str, is_ready: Callable[[], bool]) -> None:
+        """Wait until `is_ready`; a dead process ends the wait at once, with its last log lines."""
+        deadline = time.monotonic() + READY_SECONDS
+        reason = "no answer"
+        while time.monotonic() < deadline:
+            for process in self._running().processes:
+                if not process.alive:
+                    raise ClusterError(f"{process.name} ended; {processes.last_words(self.log(process.name))}")
+            try:
+                if is_ready():
+                    return
+                reason = "not ready yet"
+            except ClusterError as error:
+                reason = str(error)
+            time.sleep(POLL_SECONDS)
+        raise ClusterError(f"{what}: not ready after {READY_SECONDS:.0f} s ({reason}); logs: {self._files.logs}")
+
+    def _running(self) -> Record:
+        if self._record is None:
+            raise ClusterError("the cluster is not up")
+        return self._record
+
+    def _api(self) -> Client:
+        if self._client is None:
+            user = certificates.pair_in(self._files.keys, "admin")
+            self._client = Client(port=self._running().addresses.api, authority=self.ca, user=user)
+        return self._client
+
+    def _binary(self, name: str) -> Path:
+        if name not in self._binaries:
+            self._binaries |= ensure([name], say=self._say)
+        return self._binaries[name]
+
+    def _write_kubeconfig(self, name: str, user: dict[str, str]) -> Path:
+        path = self._files.kubeconfig(name)
+        cluster = {"server": self.url, "certificate-authority": str(self.ca)}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "optiinfra", "cluster": cluster}],
+            "users": [{"name": name, "user": user}],
+            "contexts": [{"name": name, "context": {"cluster": "optiinfra", "user": name}}],
+            "current-context": name,
+        }
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(content, indent=1))
+        return path
+
+
+def sweep(parent: Path) -> int:
+    """Take down clusters below `parent` whose owner is gone, as after a killed test run; return how many."""
+    count = 0
+    for folder in sorted(parent.glob("*/")):
+        record = Record.read(folder)
+        if record is not None and record.owner is not None and not record.owner.alive:
+            Cluster(folder).down()
+            count += 1
+    return count
+
+
+def _stop(record: Record) -> None:
+    # Last started, first ended, and at once: the data is thrown away, so there is nothing to finish.
+    for process in reversed(record.processes):
+        process.stop(grace=0)
+
+
+def _this_process() -> processes.Process:
+    identity = processes.identity_of(os.getpid())
+    assert identity is not None
+    return processes.Process(name="owner", pid=os.getpid(), identity=identity)
+
+
+def _certificate_user(pair: certificates.Pair) -> dict[str, str]:
+    return {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
+
+
+def _file_name(text: str) -> str:
+    return "".join(each if each.isalnum() or each in "-._" else "-" for each in text)
