@@ -1,0 +1,206 @@
+"""What each reason of a condition means, in one sentence, and what to do about it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is. Closed: `EXPLANATIONS` has a sentence for each."""
+
+    # well
+    SUCCEEDED = "Succeeded"
+    IN_PROGRESS = "InProgress"
+    NOT_YET_ANALYZED = "NotYetAnalyzed"
+    COLLECTING = "Collecting"
+    PARTIAL_METRICS = "PartialMetrics"
+    # the spec and what it points at
+    INVALID_SPEC = "InvalidSpec"
+    TARGET_NOT_FOUND = "TargetNotFound"
+    TARGET_WITHOUT_SCALE = "TargetWithoutScale"
+    CONFLICT = "Conflict"
+    SUSPENDED = "Suspended"
+    # scalers
+    SCALER_NOT_FOUND = "ScalerNotFound"
+    SEVERAL_SCALERS = "SeveralScalers"
+    SCALER_EXISTS = "ScalerExists"
+    FIELD_OWNED = "FieldOwned"
+    SCALER_OWNED_BY_CONTROLLER = "ScalerOwnedByController"
+    SCALER_INACTIVE = "ScalerInactive"
+    FLOOR_LOST = "FloorLost"
+    ONE_WAY_FLOOR = "OneWayFloor"
+    NOBODY_LISTENS = "NobodyListens"
+    NOT_PUBLISHED = "NotPublished"
+    METRIC_API_OWNED = "MetricApiOwned"
+    RECOMMEND_ONLY = "RecommendOnly"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
+    PODS_PENDING = "PodsPending"
+    AT_LIMIT = "AtLimit"
+    SCALING_IN_PROGRESS = "ScalingInProgress"
+    PERMISSION_MISSING = "PermissionMissing"
+    # engines, agents, metrics
+    NO_PODS = "NoPods"
+    ENGINE_UNREACHABLE = "EngineUnreachable"
+    ENGINE_PAGE_INVALID = "EnginePageInvalid"
+    ENGINE_UNKNOWN = "EngineUnknown"
+    AGENT_UNREACHABLE = "AgentUnreachable"
+    METRICS_STALE = "MetricsStale"
+    # insights
+    NOT_CONFIGURED = "NotConfigured"
+    DISABLED = "Disabled"
+    AUTHENTICATION_FAILED = "AuthenticationFailed"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    RATE_LIMITED = "RateLimited"
+    ENDPOINT_UNREACHABLE = "EndpointUnreachable"
+    ANSWER_INVALID = "AnswerInvalid"
+    NOTHING_TO_EXPLAIN = "NothingToExplain"
+    # the operator itself
+    LEASE_LOST = "LeaseLost"
+    ANALYSIS_FAILED = "AnalysisFailed"
+    API_ERROR = "ApiError"
+    ROLLED_BACK = "RolledBack"
+    KILL_SWITCH = "KillSwitch"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a reason means, and what to do about it."""
+
+    sentence: str
+    remedy: str = ""
+    """Empty when nothing has to be done."""
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.remedy}".rstrip()
+
+
+EXPLANATIONS: Final = {
+    Reason.SUCCEEDED: Explanation("Everything that was asked for was done."),
+    Reason.IN_PROGRESS: Explanation("A round is at work on this object."),
+    Reason.NOT_YET_ANALYZED: Explanation("No round has finished for this generation yet."),
+    Reason.COLLECTING: Explanation("Measurements are being collected; there are not enough yet to say something."),
+    Reason.PARTIAL_METRICS: Explanation(
+        "Some replicas or signals are not measured.", "See the message for which; what is missing is never guessed."
+    ),
+    Reason.INVALID_SPEC: Explanation(
+        "The spec cannot be acted on.", "Correct the named field; the API server checks it on the next change."
+    ),
+    Reason.TARGET_NOT_FOUND: Explanation(
+        "The target does not exist.", "Create it, or correct spec.targetRef in a new object."
+    ),
+    Reason.TARGET_WITHOUT_SCALE: Explanation(
+        "The target has no scale subresource.",
+        "Point targetRef at the object that owns the pods, such as its Deployment or LeaderWorkerSet.",
+    ),
+    Reason.CONFLICT: Explanation(
+        "An older ResourceOptimization acts on the same target.", "Delete one of the two; only the older one acts."
+    ),
+    Reason.SUSPENDED: Explanation("spec.suspend is true: nothing is decided or held.", "Set it to false to go on."),
+    Reason.SCALER_NOT_FOUND: Explanation(
+        "No HorizontalPodAutoscaler drives the target.",
+        "Create one, name it in spec.scaling.scalerRef, or use actuation Own.",
+    ),
+    Reason.SEVERAL_SCALERS: Explanation(
+        "Several HorizontalPodAutoscalers drive the target, and they fight each other.", "Delete all but one."
+    ),
+    Reason.SCALER_EXISTS: Explanation(
+        "Another HorizontalPodAutoscaler targets the workload, so none is created for actuation Own.",
+        "Delete it, or use actuation Signal or Floor.",
+    ),
+    Reason.FIELD_OWNED: Explanation(
+        "Another manager owns minReplicas of the HorizontalPodAutoscaler.",
+        "Remove minReplicas from that manager's manifest; it is never taken by force.",
+    ),
+    Reason.SCALER_OWNED_BY_CONTROLLER: Explanation(
+        "A controller owns the HorizontalPodAutoscaler and would undo every change.",
+        "Change the field on that parent object, as the recommendation says.",
+    ),
+    Reason.SCALER_INACTIVE: Explanation(
+        "The HorizontalPodAutoscaler says that it cannot scale (ScalingActive is not True).",
+        "See its conditions; usually its metric source is away.",
+    ),
+    Reason.FLOOR_LOST: Explanation(
+        "Somebody changed the floor; the new value now counts as the original.",
+        "Nothing is forced; set takeover to Never and back to Once to take it again.",
+    ),
+    Reason.ONE_WAY_FLOOR: Explanation(
+        "The floor can rise but not fall, because the HorizontalPodAutoscaler itself is not active.",
+        "Repair the metric that it scales on.",
+    ),
+    Reason.NOBODY_LISTENS: Explanation(
+        "The desired count is published, but the replicas do not follow it.",
+        "Let a HorizontalPodAutoscaler or KEDA read optiinfra_desired_replicas, or use actuation Own.",
+    ),
+    Reason.NOT_PUBLISHED: Explanation(
+        "No desired count is published, because the measurements do not support one.",
+        "See MetricsAvailable; the scaler's own fallback holds until then.",
+    ),
+    Reason.METRIC_API_OWNED: Explanation(
+        "Another server owns external.metrics.k8s.io, and a cluster has only one.",
+        "Use KEDA's external scaler or a Prometheus trigger on optiinfra_desired_replicas.",
+    ),
+    Reason.RECOMMEND_ONLY: Explanation("The mode is Recommend: nothing is written.", "Use Approve or Auto to act."),
+    Reason.AWAITING_APPROVAL: Explanation(
+        "A recommendation waits for a human.", "Put its id into the annotation optiinfra.io/approve."
+    ),
+    Reason.ROLLOUT_IN_PROGRESS: Explanation("The target is rolling out; actions wait until it has finished."),
+    Reason.PODS_PENDING: Explanation(
+        "Pods of the target are Pending, so more replicas would not help.",
+        "See their events; usually GPUs or quota are missing.",
+    ),
+    Reason.AT_LIMIT: Explanation(
+        "The decision is capped by a limit.", "Raise maxReplicas, the pool's maxGpus or the budget if that is wanted."
+    ),
+    Reason.SCALING_IN_PROGRESS: Explanation("The replicas are on their way to the decided count."),
+    Reason.PERMISSION_MISSING: Explanation(
+        "The operator may not make this change.", "Enable the actuation Role in the chart's values."
+    ),
+    Reason.NO_PODS: Explanation("The target has no running pods, so there is nothing to measure."),
+    Reason.ENGINE_UNREACHABLE: Explanation(
+        "No engine page could be read.", "Check spec.engine.port and the network policies between operator and pods."
+    ),
+    Reason.ENGINE_PAGE_INVALID: Explanation(
+        "What the engine answered is not a page of metrics.", "Check spec.engine.port, path and scheme."
+    ),
+    Reason.ENGINE_UNKNOWN: Explanation(
+        "The page is of no engine that is understood.", "Set spec.engine.type if the engine is known to you."
+    ),
+    Reason.AGENT_UNREACHABLE: Explanation(
+        "The agents of the target's nodes do not answer, so GPU use is unknown.",
+        "Check the agent's DaemonSet and the network policies.",
+    ),
+    Reason.METRICS_STALE: Explanation(
+        "The last measurements are too old to decide on.", "Shrinking is blocked until new ones arrive."
+    ),
+    Reason.NOT_CONFIGURED: Explanation(
+        "No endpoint for insights is configured.", "Set one in the chart's values, or leave it: all else works."
+    ),
+    Reason.DISABLED: Explanation("Insights are switched off for this object (spec.insights.enabled is false)."),
+    Reason.AUTHENTICATION_FAILED: Explanation(
+        "The endpoint for insights refuses the key.", "Put a valid key into the mounted Secret."
+    ),
+    Reason.BUDGET_EXHAUSTED: Explanation(
+        "The token budget of the day is spent.", "Raise spec.insights.dailyTokenBudget, or wait until tomorrow (UTC)."
+    ),
+    Reason.RATE_LIMITED: Explanation("The endpoint for insights limits our rate; asked again later."),
+    Reason.ENDPOINT_UNREACHABLE: Explanation(
+        "The endpoint for insights does not answer.", "Check its address and the way out of the cluster."
+    ),
+    Reason.ANSWER_INVALID: Explanation(
+        "The model's answer did not pass the checks and was thrown away.", "Nothing to do; a better model helps."
+    ),
+    Reason.NOTHING_TO_EXPLAIN: Explanation("There are no recommendations, so nothing was asked."),
+    Reason.LEASE_LOST: Explanation("This replica of the operator no longer leads; another one goes on."),
+    Reason.ANALYSIS_FAILED: Explanation(
+        "The analysis of this object failed; others are not affected.", "Report the message with the operator's log."
+    ),
+    Reason.API_ERROR: Explanation("The API server refused or failed a call.", "See the message; it is tried again."),
+    Reason.ROLLED_BACK: Explanation(
+        "The last action made things worse and was undone.", "See status.actions before approving it again."
+    ),
+    Reason.KILL_SWITCH: Explanation(
+        "The operator's kill switch is on: nothing is written anywhere.", "Switch it off in the chart's values."
+    ),
+}
+"""The sentence and the remedy of every reason."""

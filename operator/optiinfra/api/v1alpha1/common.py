@@ -1,0 +1,170 @@
+"""Parts that several kinds share in their specs: references, modes, objectives, insights, policy, prices.
+
+Everything that a `ClusterResourceOptimization` may give as a default for all objects has no default in the schema:
+the API server would fill it in and hide that nobody chose it. What holds in the end is worked out in
+`optiinfra.api.conversion.effective`; the descriptions tell the built-in values.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from optiinfra.api.base import ApiModel, Rule
+from optiinfra.api.bounds import DurationBetween, ShareBetween
+from optiinfra.api.scalars import Amount, Duration, Label, ObjectName, Share, Text
+
+
+class Mode(StrEnum):
+    """Who decides that a change is made."""
+
+    RECOMMEND = "Recommend"
+    APPROVE = "Approve"
+    AUTO = "Auto"
+
+
+class Weekday(StrEnum):
+    """Days of a maintenance window."""
+
+    MON = "Mon"
+    TUE = "Tue"
+    WED = "Wed"
+    THU = "Thu"
+    FRI = "Fri"
+    SAT = "Sat"
+    SUN = "Sun"
+
+
+class TimeOfDay(Text):
+    """A time of day, 00:00 to 23:59."""
+
+    __slots__ = ()
+    MAX_LENGTH = 5
+    PATTERN = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
+    MESSAGE = 'write a time of day in quotes, such as "22:30"'
+
+    @property
+    def minutes(self) -> int:
+        """Minutes since midnight."""
+        return int(self[:2]) * 60 + int(self[3:])
+
+
+class TimeZone(Text):
+    """A time zone of the IANA database."""
+
+    __slots__ = ()
+    MAX_LENGTH = 64
+    PATTERN = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"
+    MESSAGE = "write a time zone of the IANA database, such as UTC or Europe/Berlin"
+
+
+class TargetRef(ApiModel):
+    """Reference to a workload with a scale subresource, in the same namespace."""
+
+    api_version: Annotated[str, Field(min_length=2, max_length=253)]
+    """API group and version, such as apps/v1."""
+    kind: Annotated[str, Field(min_length=1, max_length=63)]
+    """Kind, such as Deployment, StatefulSet or LeaderWorkerSet."""
+    name: ObjectName
+    """Name of the workload."""
+
+
+class NameRef(ApiModel):
+    """Reference by name."""
+
+    name: Label
+    """Name of what is referred to."""
+
+
+class Switch(ApiModel):
+    """A part of the analysis that can be switched off."""
+
+    enabled: bool = True
+    """Whether this is analysed."""
+
+
+class Modes(ApiModel):
+    """Modes per direction; a direction that is left out follows `mode`."""
+
+    scale_up: Mode | None = None
+    """Adding replicas."""
+    scale_down: Mode | None = None
+    """Removing replicas."""
+    resize: Mode | None = None
+    """Changing requests of running pods."""
+
+
+class ObjectivesSpec(ApiModel):
+    """What the service promises; decisions keep it."""
+
+    time_to_first_token_p95: Annotated[Duration, DurationBetween("1ms", "1h")] | None = None
+    """95th percentile of the time to the first token. Built-in: 2s."""
+    inter_token_latency_p95: Annotated[Duration, DurationBetween("1ms", "1m")] | None = None
+    """95th percentile of the time between tokens. Built-in: 100ms."""
+    queue_delay: Annotated[Duration, DurationBetween("1ms", "24h")] | None = None
+    """Work that waits longer counts as late. Built-in: 10s."""
+    late_share: Annotated[Share, ShareBetween(0, 0.5)] | None = None
+    """Share of the work that may be late. Built-in: "0.01"."""
+
+
+class InsightsSpec(ApiModel):
+    """Text and ranking by a language model about recommendations that the analysis already made."""
+
+    enabled: bool | None = None
+    """Whether insights are asked for, where the operator has an endpoint. Built-in: true."""
+    daily_token_budget: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    """Tokens a day that may be spent on this object. Built-in: 50000."""
+
+
+class MaintenanceWindow(ApiModel):
+    """A span of the week in which changes are allowed."""
+
+    days: Annotated[
+        tuple[Weekday, ...], Field(min_length=1, max_length=7, json_schema_extra={"x-kubernetes-list-type": "set"})
+    ]
+    """Days on which the window opens."""
+    start: TimeOfDay
+    """When it opens, in its time zone."""
+    duration: Annotated[Duration, DurationBetween("1m", "24h")]
+    """How long it stays open; it may run past midnight."""
+    time_zone: TimeZone = TimeZone("UTC")
+    """Time zone of `start`."""
+
+
+class PolicySpec(ApiModel):
+    """Limits of what is done automatically. They have the last word on every number."""
+
+    max_replica_step: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Replicas that one action may add or remove. Built-in: 4."""
+    max_gpu_step: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """GPUs that one action may add or remove. Built-in: 32."""
+    cooldown: Annotated[Duration, DurationBetween("0s", "24h")] | None = None
+    """Rest after an action before another axis or direction is changed. Built-in: 5m."""
+    maintenance_windows: (
+        Annotated[
+            tuple[MaintenanceWindow, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+        ]
+        | None
+    ) = None
+    """When changes that disturb running pods are allowed. Built-in: always."""
+    verify_window: Annotated[Duration, DurationBetween("30s", "24h")] | None = None
+    """How long the effect of an action is watched. Built-in: 10m."""
+    rollback: bool | None = None
+    """Whether an action that made things worse is undone. Built-in: true."""
+
+
+class Prices(ApiModel):
+    """What capacity costs an hour, in the object's currency. A price that is left out is not known, never zero."""
+
+    gpu_hour: Amount | None = None
+    """One GPU for one hour."""
+    cpu_core_hour: Amount | None = None
+    """One CPU core for one hour."""
+    memory_gib_hour: Annotated[Amount | None, Field(alias="memoryGiBHour")] = None
+    """One GiB of memory for one hour."""
+
+
+IMMUTABLE_TARGET = Rule(
+    cel="self == oldSelf",
+    message="targetRef may not change: create a new object instead, and delete this one",
+)
