@@ -1,0 +1,55 @@
+"""The operator's own Prometheus metrics, in one registry of its own.
+
+Labels are closed sets (verbs, codes, steps, reasons); the only names of objects that appear are those of
+`ResourceOptimization`s in the gauges that scalers read. Series of deleted or unsure objects are removed: a scaler must
+never see an old constant.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+ROUNDS = Counter("optiinfra_rounds", "Rounds by outcome.", ["outcome"], registry=REGISTRY)
+ROUND_OBJECTS = Counter("optiinfra_round_objects", "Objects that went through a round.", registry=REGISTRY)
+STEP_SECONDS = Histogram(
+    "optiinfra_round_step_seconds", "Duration of a round's steps.", ["step"], buckets=_SECONDS, registry=REGISTRY
+)
+OBJECT_FAILURES = Counter(
+    "optiinfra_object_failures", "Objects whose own part of a round failed.", ["step", "reason"], registry=REGISTRY
+)
+QUEUE_DEPTH = Gauge("optiinfra_queue_depth", "Objects waiting for a round, due or not.", registry=REGISTRY)
+QUEUE_DUE = Gauge("optiinfra_queue_due", "Objects that are due now.", registry=REGISTRY)
+OBJECTS = Gauge("optiinfra_objects", "Custom resources known.", ["kind"], registry=REGISTRY)
+LAST_ROUND = Gauge("optiinfra_last_round_timestamp_seconds", "When the last round ended.", registry=REGISTRY)
+LEADER = Gauge("optiinfra_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
+API_CALLS = Counter("optiinfra_api_calls", "Calls to the API server.", ["verb", "resource", "code"], registry=REGISTRY)
+API_SECONDS = Histogram(
+    "optiinfra_api_call_seconds", "Duration of calls to the API server.", ["verb"], buckets=_SECONDS, registry=REGISTRY
+)
+STATUS_WRITES = Counter("optiinfra_status_writes", "Status writes by outcome.", ["kind", "outcome"], registry=REGISTRY)
+SCRAPES = Counter("optiinfra_scrapes", "Pages read from engines and agents.", ["source", "outcome"], registry=REGISTRY)
+SCRAPE_SECONDS = Histogram(
+    "optiinfra_scrape_seconds", "Duration of reading one page.", ["source"], buckets=_SECONDS, registry=REGISTRY
+)
+FINDINGS = Gauge("optiinfra_findings", "Findings that stand now.", ["type", "reason"], registry=REGISTRY)
+RECOMMENDATIONS = Gauge("optiinfra_recommendations", "Recommendations that stand now.", ["type"], registry=REGISTRY)
+ACTIONS = Counter("optiinfra_actions", "Actions by actuation and outcome.", ["actuation", "outcome"], registry=REGISTRY)
+INSIGHTS = Counter("optiinfra_insights", "Questions to the LLM by outcome.", ["outcome"], registry=REGISTRY)
+LLM_TOKENS = Counter("optiinfra_llm_tokens", "Tokens spent on insights.", ["direction"], registry=REGISTRY)
+CHECKPOINTS = Counter("optiinfra_checkpoints", "Checkpoint writes by outcome.", ["outcome"], registry=REGISTRY)
+DESIRED_REPLICAS = Gauge(
+    "optiinfra_desired_replicas",
+    "Replicas decided for a service; absent while the operator is unsure.",
+    ["namespace", "name"],
+    registry=REGISTRY,
+)
+SIGNAL_TO_DECISION = Histogram(
+    "optiinfra_signal_to_decision_seconds",
+    "From the scrape that a decision used to its publication.",
+    buckets=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 30.0, 60.0),
+    registry=REGISTRY,
+)

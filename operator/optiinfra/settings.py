@@ -1,0 +1,183 @@
+"""Settings of the operator process: typed, each one an environment variable, read once at start.
+
+They describe the installation (where to listen, how wide to look, what may be written at all). What to do with a
+workload is never a setting here: that is the custom resource's business. A wrong value ends the process with one
+line that names the variable; nothing falls back to a default silently.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from optiinfra.errors import SettingsError
+
+
+class Scope(StrEnum):
+    """How much of the cluster the operator looks at."""
+
+    CLUSTER = "Cluster"
+    NAMESPACES = "Namespaces"
+
+
+class OperatorSettings(BaseSettings):
+    """Every field is the environment variable `OPTIINFRA_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="OPTIINFRA_", frozen=True, extra="ignore")
+
+    kubeconfig: Path | None = None
+    """Kubeconfig file; unset inside a cluster, where the pod's own ServiceAccount is used."""
+
+    namespace: str = Field(default="optiinfra", max_length=63)
+    """Namespace of the operator itself: Lease, Events without an object, agents."""
+
+    pod_name: str = Field(default="optiinfra-operator", max_length=253)
+    """Name under which the Lease is held; must differ between replicas."""
+
+    pod_ip: str = "127.0.0.1"
+    """Address at which the other replica reaches this one; part of the Lease's holder identity."""
+
+    scope: Scope = Scope.CLUSTER
+    """`Namespaces` looks only at `watch_namespaces`: no nodes, no agents, no ClusterResourceOptimization."""
+
+    watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma list, for scope Namespaces. Danger: empty with that scope is refused, it would watch nothing."""
+
+    actuation_enabled: bool = False
+    """Whether anything but status and Events may be written. The chart sets it together with the Role."""
+
+    interval_seconds: float | None = Field(default=None, ge=1, le=3600)
+    """Overrides every object's `interval`; for tests and demonstrations."""
+
+    scrape_interval_seconds: float = Field(default=5.0, ge=1, le=300)
+    """How often engines are read. Danger: below 5 s engines with long pages notice."""
+
+    agent_interval_seconds: float = Field(default=15.0, ge=1, le=300)
+    """How often node agents are read."""
+
+    agent_port: int = Field(default=8003, ge=1, le=65535)
+    """Port of the agents."""
+
+    agent_selector: str = "app.kubernetes.io/name=optiinfra,app.kubernetes.io/component=agent"
+    """Label selector of the agents' pods in the operator's namespace."""
+
+    agent_namespace: str = ""
+    """Namespace of the agents; empty means the operator's own."""
+
+    agent_token_file: Path | None = None
+    """Bearer token the agents ask for, when they are protected by one."""
+
+    scrape_concurrency: int = Field(default=64, ge=1, le=1024)
+    """Connections to engines and agents at one time."""
+
+    scrape_timeout_seconds: float = Field(default=3.0, gt=0, le=30)
+    """Total time for one page."""
+
+    page_limit_bytes: int = Field(default=4 << 20, ge=64 << 10, le=64 << 20)
+    """Largest page that is read; a larger one is an invalid page of its own object only."""
+
+    signal_window_seconds: float = Field(default=60.0, ge=10, le=900)
+    """Window of rates, quantiles and verdicts."""
+
+    stale_after_seconds: float = Field(default=45.0, ge=5, le=900)
+    """A page or snapshot older than this is unknown."""
+
+    hold_seconds: float = Field(default=180.0, ge=0, le=3600)
+    """How long the largest need is remembered before replicas may fall."""
+
+    lease_name: str = Field(default="optiinfra-operator", max_length=63)
+    """Name of the Lease; one per set of replicas."""
+
+    lease_duration_seconds: float = Field(default=15.0, ge=3, le=120)
+    """How long a leader is believed without a sign of life."""
+
+    renew_deadline_seconds: float = Field(default=10.0, ge=2, le=90)
+    """A leader that could not renew for so long stops writing and exits."""
+
+    retry_period_seconds: float = Field(default=2.0, ge=0.5, le=30)
+    """Pause between tries to take or renew the Lease."""
+
+    http_host: str = "0.0.0.0"  # noqa: S104  a pod listens on its own address, which it does not know
+    """Address to listen on."""
+
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of health, metrics and the HTTP API."""
+
+    http_authentication: bool = True
+    """TokenReview and SubjectAccessReview for everything but health and metrics. Danger: off is for tests only."""
+
+    token_audience: str = "optiinfra"  # noqa: S105  an audience, not a secret
+    """Audience that tokens of callers must carry; API-server tokens are never accepted."""
+
+    proxy_token_file: Path | None = None
+    """Projected token (audience as above) with which a follower passes calls on to the leader."""
+
+    external_metrics_enabled: bool = False
+    """Serve external.metrics.k8s.io; needs the APIService, which only one owner can have."""
+
+    external_metrics_port: int = Field(default=8443, ge=0, le=65535)
+    """TLS port of external.metrics.k8s.io."""
+
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    """Serving certificate and key for external.metrics.k8s.io."""
+
+    llm_enabled: bool = False
+    """Ask an LLM to explain and rank. Needs `llm_key_file`."""
+
+    llm_endpoint: str = "https://api.groq.com"
+    """Groq, or any OpenAI-compatible server; `/openai/v1/chat/completions` is appended."""
+
+    llm_model: str = "openai/gpt-oss-20b"
+    """Model name as the endpoint knows it."""
+
+    llm_key_file: Path | None = None
+    """File with the key, mounted from one Secret; read at each call, so that rotation works."""
+
+    llm_timeout_seconds: float = Field(default=20.0, ge=1, le=120)
+    """Total time for one question, retries included."""
+
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    @field_validator("watch_namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def agents_namespace(self) -> str:
+        """Namespace in which agents are looked for."""
+        return self.agent_namespace or self.namespace
+
+    @property
+    def identity(self) -> str:
+        """Holder identity in the Lease: name and address, so that a follower finds the leader."""
+        return f"{self.pod_name}@{self.pod_ip}:{self.http_port}"
+
+
+def read_settings() -> OperatorSettings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: naming the variable and what is wrong with it.
+    """
+    try:
+        settings = OperatorSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(
+            f"OPTIINFRA_{name}: {first['msg']} (got {first.get('input')!r}); correct it and restart"
+        ) from error
+    if settings.scope is Scope.NAMESPACES and not settings.watch_namespaces:
+        raise SettingsError("OPTIINFRA_WATCH_NAMESPACES is empty with scope Namespaces: name at least one namespace")
+    if settings.external_metrics_enabled and not (settings.tls_certificate_file and settings.tls_key_file):
+        raise SettingsError(
+            "OPTIINFRA_EXTERNAL_METRICS_ENABLED needs OPTIINFRA_TLS_CERTIFICATE_FILE and OPTIINFRA_TLS_KEY_FILE"
+        )
+    if settings.llm_enabled and settings.llm_key_file is None:
+        raise SettingsError("OPTIINFRA_LLM_ENABLED needs OPTIINFRA_LLM_KEY_FILE: mount a Secret and name its file")
+    return settings

@@ -1,0 +1,1 @@
+"""What the operator serves over HTTP: health, metrics, the API, the external metrics API. It decides nothing."""

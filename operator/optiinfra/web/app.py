@@ -1,0 +1,48 @@
+"""The operator's HTTP application on port 8080: health, metrics, agents, rounds and status, with `/docs`."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from optiinfra import __version__
+from optiinfra.web import agents, health, optimize
+from optiinfra.web.agents import AgentTable
+from optiinfra.web.authentication import Gate
+from optiinfra.web.leader import Forwarder, follower_proxy
+from optiinfra.web.ports import OperatorView, Reviewer
+
+_BODY_LIMIT = 64 << 10
+
+
+async def _bound_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse bodies without a length or with too much of it, before anybody reads them."""
+    if request.method in {"POST", "PUT", "PATCH"}:
+        length = request.headers.get("content-length", "")
+        if not length.isdigit() or int(length) > _BODY_LIMIT:
+            return JSONResponse({"detail": f"send Content-Length of at most {_BODY_LIMIT} bytes"}, status_code=413)
+    return await call_next(request)
+
+
+def create_app(*, operator: OperatorView, reviewer: Reviewer | None, forwarder: Forwarder | None) -> FastAPI:
+    """Assemble the application.
+
+    Args:
+        operator: the operator as seen from outside.
+        reviewer: who checks tokens; None switches authentication off (tests only).
+        forwarder: how a follower reaches the leader; None when there is only one replica.
+    """
+    app = FastAPI(
+        title="OptiInfra",
+        version=__version__,
+        description="Finds and removes waste in clusters that serve LLMs. All but health and metrics need a token.",
+    )
+    app.state.operator = operator
+    app.state.gate = Gate(reviewer)
+    app.state.agents = AgentTable()
+    app.include_router(health.router)
+    app.include_router(agents.router)
+    app.include_router(optimize.router)
+    app.middleware("http")(follower_proxy(operator, forwarder))
+    app.middleware("http")(_bound_body)
+    return app

@@ -1,0 +1,65 @@
+"""Followers answer too: calls to the API are passed on to the leader, which alone knows and decides.
+
+The caller's own token travels with the call and the leader checks it again, so a follower grants nothing. Health,
+metrics and documentation are always answered by the replica that was asked. When nobody leads the answer is 503 with
+the reason, never an old answer of this replica.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from optiinfra.cluster.errors import FetchError
+from optiinfra.web.ports import OperatorView
+
+_BODY_LIMIT = 64 << 10
+
+
+class Forwarder(Protocol):
+    """Passes one small request on; `optiinfra.cluster.proxy` is the real one."""
+
+    async def forward(
+        self, method: str, address: str, path_and_query: str, *, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, str, bytes]:
+        """Return status, content type and body, or raise FetchError."""
+
+
+def _is_ours(path: str) -> bool:
+    return not path.startswith("/api/v1/") or path.startswith("/api/v1/health")
+
+
+def follower_proxy(
+    view: OperatorView, forwarder: Forwarder | None
+) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Build the middleware that passes API calls on while this replica does not lead."""
+
+    async def middleware(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if view.leading or forwarder is None or _is_ours(request.url.path):
+            return await call_next(request)
+        if request.headers.get("x-optiinfra-forwarded"):
+            return JSONResponse({"detail": "leadership is changing hands; try again in a few seconds"}, status_code=503)
+        address = view.leader_address
+        if not address:
+            return JSONResponse(
+                {"detail": "no replica leads at the moment; try again in a few seconds"}, status_code=503
+            )
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > _BODY_LIMIT:
+            return JSONResponse({"detail": f"the body may have at most {_BODY_LIMIT} bytes"}, status_code=413)
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        headers = {"x-optiinfra-forwarded": "1"} | {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() in {"authorization", "content-type", "accept"}
+        }
+        try:
+            status, content_type, body = await forwarder.forward(
+                request.method, address, target, headers=headers, body=await request.body()
+            )
+        except FetchError as error:
+            return JSONResponse({"detail": f"the leader did not answer: {error}"}, status_code=503)
+        return Response(body, status_code=status, media_type=content_type)
+
+    return middleware

@@ -1,0 +1,128 @@
+"""Rounds on demand and what came of them: run, status, recommendations, savings, decisions.
+
+Everything answered here is what is written in the objects' status; nothing is computed for the caller, so that the
+API, `kubectl` and GitOps never tell different stories.
+"""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from pydantic import BaseModel, Field
+
+from optiinfra.web.authentication import Gate, authenticated
+from optiinfra.web.ports import OperatorView
+
+_Kind = Literal["ResourceOptimization", "ClusterResourceOptimization"]
+_RO: _Kind = "ResourceOptimization"
+_PLURAL: dict[_Kind, str] = {
+    _RO: "resourceoptimizations",
+    "ClusterResourceOptimization": "clusterresourceoptimizations",
+}
+_DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+
+router = APIRouter(prefix="/api/v1", tags=["optimize"], dependencies=[Depends(authenticated)])
+
+
+class RunRequest(BaseModel):
+    """Which object to analyse now."""
+
+    kind: _Kind = _RO
+    namespace: Annotated[str, Field(max_length=63, pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")] = ""
+    name: _DnsName
+
+
+class RunAnswer(BaseModel):
+    """The round that will take the object."""
+
+    round_id: str
+    dry_run: bool
+    status: Literal["scheduled"] = "scheduled"
+
+
+def _view(request: Request) -> OperatorView:
+    view: OperatorView = request.app.state.operator
+    return view
+
+
+def _gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+@router.post("/optimize/run", status_code=202)
+async def run(
+    request: Request,
+    wanted: RunRequest,
+    dry_run: Annotated[bool, Query(alias="dryRun")] = False,  # noqa: FBT002  a query parameter
+) -> RunAnswer:
+    """Start a round for one object now; it goes next in line."""
+    await _gate(request).demand(
+        request,
+        verb="create",
+        resource=_PLURAL[wanted.kind],
+        namespace=wanted.namespace,
+        name=wanted.name,
+        subresource="run",
+    )
+    ticket = _view(request).run_now(wanted.kind, wanted.namespace, wanted.name, dry_run=dry_run)
+    if ticket is None:
+        raise HTTPException(404, f"there is no {wanted.kind} {wanted.namespace}/{wanted.name}")
+    return RunAnswer(round_id=ticket.round_id, dry_run=ticket.dry_run)
+
+
+@router.get("/optimize/status")
+async def status(
+    request: Request,
+    namespace: Annotated[str | None, Query(max_length=63)] = None,
+    name: Annotated[str | None, Query(max_length=253)] = None,
+    kind: _Kind = _RO,
+) -> dict[str, Any]:
+    """Show the status of one object (namespace and name), of a namespace, or of all."""
+    if name is not None:
+        await _gate(request).demand(request, verb="get", resource=_PLURAL[kind], namespace=namespace or "", name=name)
+        found = _view(request).find(kind, namespace or "", name)
+        if found is None:
+            raise HTTPException(404, f"there is no {kind} {namespace or ''}/{name}")
+        return dict(found)
+    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
+    return {"items": list(_view(request).objects(namespace))}
+
+
+@router.get("/recommendations")
+async def recommendations(
+    request: Request, namespace: Annotated[str | None, Query(max_length=63)] = None
+) -> dict[str, Any]:
+    """List the recommendations that stand now, with the object each belongs to."""
+    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
+    return {
+        "items": [
+            {"kind": item["kind"], "metadata": item["metadata"], "recommendation": recommendation}
+            for item in _view(request).objects(namespace)
+            for recommendation in item.get("status", {}).get("recommendations", ())
+        ]
+    }
+
+
+@router.get("/savings")
+async def savings(request: Request, namespace: Annotated[str | None, Query(max_length=63)] = None) -> dict[str, Any]:
+    """List the savings ledger of each object."""
+    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
+    return {
+        "items": [
+            {"kind": item["kind"], "metadata": item["metadata"], "savings": item["status"]["savings"]}
+            for item in _view(request).objects(namespace)
+            if item.get("status", {}).get("savings")
+        ]
+    }
+
+
+@router.get("/decisions/{namespace}")
+async def decisions(request: Request, namespace: str) -> dict[str, Any]:
+    """List the replica decisions published for a namespace; other replicas of the operator read them here."""
+    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace)
+    return {
+        "items": [
+            {"namespace": d.namespace, "name": d.name, "replicas": d.replicas, "decided_at": d.decided_at}
+            for d in _view(request).decisions(namespace)
+        ]
+    }

@@ -1,0 +1,93 @@
+"""What the HTTP side needs of the rest of the operator, as protocols.
+
+`web` sits beside `control` and must not import it; `cli` hands the real objects over. A protocol here is a promise
+about words (ready, alive, decision), so that each HTTP answer can be read without knowing the control loop.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """The state of one part of the operator, for detailed health."""
+
+    healthy: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Replicas decided for one service, as scalers read them."""
+
+    namespace: str
+    name: str
+    replicas: int
+    decided_at: float
+    """Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The answer to a request for a round."""
+
+    round_id: str
+    dry_run: bool
+
+
+class OperatorView(Protocol):
+    """The operator as seen from outside."""
+
+    @property
+    def leading(self) -> bool:
+        """Whether this replica decides."""
+
+    @property
+    def leader_address(self) -> str:
+        """host:port of the leader's HTTP server; empty when nobody leads as far as known."""
+
+    def ready(self) -> Component:
+        """Whether this replica can serve: caches filled, leader known."""
+
+    def alive(self) -> Component:
+        """Whether the loops of this replica make progress."""
+
+    def components(self) -> Mapping[str, Component]:
+        """Every part with its real state."""
+
+    def objects(self, namespace: str | None) -> Sequence[Mapping[str, Any]]:
+        """Objects as last seen (JSON of kind, metadata subset and status), all or of one namespace."""
+
+    def find(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Return one object as last seen."""
+
+    def run_now(self, kind: str, namespace: str, name: str, *, dry_run: bool) -> Ticket | None:
+        """Put an object next in line for a round; None when there is no such object."""
+
+    def decision(self, namespace: str, name: str) -> Decision | None:
+        """Return the published decision of one service; None while the operator is unsure."""
+
+    def decisions(self, namespace: str) -> Sequence[Decision]:
+        """Return all published decisions of a namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is calling, as the API server says."""
+
+    user: str
+    groups: tuple[str, ...]
+    extra: Mapping[str, tuple[str, ...]]
+
+
+class Reviewer(Protocol):
+    """Authentication and authorisation by the API server."""
+
+    async def authenticate(self, token: str) -> Caller | None:
+        """TokenReview for our audience; None when the token is not good."""
+
+    async def authorize(
+        self, caller: Caller, *, verb: str, group: str, resource: str, namespace: str, name: str, subresource: str
+    ) -> bool:
+        """SubjectAccessReview."""
