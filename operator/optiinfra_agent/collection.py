@@ -1,0 +1,211 @@
+"""The background collection: one pass over all sources every interval, published as one immutable whole.
+
+A request never reads a source. It takes whatever was published last, in one reference assignment, so it can neither
+wait for a driver nor see half a pass. A source that fails is reported as failed in an otherwise good snapshot; a
+fault of the loop itself ends the loop, and `/health/live` says so: a loop that swallows its own faults would serve
+old numbers for ever.
+
+Only the driver is read through a worker with a deadline. The kernel's files answer at once; should one of them hang,
+the loop stands still and the liveness check notices.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from optiinfra_agent import __version__
+from optiinfra_agent.cpu import CpuCollector
+from optiinfra_agent.deadline import DeadlineWorker
+from optiinfra_agent.errors import SourceError, SourceFailedError, SourceStuckError, SourceUnsupportedError
+from optiinfra_agent.gpu import GpuCollector, GpuPass
+from optiinfra_agent.memory import MemoryCollector
+from optiinfra_agent.nvml import NvmlSession
+from optiinfra_agent.pressure import PressureCollector
+from optiinfra_agent.settings import Settings
+from optiinfra_agent.snapshot import (
+    AgentIdentity,
+    CpuReading,
+    MemoryReading,
+    PressureReading,
+    Reason,
+    Snapshot,
+    SourceName,
+    SourceReport,
+    SourceState,
+    Unknown,
+    all_unknown,
+    reason_of,
+    to_json,
+)
+
+log = logging.getLogger(__name__)
+
+Reading = TypeVar("Reading")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One snapshot, its JSON, and what only this process can tell about it (times on the monotonic clock)."""
+
+    snapshot: Snapshot
+    body: bytes
+    collected: float
+    succeeded: dict[SourceName, float]
+    nvml_code: int | None
+    passes: int
+
+
+class Collection:
+    """Reads all sources, in a thread of its own once started."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._identity = AgentIdentity(id=settings.identity, version=__version__, started=round(time.time(), 3))
+        self._cpu = CpuCollector(settings.procfs)
+        self._memory = MemoryCollector(settings.procfs)
+        self._pressure = PressureCollector(settings.procfs)
+        self._gpu = GpuCollector(NvmlSession(), clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s)
+        self._worker: DeadlineWorker[GpuPass] = DeadlineWorker("nvml")
+        self._succeeded: dict[SourceName, float] = {}
+        self._states: dict[SourceName, SourceState] = {}
+        self.measured = threading.Event()
+        self._passes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
+        self._progress = time.monotonic()
+        self._published: Published | None = None
+
+    @property
+    def published(self) -> Published | None:
+        """The last finished pass; None before the first one."""
+        return self._published
+
+    def start(self) -> None:
+        """Begin to collect in the background."""
+        self._progress = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the background collection. Does not wait: a pass that hangs in the driver never ends."""
+        self._stop.set()
+
+    def age_s(self) -> float | None:
+        """Return the age of the last snapshot; None before the first one."""
+        published = self._published
+        return None if published is None else max(0.0, time.monotonic() - published.collected)
+
+    def readiness(self) -> str:
+        """Return why the snapshot cannot be relied on, or nothing."""
+        age = self.age_s()
+        if age is None:
+            return "no snapshot yet: the first collection is still running"
+        if age > self._settings.stale_after_s:
+            return f"the snapshot is {age:.0f} s old"
+        return ""
+
+    def liveness(self) -> str:
+        """Return why this process should be restarted, or nothing."""
+        if not self._thread.is_alive():
+            return "the collection loop has ended"
+        idle = time.monotonic() - self._progress
+        if idle > self._settings.stale_after_s:
+            return f"the collection loop has stood still for {idle:.0f} s"
+        limit = self._settings.nvml_restart_after
+        failures = self._gpu.failures_needing_restart
+        if limit and failures >= limit:
+            return f"{failures} collections in a row failed in a way that only a restart cures (NVML)"
+        return ""
+
+    def collect(self) -> Published:
+        """Run one pass now, publish it and return it."""
+        now = round(time.time(), 3)
+        sources: dict[SourceName, SourceReport] = {}
+
+        def attempt(name: SourceName, read: Callable[[], Reading]) -> Reading | SourceError:
+            outcome, sources[name] = self._attempt(name, read, now)
+            return outcome
+
+        gpus = attempt(
+            SourceName.NVML, lambda: self._worker.run(self._gpu.collect, deadline_s=self._settings.nvml_deadline_s)
+        )
+        cpu = attempt(SourceName.CPU, self._cpu.collect)
+        memory = attempt(SourceName.MEMORY, self._memory.collect)
+        pressure = attempt(SourceName.PRESSURE, self._pressure.collect)
+        attempt(SourceName.POD_RESOURCES, _pod_resources)
+        if isinstance(gpus, GpuPass) and gpus.note:
+            report = sources[SourceName.NVML]
+            sources[SourceName.NVML] = SourceReport(
+                state=report.state, reason=gpus.note, time=report.time, duration_s=report.duration_s
+            )
+        snapshot = Snapshot(
+            time=now,
+            node=self._settings.node_name,
+            agent=self._identity,
+            sources=sources,
+            cpu=all_unknown(CpuReading, reason_of(cpu.state)) if isinstance(cpu, SourceError) else cpu,
+            memory=all_unknown(MemoryReading, reason_of(memory.state)) if isinstance(memory, SourceError) else memory,
+            pressure=(
+                all_unknown(PressureReading, reason_of(pressure.state))
+                if isinstance(pressure, SourceError)
+                else pressure
+            ),
+            driver_version=gpus.driver_version if isinstance(gpus, GpuPass) else Unknown(Reason.UNAVAILABLE),
+            gpus=gpus.gpus if isinstance(gpus, GpuPass) else (),
+        )
+        self._passes += 1
+        published = Published(
+            snapshot=snapshot,
+            body=to_json(snapshot),
+            collected=time.monotonic(),
+            succeeded=dict(self._succeeded),
+            nvml_code=None if isinstance(gpus, SourceStuckError) else gpus.code,
+            passes=self._passes,
+        )
+        self._published = published
+        self.measured.set()
+        return published
+
+    def _attempt(
+        self, name: SourceName, read: Callable[[], Reading], now: float
+    ) -> tuple[Reading | SourceError, SourceReport]:
+        started = time.monotonic()
+        outcome: Reading | SourceError
+        try:
+            outcome = read()
+        except SourceError as error:
+            outcome = error
+        except Exception as error:
+            # A fault in one collector is that source's failure; the other sources are still worth serving.
+            log.exception("a collector broke", extra={"fields": {"source": name.value}})
+            outcome = SourceFailedError(f"the collector broke: {type(error).__name__}")
+        finished = time.monotonic()
+        if isinstance(outcome, SourceError):
+            state, reason = outcome.state, outcome.reason
+        else:
+            state, reason = SourceState.OK, ""
+            self._succeeded[name] = finished
+        if self._states.get(name) is not state:
+            level = logging.WARNING if state in UNWELL else logging.INFO
+            fields = {"source": name.value, "state": state.value, "reason": reason}
+            log.log(level, "a source changed its state", extra={"fields": fields})
+            self._states[name] = state
+        return outcome, SourceReport(state=state, reason=reason, time=now, duration_s=round(finished - started, 6))
+
+    def _run(self) -> None:
+        following = time.monotonic()
+        while not self._stop.is_set():
+            self._progress = time.monotonic()
+            self.collect()
+            # Passes that were missed while one took too long are left out, not made up for in a burst.
+            following = max(following + self._settings.interval_s, time.monotonic())
+            self._stop.wait(following - time.monotonic())
+
+
+UNWELL = frozenset({SourceState.FAILED, SourceState.DENIED, SourceState.STUCK})
+
+
+def _pod_resources() -> None:
+    raise SourceUnsupportedError("not built into this version")

@@ -1,0 +1,98 @@
+"""The listening side: the socket, uvicorn's settings, and bounds on connections that uvicorn does not have.
+
+uvicorn starts no timer for a client that connects and stays silent, and its concurrency limit answers 503 to
+everybody, the kubelet included, once enough of them are there. So a connection has a total time between two finished
+answers, and when there are too many the oldest is cut: a flood throws out its own connections.
+"""
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from optiinfra_agent.errors import ListenError
+from optiinfra_agent.server import Application
+from optiinfra_agent.settings import Settings
+
+_KEEP_ALIVE_S = 20  # longer than a usual scrape interval, so that scrapers keep their connection
+_REQUEST_S = 25.0
+_HEADERS_LIMIT = 16 * 1024
+_BACKLOG = 128
+_GRACE_S = 1
+
+
+def open_socket(settings: Settings) -> socket.socket:
+    """Listen already before anything else starts: early clients wait in the backlog instead of being refused."""
+    family = socket.AF_INET6 if ":" in settings.listen_address else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (settings.listen_address, settings.listen_port),
+            family=family,
+            backlog=_BACKLOG,
+            dualstack_ipv6=settings.listen_address == "::",
+        )
+    except (OSError, ValueError) as error:
+        raise ListenError(
+            f"cannot listen on {settings.listen_address} port {settings.listen_port}: {error};"
+            " free the port or change OPTIINFRA_AGENT_LISTEN_PORT"
+        ) from error
+    listener.setblocking(False)  # noqa: FBT003 - the parameter has no name
+    return listener
+
+
+def make_server(application: Application, *, connections: int) -> uvicorn.Server:
+    """Return the server, ready for `serve(sockets=[...])`."""
+    config = uvicorn.Config(
+        application,
+        http=type("Protocol", (BoundedProtocol,), {"most": connections}),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+        h11_max_incomplete_event_size=_HEADERS_LIMIT,
+        proxy_headers=False,
+    )
+    return uvicorn.Server(config)
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP protocol with a total time for each request and a bound on open connections."""
+
+    most = 64
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._deadline: asyncio.TimerHandle | None = None
+        self.since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Take a connection, at the cost of the oldest one if there are too many."""
+        super().connection_made(transport)
+        self._arm()
+        if len(self.connections) > self.most:
+            others = [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]
+            min(others, key=lambda one: one.since).transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Give the next request its own time."""
+        self._arm()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the timer with the connection."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.since = self.loop.time()
+        # Abort, not close: close waits for a client that does not read.
+        self._deadline = self.loop.call_later(_REQUEST_S, self.transport.abort)

@@ -1,0 +1,92 @@
+"""The command `optiinfra-agent`: reads the settings, starts the parts, ends them in order.
+
+Order of the start: settings (exit 2 when one is bad), socket (exit 1 when taken), collection, registration, pages.
+Order of the end, on SIGTERM or SIGINT: no more requests, leave the orchestrator, stop the collection; within 5 s
+whatever hangs, because every step has its own bound and every thread is a daemon. The driver library is not shut
+down at the end: it may hang, and the kernel closes it with the process anyway.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from optiinfra_agent import __version__, health
+from optiinfra_agent.collection import Collection
+from optiinfra_agent.errors import AgentError, SettingsError
+from optiinfra_agent.listener import make_server, open_socket
+from optiinfra_agent.logs import set_up_logs
+from optiinfra_agent.registration import Registration
+from optiinfra_agent.server import Application, TokenFile
+from optiinfra_agent.settings import Settings, describe, read_settings, unknown_variables
+
+log = logging.getLogger("optiinfra_agent")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="optiinfra-agent",
+        description="Measures GPU, CPU and memory of one Kubernetes node and serves it over HTTP.",
+        epilog="Settings are environment variables:\n\n" + describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"optiinfra-agent {__version__}")
+    parser.add_argument("--once", action="store_true", help="print one snapshot as JSON and exit")
+    options = parser.parse_args(arguments)
+    try:
+        settings = read_settings(os.environ)
+        set_up_logs(settings.log_level)
+        strange = unknown_variables(os.environ)
+        if strange:
+            log.warning("environment variables that mean nothing here", extra={"fields": {"variables": strange}})
+        if options.once:
+            return _once(settings)
+        return _serve(settings)
+    except AgentError as error:
+        sys.stderr.write(f"optiinfra-agent: {error}\n")
+        return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILED
+
+
+def _once(settings: Settings) -> int:
+    published = Collection(settings).collect()
+    sys.stdout.write(published.body.decode() + "\n")
+    return 0
+
+
+def _serve(settings: Settings) -> int:
+    # Both signals first reach uvicorn, which ends the pages and then raises them again; without a handler of our
+    # own that second time would end the process before the agent has left the orchestrator.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    with open_socket(settings) as listener:
+        port = listener.getsockname()[1]
+        collection = Collection(settings)
+        collection.start()
+        registration = Registration(
+            settings,
+            endpoint=settings.endpoint or f"http://{settings.node_name}:{port}",
+            measured=collection.measured,
+            report=lambda: health.report(collection),
+        )
+        registration.start()
+        token = TokenFile(settings.token_file) if settings.token_file else None
+        application = Application(collection=collection, registration=registration, token=token)
+        fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
+        log.info("the agent listens", extra={"fields": fields})
+        asyncio.run(_pages(application, settings, listener))
+    registration.stop()
+    collection.stop()
+    log.info("the agent has ended")
+    return 0
+
+
+async def _pages(application: Application, settings: Settings, listener: socket.socket) -> None:
+    await make_server(application, connections=settings.connections).serve(sockets=[listener])

@@ -1,0 +1,167 @@
+"""The `/metrics` page: the last snapshot in Prometheus text, plus the agent's own series.
+
+Names carry the prefix `optiinfra_`, base units, `_total` on counters, ratios from 0 to 1. Hot series carry the uuid
+alone; what describes a GPU sits in `optiinfra_gpu_info`, so that a driver update does not start every series anew.
+Unknown means that the series is absent: no NaN, no 0. Names of node_exporter and DCGM are never used, because they
+would count the same thing twice on a node that runs both.
+
+prometheus-client writes the text: measured, it adds 1.1 MiB to this process, and it knows escaping and the metrics
+of the own process. The page is made anew at each scrape, because ages are part of it.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from optiinfra_agent.collection import Collection, Published
+from optiinfra_agent.registration import Registration
+from optiinfra_agent.snapshot import GpuReading, SourceState, Unknown
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_PREFIX = "optiinfra_"
+_Kind = Literal["gauge", "counter"]
+
+# name, field, kind, meaning
+_GPU: tuple[tuple[str, str, _Kind, str], ...] = (
+    ("gpu_utilization_ratio", "utilization_ratio", "gauge", "Share of the last sample window with a kernel running."),
+    ("gpu_memory_utilization_ratio", "memory_utilization_ratio", "gauge", "Share of time memory was read or written."),
+    ("gpu_sm_active_ratio", "sm_active_ratio", "gauge", "Share of streaming multiprocessors that were busy."),
+    ("gpu_memory_used_bytes", "memory_used_bytes", "gauge", "Memory in use, without what the driver reserves."),
+    ("gpu_memory_total_bytes", "memory_total_bytes", "gauge", "Memory of the GPU."),
+    ("gpu_memory_reserved_bytes", "memory_reserved_bytes", "gauge", "Memory that the driver reserves."),
+    ("gpu_power_watts", "power_watts", "gauge", "Power draw."),
+    ("gpu_power_limit_watts", "power_limit_watts", "gauge", "Power limit in force."),
+    ("gpu_energy_joules_total", "energy_joules_total", "counter", "Energy since the driver was loaded."),
+    ("gpu_temperature_celsius", "temperature_celsius", "gauge", "Temperature."),
+    ("gpu_sm_clock_hertz", "sm_clock_hertz", "gauge", "Clock of the streaming multiprocessors."),
+    ("gpu_mig_enabled", "mig_enabled", "gauge", "1 while the GPU is partitioned (MIG)."),
+    ("gpu_processes", "processes", "gauge", "Compute processes on the GPU."),
+)
+_CPU: tuple[tuple[str, str, _Kind, str], ...] = (
+    ("node_cpu_cores", "cores", "gauge", "CPU cores."),
+    ("node_cpu_busy_seconds_total", "busy_seconds_total", "counter", "Busy CPU time since boot, over all cores."),
+    ("node_cpu_utilization_ratio", "utilization_ratio", "gauge", "Busy share between the last two collections."),
+    ("node_load1", "load1", "gauge", "Load average over one minute."),
+)
+_MEMORY: tuple[tuple[str, str, _Kind, str], ...] = (
+    ("node_memory_total_bytes", "total_bytes", "gauge", "Memory of the node."),
+    ("node_memory_available_bytes", "available_bytes", "gauge", "Memory that could still be given out."),
+    ("node_memory_used_bytes", "used_bytes", "gauge", "Total minus available."),
+    ("node_swap_total_bytes", "swap_total_bytes", "gauge", "Swap space."),
+    ("node_swap_used_bytes", "swap_used_bytes", "gauge", "Swap space in use."),
+)
+_PRESSURE = (
+    ("cpu", "some", "cpu_some_ratio"),
+    ("memory", "some", "memory_some_ratio"),
+    ("memory", "full", "memory_full_ratio"),
+    ("io", "some", "io_some_ratio"),
+    ("io", "full", "io_full_ratio"),
+)
+
+
+class Exposition(Collector):
+    """Turns what is known at the moment of a scrape into metric families."""
+
+    def __init__(self, *, collection: Collection, registration: Registration) -> None:
+        self._collection = collection
+        self._registration = registration
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: which families there are depends on what was measured."""
+        return ()
+
+    def page(self) -> bytes:
+        """Return the page."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family that has a value."""
+        published = self._collection.published
+        state = self._registration.state
+        if state.wanted:
+            yield _single("agent_registered", "1 while the orchestrator knows this agent.", float(state.registered))
+        if published is None:
+            return
+        yield from self._agent(published)
+        snapshot = published.snapshot
+        for reading, table in ((snapshot.cpu, _CPU), (snapshot.memory, _MEMORY)):
+            for name, field, kind, meaning in table:
+                family = _family(name, meaning, kind, ())
+                _add(family, (), getattr(reading, field))
+                if family.samples:
+                    yield family
+        pressure = _family(
+            "node_pressure_ratio",
+            "Share of the last 10 s in which some or all tasks waited for a resource.",
+            "gauge",
+            ("resource", "kind"),
+        )
+        for resource, kind_of, field in _PRESSURE:
+            _add(pressure, (resource, kind_of), getattr(snapshot.pressure, field))
+        if pressure.samples:
+            yield pressure
+        yield from _gpus(snapshot.gpus, driver=snapshot.driver_version)
+
+    def _agent(self, published: Published) -> Iterator[Metric]:
+        now = time.monotonic()
+        snapshot = published.snapshot
+        info = InfoMetricFamily(_PREFIX + "agent", "Version and node of the agent.")
+        info.add_metric((), {"version": snapshot.agent.version, "node": snapshot.node, "agent_id": snapshot.agent.id})
+        yield info
+        yield _single("agent_snapshot_age_seconds", "Age of the snapshot.", max(0.0, now - published.collected))
+        passes = _family("agent_collections_total", "Collections since the start.", "counter", ())
+        passes.add_metric((), published.passes)
+        yield passes
+        success = _family("agent_source_success", "1 if the last reading succeeded.", "gauge", ("source",))
+        states = _family("agent_source_state", "1 for the state the source is in.", "gauge", ("source", "state"))
+        ages = _family("agent_source_age_seconds", "Time since the last success.", "gauge", ("source",))
+        durations = _family("agent_source_duration_seconds", "Time the last reading took.", "gauge", ("source",))
+        for name, report in snapshot.sources.items():
+            success.add_metric((name.value,), float(report.state is SourceState.OK))
+            states.add_metric((name.value, report.state.value), 1.0)
+            durations.add_metric((name.value,), report.duration_s)
+            if name in published.succeeded:
+                ages.add_metric((name.value,), max(0.0, now - published.succeeded[name]))
+        yield from (success, states, ages, durations)
+        if published.nvml_code is not None:
+            meaning = "Last NVML return code of the last collection that was an error, 0 if there was none."
+            yield _single("agent_nvml_return_code", meaning, published.nvml_code)
+
+
+def _family(name: str, meaning: str, kind: _Kind, labels: tuple[str, ...]) -> GaugeMetricFamily | CounterMetricFamily:
+    family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+    return family(_PREFIX + name, meaning, labels=labels)
+
+
+def _single(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(_PREFIX + name, meaning, value=value)
+
+
+def _add(family: GaugeMetricFamily | CounterMetricFamily, labels: tuple[str, ...], value: float | Unknown) -> None:
+    if not isinstance(value, Unknown):
+        family.add_metric(labels, float(value))
+
+
+def _gpus(gpus: tuple[GpuReading, ...], *, driver: str | Unknown) -> Iterator[Metric]:
+    if not gpus:
+        return
+    info = InfoMetricFamily(_PREFIX + "gpu", "What the GPU is. Empty labels are not known.")
+    for gpu in gpus:
+        texts = {"model": gpu.model, "driver": driver, "pci_bus_id": gpu.pci_bus_id}
+        labels = {name: "" if isinstance(text, Unknown) else text for name, text in texts.items()}
+        info.add_metric((), {"uuid": gpu.uuid, "index": str(gpu.index), **labels})
+    yield info
+    for name, field, kind, meaning in _GPU:
+        family = _family(name, meaning, kind, ("uuid",))
+        for gpu in gpus:
+            _add(family, (gpu.uuid,), getattr(gpu, field))
+        if family.samples:
+            yield family

@@ -1,0 +1,326 @@
+"""The agent's settings: environment variables read once, at the start, into one frozen object.
+
+Each setting carries its variable, its default and a paragraph (meaning, unit, danger) that `--help` prints: one
+place, so that the text cannot drift from the code. A bad value ends the start with one line that names the variable
+and the remedy. Plain parsing instead of pydantic-settings: measured, pydantic alone costs 17 MiB of memory.
+
+The port is `OPTIINFRA_AGENT_LISTEN_PORT` and not `OPTIINFRA_AGENT_PORT`: Kubernetes sets the latter to
+`tcp://10.0.0.1:8003` in every pod of a namespace with a Service called `optiinfra-agent`.
+"""
+
+import re
+import socket
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from optiinfra_agent.errors import SettingsError
+
+PREFIX = "OPTIINFRA_AGENT_"
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)(_|$)")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def _seconds(minimum: float, maximum: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"give seconds between {minimum:g} and {maximum:g}")
+        return value
+
+    return parse
+
+
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"give a whole number between {minimum} and {maximum}")
+        return int(text)
+
+    return parse
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or not path.is_dir():
+        raise ValueError("give the absolute path of a folder that exists")
+    return path
+
+
+def _file(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("give an absolute path")
+    return path
+
+
+def _name(text: str) -> str:
+    if text and not _NAME.fullmatch(text):
+        raise ValueError("use letters, digits, '.', '_' and '-', at most 253 characters")
+    return text
+
+
+def _address(text: str) -> str:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text)
+        except OSError:
+            continue
+        return text
+    raise ValueError("give an IP address; 0.0.0.0 is every IPv4 address, :: is every address")
+
+
+def _url(text: str) -> str:
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        well_formed = (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and parts.username is None
+            and not parts.query
+            and not parts.fragment
+        )
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise ValueError("give http://host:port or https://host:port, without user, query or fragment")
+    return text.rstrip("/")
+
+
+def _level(text: str) -> str:
+    if text.upper() not in _LEVELS:
+        raise ValueError(f"give one of {', '.join(_LEVELS)}")
+    return text.upper()
+
+
+def _about(variable: str, default: str, parse: Callable[[str], Any], meaning: str) -> dict[str, Any]:
+    return {"variable": variable, "default": default, "parse": parse, "meaning": " ".join(meaning.split())}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one agent process."""
+
+    node_name: str = field(
+        metadata=_about(
+            "NODE_NAME",
+            "",
+            _name,
+            """Name of the Kubernetes node, from the downward API (spec.nodeName). Default: the host name.
+            Danger: in a pod without host network the host name is the pod's, and the operator will not find
+            the node.""",
+        )
+    )
+    agent_id: str = field(
+        metadata=_about(
+            PREFIX + "ID",
+            "",
+            _name,
+            """Name under which the agent registers. Default: agent- and the node name. Danger: two agents with
+            one name overwrite each other at the orchestrator.""",
+        )
+    )
+    listen_address: str = field(
+        metadata=_about(
+            PREFIX + "LISTEN_ADDRESS",
+            "0.0.0.0",  # noqa: S104 - the operator reads the agent by pod address; the chart adds a NetworkPolicy
+            _address,
+            """Address to listen on. :: listens on IPv4 and IPv6. Danger: the pages name GPUs and their load;
+            without a token only a NetworkPolicy keeps others out.""",
+        )
+    )
+    listen_port: int = field(
+        metadata=_about(
+            PREFIX + "LISTEN_PORT",
+            "8003",
+            _integer(0, 65535),
+            """TCP port of all pages. 0 takes a free one and logs it.""",
+        )
+    )
+    interval_s: float = field(
+        metadata=_about(
+            PREFIX + "INTERVAL",
+            "15",
+            _seconds(1, 3600),
+            """Seconds between two collections. A scrape never collects; it serves the last snapshot. Danger:
+            every collection takes the driver's global lock; below 5 s the process lists of busy GPUs can be
+            felt.""",
+        )
+    )
+    procfs: Path = field(
+        metadata=_about(
+            PREFIX + "PROCFS",
+            "/proc",
+            _folder,
+            """Folder of the host's procfs. The default is right in a container too: the files read are not
+            namespaced.""",
+        )
+    )
+    nvml_deadline_s: float = field(
+        metadata=_about(
+            PREFIX + "NVML_DEADLINE",
+            "5",
+            _seconds(0.1, 60),
+            """Seconds a whole pass over all GPUs may take before the source counts as stuck. Danger: without
+            persistence mode the first call wakes each GPU, which takes seconds.""",
+        )
+    )
+    nvml_backoff_s: float = field(
+        metadata=_about(
+            PREFIX + "NVML_BACKOFF",
+            "60",
+            _seconds(1, 3600),
+            """Longest pause in seconds between two attempts to initialise the driver library; also the time
+            after which a freshly installed driver is noticed.""",
+        )
+    )
+    nvml_restart_after: int = field(
+        metadata=_about(
+            PREFIX + "NVML_RESTART_AFTER",
+            "20",
+            _integer(0, 1_000_000),
+            """Collections in a row that may fail with UNKNOWN (access to the GPUs was taken from this
+            container) or with a driver version mismatch, after the driver had once answered, before
+            /health/live fails: both are cured only by a restart of the container. 0 never asks for one.""",
+        )
+    )
+    token_file: Path | None = field(
+        metadata=_about(
+            PREFIX + "TOKEN_FILE",
+            "",
+            _file,
+            """File with a static token. When set, every page but /health* needs "Authorization: Bearer" with
+            it. Read again every 10 s. Danger: an unreadable or empty file locks every reader out.""",
+        )
+    )
+    connections: int = field(
+        metadata=_about(
+            PREFIX + "CONNECTIONS",
+            "64",
+            _integer(4, 4096),
+            """Open connections at most. One more closes the oldest, so that a flood cannot lock the kubelet
+            out.""",
+        )
+    )
+    log_level: str = field(
+        metadata=_about(
+            PREFIX + "LOG_LEVEL",
+            "INFO",
+            _level,
+            """Least level that is logged: DEBUG, INFO, WARNING or ERROR.""",
+        )
+    )
+    endpoint: str = field(
+        metadata=_about(
+            PREFIX + "ENDPOINT",
+            "",
+            _url,
+            """URL under which the orchestrator can reach this agent, for instance http://$(POD_IP):8003.
+            Default: http, the node name and the port. Danger: the node name is often not resolvable from a
+            pod.""",
+        )
+    )
+    orchestrator_url: str = field(
+        metadata=_about(
+            "ORCHESTRATOR_URL",
+            "",
+            _url,
+            """Base URL of the orchestrator. Empty: the agent registers nowhere. It works on while that server
+            is away.""",
+        )
+    )
+    orchestrator_token_file: Path | None = field(
+        metadata=_about(
+            "ORCHESTRATOR_TOKEN_FILE",
+            "",
+            _file,
+            """File with the token sent to the orchestrator (a projected token of audience optiinfra). Read
+            again at each call, because the kubelet rotates it. Danger: over http the token travels in the
+            clear.""",
+        )
+    )
+    orchestrator_ca_file: Path | None = field(
+        metadata=_about(
+            "ORCHESTRATOR_CA_FILE",
+            "",
+            _file,
+            """Certificates that an https orchestrator is verified with. Default: those of the image.""",
+        )
+    )
+    orchestrator_timeout_s: float = field(
+        metadata=_about(
+            PREFIX + "ORCHESTRATOR_TIMEOUT",
+            "5",
+            _seconds(0.1, 60),
+            """Seconds one call to the orchestrator may take in all.""",
+        )
+    )
+    heartbeat_s: float = field(
+        metadata=_about(
+            PREFIX + "HEARTBEAT",
+            "30",
+            _seconds(1, 3600),
+            """Seconds between two heartbeats. Danger: the orchestrator drops agents that stay silent for long.""",
+        )
+    )
+
+    @property
+    def identity(self) -> str:
+        """The name under which the agent registers."""
+        return self.agent_id or f"agent-{self.node_name}"
+
+    @property
+    def stale_after_s(self) -> float:
+        """Age in seconds from which a snapshot no longer counts as current."""
+        return 3 * self.interval_s + self.nvml_deadline_s
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Return the settings that an environment describes; raise SettingsError at the first bad value."""
+    values: dict[str, Any] = {}
+    for one in fields(Settings):
+        variable, default = one.metadata["variable"], one.metadata["default"]
+        # Set but empty means default: a chart cannot easily leave a variable out.
+        text = environment.get(variable, "").strip() or default
+        try:
+            values[one.name] = one.metadata["parse"](text)
+        except ValueError as error:
+            raise SettingsError(f"{variable}={text[:80]!r} is not usable: {error}") from error
+    if not values["node_name"]:
+        values["node_name"] = socket.gethostname()
+    for name in ("token_file", "orchestrator_token_file", "orchestrator_ca_file"):
+        path = values[name]
+        if path is not None and not path.is_file():
+            variable = next(one.metadata["variable"] for one in fields(Settings) if one.name == name)
+            raise SettingsError(f"{variable}={str(path)!r} is not usable: there is no such file; mount it or unset it")
+    return Settings(**values)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the variables with our prefix that mean nothing, leaving out those Kubernetes makes for Services."""
+    known = {one.metadata["variable"] for one in fields(Settings)}
+    return sorted(
+        name for name in environment if name.startswith(PREFIX) and name not in known and not _SERVICE_LINK.search(name)
+    )
+
+
+def describe() -> str:
+    """Return the paragraph of every setting, for `--help`."""
+    lines: list[str] = []
+    for one in fields(Settings):
+        default = one.metadata["default"]
+        lines.append(f"  {one.metadata['variable']}" + (f" (default {default})" if default else ""))
+        lines += textwrap.wrap(one.metadata["meaning"], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""What the agent knows about its node at one moment, and its JSON form (`GET /v1/snapshot`, version 1).
+
+A value that was not measured is an `Unknown` with its reason, a type of its own: it can neither be added up nor
+printed as 0. In JSON it becomes null, and the object's `unknown` map names the reason. The models are frozen, so
+one snapshot can be handed to any number of requests at once without a lock.
+
+Plain dataclasses, not pydantic: measured, pydantic adds 17 MiB of resident memory to a process that runs on every
+node. This module reads nothing and knows no source; it refuses NaN and infinity (`json` raises on them).
+"""
+
+import json
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, TypeAlias, TypeVar
+
+VERSION = 1
+
+
+class SourceName(StrEnum):
+    """Where values come from."""
+
+    NVML = "nvml"
+    CPU = "cpu"
+    MEMORY = "memory"
+    PRESSURE = "pressure"
+    POD_RESOURCES = "pod_resources"
+
+
+class SourceState(StrEnum):
+    """How the last attempt to read a source ended."""
+
+    OK = "ok"
+    UNAVAILABLE = "unavailable"
+    UNSUPPORTED = "unsupported"
+    DENIED = "denied"
+    FAILED = "failed"
+    STUCK = "stuck"
+
+
+class Reason(StrEnum):
+    """Why one value is not known."""
+
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+    DENIED = "denied"
+    UNAVAILABLE = "unavailable"
+    WARMING_UP = "warming_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A value that was not measured."""
+
+    reason: Reason
+
+
+Measured: TypeAlias = float | Unknown
+Text: TypeAlias = str | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class CpuReading:
+    """CPU of the whole node. Busy is everything but idle and waiting for I/O; stolen time counts as busy."""
+
+    cores: Measured
+    busy_seconds_total: Measured
+    utilization_ratio: Measured
+    load1: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Memory of the whole node. Used is total minus available, as the kernel estimates it."""
+
+    total_bytes: Measured
+    available_bytes: Measured
+    used_bytes: Measured
+    swap_total_bytes: Measured
+    swap_used_bytes: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class PressureReading:
+    """Pressure stall information: the share of the last 10 s in which some or all tasks waited."""
+
+    cpu_some_ratio: Measured
+    memory_some_ratio: Measured
+    memory_full_ratio: Measured
+    io_some_ratio: Measured
+    io_full_ratio: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One GPU. `memory_used_bytes` leaves out what the driver reserves, where the driver can tell the two apart."""
+
+    uuid: str
+    index: int
+    model: Text
+    pci_bus_id: Text
+    memory_total_bytes: Measured
+    memory_used_bytes: Measured
+    memory_reserved_bytes: Measured
+    utilization_ratio: Measured
+    memory_utilization_ratio: Measured
+    sm_active_ratio: Measured
+    power_watts: Measured
+    power_limit_watts: Measured
+    energy_joules_total: Measured
+    temperature_celsius: Measured
+    sm_clock_hertz: Measured
+    mig_enabled: bool | Unknown
+    processes: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """How one source did in one pass: when (Unix seconds), how long, and why not."""
+
+    state: SourceState
+    reason: str
+    time: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AgentIdentity:
+    """Who measured."""
+
+    id: str
+    version: str
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything one pass over the sources gave."""
+
+    time: float
+    node: str
+    agent: AgentIdentity
+    sources: dict[SourceName, SourceReport]
+    cpu: CpuReading
+    memory: MemoryReading
+    pressure: PressureReading
+    driver_version: Text
+    gpus: tuple[GpuReading, ...]
+
+
+Reading = TypeVar("Reading", CpuReading, MemoryReading, PressureReading)
+
+
+def all_unknown(model: type[Reading], reason: Reason) -> Reading:
+    """Return a reading in which every value is unknown for the same reason."""
+    return model(**{field.name: Unknown(reason) for field in fields(model)})
+
+
+def reason_of(state: SourceState) -> Reason:
+    """Return why the values of a source are unknown when its whole source is in this state."""
+    if state is SourceState.STUCK or state is SourceState.OK:
+        return Reason.FAILED
+    return Reason(state.value)
+
+
+def _plain(reading: CpuReading | MemoryReading | PressureReading | GpuReading) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    unknown: dict[str, str] = {}
+    for field in fields(reading):
+        value = getattr(reading, field.name)
+        if isinstance(value, Unknown):
+            plain[field.name] = None
+            unknown[field.name] = value.reason.value
+        else:
+            plain[field.name] = value
+    if unknown:
+        plain["unknown"] = unknown
+    return plain
+
+
+def to_json(snapshot: Snapshot) -> bytes:
+    """Return the snapshot as the compact JSON that the operator reads."""
+    driver = snapshot.driver_version
+    document = {
+        "version": VERSION,
+        "time": snapshot.time,
+        "node": snapshot.node,
+        "agent": {
+            "id": snapshot.agent.id,
+            "version": snapshot.agent.version,
+            "started": snapshot.agent.started,
+        },
+        "sources": {
+            name.value: {
+                "state": report.state.value,
+                "reason": report.reason,
+                "time": report.time,
+                "duration_s": report.duration_s,
+            }
+            for name, report in snapshot.sources.items()
+        },
+        "cpu": _plain(snapshot.cpu),
+        "memory": _plain(snapshot.memory),
+        "pressure": _plain(snapshot.pressure),
+        "driver_version": None if isinstance(driver, Unknown) else driver,
+        "gpus": [_plain(gpu) for gpu in snapshot.gpus],
+        # No source fills this in this version: `pod_resources` says so in its state.
+        "allocations": [],
+    }
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
