@@ -1,0 +1,95 @@
+"""From spec parts to the types that the domain and the round work with."""
+
+from typing import TypeVar
+
+from optiinfra.api.settings import ModeTable, Policy, Settings, Target
+from optiinfra.api.v1alpha1.cluster_resource_optimization import Defaults
+from optiinfra.api.v1alpha1.common import Mode, Modes, ObjectivesSpec, PolicySpec
+from optiinfra.api.v1alpha1.resource_optimization import ResourceOptimizationSpec
+from optiinfra.domain.objectives import Objectives
+from optiinfra.domain.units import Ratio, Seconds
+
+_T = TypeVar("_T")
+
+INTERVAL = Seconds(30.0)
+"""Built-in `interval`."""
+DAILY_TOKEN_BUDGET = 50_000
+"""Built-in `insights.dailyTokenBudget`."""
+
+
+def effective(spec: ResourceOptimizationSpec, defaults: Defaults | None = None) -> Settings:
+    """Work out what holds for an object. `defaults` are those of the ClusterResourceOptimization, if there is one."""
+    common = defaults or Defaults()
+    interval = spec.interval or common.interval
+    budget = _first(spec.insights.daily_token_budget, common.insights.daily_token_budget)
+    insights = _first(spec.insights.enabled, common.insights.enabled)
+    return Settings(
+        targets=to_targets(spec),
+        interval=interval.seconds if interval else INTERVAL,
+        modes=to_modes(spec.mode or common.mode or Mode.RECOMMEND, spec.modes),
+        suspended=spec.suspend,
+        objectives=to_objectives(spec.objectives, common.objectives),
+        policy=to_policy(spec.policy, common.policy),
+        insights_enabled=True if insights is None else insights,
+        daily_token_budget=DAILY_TOKEN_BUDGET if budget is None else budget,
+    )
+
+
+def to_targets(spec: ResourceOptimizationSpec) -> tuple[Target, ...]:
+    """Return the workloads of a service, each with the scaling that holds for it."""
+    if spec.target_ref is not None:
+        return (Target(name=spec.target_ref.name, target_ref=spec.target_ref, scaling=spec.scaling),)
+    return tuple(
+        Target(
+            name=variant.name,
+            target_ref=variant.target_ref,
+            scaling=variant.scaling or spec.scaling,
+            role=variant.role,
+            capacity_type=variant.capacity_type,
+            max_share=variant.max_share.ratio if variant.max_share else Ratio(1.0),
+        )
+        for variant in spec.variants or ()
+    )
+
+
+def to_modes(mode: Mode, modes: Modes) -> ModeTable:
+    """Return the mode of every direction."""
+    return ModeTable(scale_up=modes.scale_up or mode, scale_down=modes.scale_down or mode, resize=modes.resize or mode)
+
+
+def to_objectives(*layers: ObjectivesSpec) -> Objectives:
+    """Return the promises; earlier layers win, what none sets is built in."""
+    built_in = Objectives()
+    first_token = _first(*(layer.time_to_first_token_p95 for layer in layers))
+    inter_token = _first(*(layer.inter_token_latency_p95 for layer in layers))
+    queue_delay = _first(*(layer.queue_delay for layer in layers))
+    late_share = _first(*(layer.late_share for layer in layers))
+    return Objectives(
+        time_to_first_token_p95=built_in.time_to_first_token_p95 if first_token is None else first_token.seconds,
+        inter_token_latency_p95=built_in.inter_token_latency_p95 if inter_token is None else inter_token.seconds,
+        queue_delay=built_in.queue_delay if queue_delay is None else queue_delay.seconds,
+        late_share=built_in.late_share if late_share is None else late_share.ratio,
+    )
+
+
+def to_policy(*layers: PolicySpec) -> Policy:
+    """Return the limits; earlier layers win, what none sets is built in."""
+    built_in = Policy()
+    replica_step = _first(*(layer.max_replica_step for layer in layers))
+    gpu_step = _first(*(layer.max_gpu_step for layer in layers))
+    cooldown = _first(*(layer.cooldown for layer in layers))
+    verify_window = _first(*(layer.verify_window for layer in layers))
+    rollback = _first(*(layer.rollback for layer in layers))
+    windows = _first(*(layer.maintenance_windows for layer in layers))
+    return Policy(
+        max_replica_step=built_in.max_replica_step if replica_step is None else replica_step,
+        max_gpu_step=built_in.max_gpu_step if gpu_step is None else gpu_step,
+        cooldown=built_in.cooldown if cooldown is None else cooldown.seconds,
+        verify_window=built_in.verify_window if verify_window is None else verify_window.seconds,
+        rollback=built_in.rollback if rollback is None else rollback,
+        maintenance_windows=built_in.maintenance_windows if windows is None else windows,
+    )
+
+
+def _first(*layers: _T | None) -> _T | None:
+    return next((layer for layer in layers if layer is not None), None)
