@@ -8,6 +8,6 @@ and a broken run leaves nothing half done: a file enters the cache by one rename
 """
 
 from hack.binaries.catalogue import CATALOGUE, BinaryError
-from hack.binaries.ensure import bin_folder, ensure
+from hack.binaries.find import bin_folder, ensure
 
 __all__ = ["CATALOGUE", "BinaryError", "bin_folder", "ensure"]

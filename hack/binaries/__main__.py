@@ -5,7 +5,7 @@ import sys
 import time
 
 from hack.binaries.catalogue import CATALOGUE, BinaryError
-from hack.binaries.ensure import ensure
+from hack.binaries.find import ensure
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ still be taken down; and the lock on the addresses is held until etcd runs, whic
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ from hack.binaries import bin_folder, ensure
 from hack.cluster import addresses, certificates, components, nodes, processes
 from hack.cluster.client import Client
 from hack.cluster.errors import ApiError, ClusterError
+from hack.cluster.foreign import run_kubectl
 from hack.cluster.nodes import DEFAULT_NODES, Node
 from hack.cluster.record import Record
 
 READY_SECONDS = 90.0
 POLL_SECONDS = 0.1
 API_GRACE_SECONDS = 10.0
-KUBECTL_SECONDS = 60.0
 API_SERVER = "kube-apiserver"
 
 Say = Callable[[str], None]
@@ -127,14 +126,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - named as in subprocess
         """Run kubectl as administrator and return what it prints; raise ClusterError when it fails."""
-        kubectl = self._binary("kubectl")
-        command = [str(kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
-        answer = subprocess.run(
-            command, input=input, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
-        )
-        if answer.returncode:
-            raise ClusterError(f"kubectl {' '.join(arguments)}: {answer.stderr.strip() or answer.stdout.strip()}")
-        return answer.stdout
+        return run_kubectl(self._binary("kubectl"), self.kubeconfig, arguments, input)
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """Make a kubeconfig for a user with a client certificate; RBAC decides what it may do."""
@@ -375,17 +367,6 @@ class Cluster:
         path.touch(mode=0o600)
         path.write_text(json.dumps(content, indent=1))
         return path
-
-
-def sweep(parent: Path) -> int:
-    """Take down clusters below `parent` whose owner is gone, as after a killed test run; return how many."""
-    count = 0
-    for folder in sorted(parent.glob("*/")):
-        record = Record.read(folder)
-        if record is not None and record.owner is not None and not record.owner.alive:
-            Cluster(folder).down()
-            count += 1
-    return count
 
 
 def _stop(record: Record) -> None:

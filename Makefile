@@ -1,0 +1,122 @@
+# Everything a contributor runs. `make` alone lists it. Nothing here needs root, and nothing is written outside
+# this folder but the cache of Kubernetes binaries (see hack/binaries).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-lock
+BOOTSTRAP := .cache/bootstrap
+ARGS ?=
+KEEP ?=
+IMAGE ?= optiinfra
+TAG ?= dev
+CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
+# Found when a recipe needs it, not each time make is run.
+UV = $(shell command -v uv || echo $(BOOTSTRAP)/bin/uv)
+COMPILE = $(UV) pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-header --quiet
+
+.PHONY: help
+help: ## List what there is
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' \
+	  | while IFS='|' read -r name text; do printf '  %-18s %s\n' "$$name" "$$text"; done
+
+# ---- set-up
+
+.PHONY: venv
+venv: $(STAMP) ## Make .venv from the lock file
+
+$(STAMP): requirements/all.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@command -v uv >/dev/null || test -x $(BOOTSTRAP)/bin/uv || { echo "getting uv from PyPI"; \
+	  $(PYTHON) -m venv $(BOOTSTRAP) && $(BOOTSTRAP)/bin/python -m pip install --quiet uv; }
+	@test -x $(BIN)/python || $(UV) venv --quiet --no-python-downloads --python "$$(command -v $(PYTHON))" $(VENV)
+	@echo "installing the locked packages into $(VENV)"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement requirements/all.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: binaries
+binaries: ## Get etcd, the Kubernetes control plane, kubectl, kwok and helm into the cache
+	@$(PYTHON) -m hack.binaries
+
+.PHONY: lock
+lock: ## Resolve pyproject.toml again into requirements/*.lock (UPGRADE=--upgrade for newer versions)
+	$(COMPILE) $(UPGRADE) --all-extras --group dev --output-file requirements/all.lock
+	$(COMPILE) $(UPGRADE) --extra agent --constraints requirements/all.lock --output-file requirements/agent.lock
+	$(COMPILE) $(UPGRADE) --extra operator --extra llm --constraints requirements/all.lock \
+	  --output-file requirements/operator.lock
+
+# ---- see it work
+
+.PHONY: demo
+demo: venv binaries ## Watch OptiInfra work on simulated engines, about four minutes (KEEP=1 leaves it up)
+	@$(BIN)/python -m hack.demo $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: cluster-up
+cluster-up: venv binaries ## Start a control plane on loopback with simulated GPU nodes
+	@$(BIN)/python -m hack.cluster up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: venv ## End it and remove its state
+	@$(BIN)/python -m hack.cluster down $(ARGS)
+
+# ---- check it
+
+# One pytest run, so that its last line counts every tier.
+.PHONY: test
+test: venv binaries lint ## Run every check and every test (what .ci/run runs)
+	@$(BIN)/python -m pytest tests/unit tests/apiserver tests/controllers $(ARGS)
+
+.PHONY: test-unit
+test-unit: venv ## Run the tests that need nothing
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+.PHONY: test-apiserver
+test-apiserver: venv binaries ## Run the tests against etcd and kube-apiserver
+	@$(BIN)/python -m pytest tests/apiserver $(ARGS)
+
+.PHONY: test-controllers
+test-controllers: venv binaries ## Run the tests against the full control plane with KWOK
+	@$(BIN)/python -m pytest tests/controllers $(ARGS)
+
+# KUBECONFIG from the environment does not count: the tests write into the cluster it names.
+.PHONY: e2e
+e2e: ## Run the end-to-end tests on your own cluster: make e2e KUBECONFIG=path
+	@test "$(origin KUBECONFIG)" = "command line" || { echo "name the cluster: make e2e KUBECONFIG=path" >&2; exit 2; }
+	@$(MAKE) --no-print-directory venv
+	@OPTIINFRA_E2E_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest tests -m e2e $(ARGS)
+
+.PHONY: lint
+lint: venv ## Check style, types, layers, generated files and the chart
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/optiinfra crds --check
+	$(BIN)/python -m hack.chart_checks
+
+.PHONY: crds
+crds: venv ## Write crds/*.yaml from the models
+	@$(BIN)/optiinfra crds
+
+.PHONY: bench
+bench: venv binaries ## Measure what must be reached
+	@$(BIN)/python -m bench $(ARGS)
+
+# ---- ship it
+
+.PHONY: images
+images: ## Build both images (IMAGE=, TAG=, CONTAINER_TOOL=, BUILD_ARGS=)
+	@test -n "$(CONTAINER_TOOL)" || { echo "docker, podman or buildah is needed" >&2; exit 2; }
+	$(CONTAINER_TOOL) build $(BUILD_ARGS) --target operator --tag $(IMAGE)/operator:$(TAG) .
+	$(CONTAINER_TOOL) build $(BUILD_ARGS) --target agent --tag $(IMAGE)/agent:$(TAG) .
+
+.PHONY: clean
+clean: ## Remove what was made in this folder; the cache of binaries stays
+	rm -rf $(VENV) .cache build dist .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,92 @@
+"""Fixtures of all tiers: real control planes, one of each kind a session, and a fresh namespace a test.
+
+`apiserver` is etcd and kube-apiserver alone (no garbage collection, no default ServiceAccounts);
+`control_plane` adds controllers, scheduler, KWOK and four nodes of eight GPUs; `cluster` is that, or the
+user's own when OPTIINFRA_E2E_KUBECONFIG names one. OPTIINFRA_KEEP=1 keeps their logs after the session.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.binaries import ensure
+from hack.cluster import Cluster, Node
+from hack.cluster.foreign import AnyCluster, ForeignCluster
+from hack.cluster.sessions import session_folder, sweep
+
+E2E = "OPTIINFRA_E2E_KUBECONFIG"
+TIERS = ("apiserver", "controllers", "node")
+_NEEDS = {
+    "apiserver": ("etcd", "kube-apiserver", "kubectl"),
+    "control_plane": ("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kwok"),
+}
+_numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier, which is the folder it lies in."""
+    root = Path(__file__).parent
+    for item in items:
+        tier = item.path.relative_to(root).parts[0]
+        if tier in TIERS and tier != "node":
+            item.add_marker(tier)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Get the binaries before the first test: building them takes longer than any test's time-out."""
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if "cluster" in used and not os.environ.get(E2E):
+        used.add("control_plane")
+    names = sorted({binary for fixture in used & _NEEDS.keys() for binary in _NEEDS[fixture]})
+    if names and not session.config.option.collectonly:
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            ensure(names)
+
+
+def _session_cluster(name: str, *, controllers: bool, nodes: list[Node]) -> Iterator[Cluster]:
+    sweep()
+    cluster = Cluster(session_folder(name), controllers=controllers, kwok=controllers, nodes=nodes, audit=True)
+    cluster.up(owned=True)
+    try:
+        yield cluster
+    finally:
+        cluster.down(keep=bool(os.environ.get("OPTIINFRA_KEEP")))
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[Cluster]:
+    """Start etcd and kube-apiserver, with an audit log."""
+    yield from _session_cluster("apiserver", controllers=False, nodes=[])
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Cluster]:
+    """Start the full control plane with KWOK and four nodes of eight GPUs, with an audit log."""
+    nodes = [Node(name=f"gpu-{number}", gpus=8) for number in range(1, 5)]
+    yield from _session_cluster("control-plane", controllers=True, nodes=nodes)
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnyCluster:
+    """Give the user's cluster when one is named, else our own full control plane."""
+    chosen = os.environ.get(E2E)
+    if chosen:
+        return ForeignCluster(Path(chosen), scratch=tmp_path_factory.mktemp("kubeconfigs"))
+    return request.getfixturevalue("control_plane")
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Make a namespace in the cluster that the test uses, and delete it afterwards."""
+    used = next((name for name in ("control_plane", "cluster") if name in request.fixturenames), "apiserver")
+    where: AnyCluster = request.getfixturevalue(used)
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
+    name = f"{words}-{os.getpid()}-{next(_numbers)}"
+    where.kubectl("create", "namespace", name)
+    yield name
+    where.kubectl("delete", "namespace", name, "--wait=false")
