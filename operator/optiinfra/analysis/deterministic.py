@@ -1,0 +1,176 @@
+"""The adviser that is always there: ranks by urgency, money and confidence, and explains from templates.
+
+Relief comes first: while a bottleneck is live, the candidate that adds capacity goes before any saving. Among the
+rest money decides, then confidence. A candidate without a price is not one that saves nothing: it goes after those
+that save something and before those that cost something. It needs no key, no network and no clock.
+"""
+
+from typing import Final
+
+from optiinfra.analysis.advice import ActionPlan, Advice, Explanation, PlanStep, Provenance
+from optiinfra.analysis.request import InsightCandidate, InsightRequest, NamedNumber
+from optiinfra.analysis.vocabulary import NumberName, PlanStepKind, ReasonCode, Unit
+from optiinfra.domain.evidence import Bottleneck, Direction, RecommendationType
+
+NAME: Final = "deterministic"
+
+_QUIET: Final = frozenset({Bottleneck.NONE, Bottleneck.IDLE, Bottleneck.UNKNOWN})
+_RELIEF: Final = {
+    Bottleneck.QUEUE: frozenset({RecommendationType.REPLICAS}),
+    Bottleneck.BATCH: frozenset({RecommendationType.REPLICAS, RecommendationType.BATCH_SIZE}),
+    Bottleneck.KV_CACHE: frozenset(
+        {RecommendationType.REPLICAS, RecommendationType.KV_CACHE, RecommendationType.QUANTIZATION}
+    ),
+    Bottleneck.COMPUTE: frozenset({RecommendationType.REPLICAS, RecommendationType.QUANTIZATION}),
+}
+
+_REASONS: Final = {
+    ReasonCode.QUEUE_GROWING: "Requests wait and the queue grows.",
+    ReasonCode.QUEUE_DELAY_MISSED: "Requests wait longer than the objective allows.",
+    ReasonCode.BATCH_LIMIT_REACHED: "Requests wait while the batch limit is reached.",
+    ReasonCode.KV_CACHE_FULL: "The KV cache is full, so requests wait or are preempted.",
+    ReasonCode.PREEMPTIONS: "Running requests are preempted and computed again.",
+    ReasonCode.LATENCY_OBJECTIVE_MISSED: "Latency misses the objective.",
+    ReasonCode.LOAD_EXPECTED: "The forecast expects more load than the replicas can serve.",
+    ReasonCode.LOAD_FITS_FEWER: "The measured load fits on fewer replicas within the objectives.",
+    ReasonCode.NO_WORK: "No work arrived in the whole window.",
+    ReasonCode.IDLE_GPU: "GPUs are held and do no work.",
+    ReasonCode.OVER_REQUESTED: "More is requested than was ever used.",
+    ReasonCode.UNDER_REQUESTED: "Less is requested than is used.",
+    ReasonCode.UNDER_USED: "What is requested is used only in part.",
+    ReasonCode.EMPTYABLE_NODE: "The pods of a node fit on the others.",
+    ReasonCode.UNLISTED: "The analysis proposes a change; see its evidence.",
+}
+
+_PROPOSALS: Final = {
+    RecommendationType.REPLICAS: "Change the number of replicas",
+    RecommendationType.RESOURCES: "Change the container's requests",
+    RecommendationType.KV_CACHE: "Change the KV-cache settings",
+    RecommendationType.BATCH_SIZE: "Change the batch limit",
+    RecommendationType.QUANTIZATION: "Change the quantization",
+    RecommendationType.CONSOLIDATION: "Empty a node",
+    RecommendationType.IDLE_GPU: "Give the GPUs back",
+}
+
+_STEP_TEXTS: Final = {
+    PlanStepKind.REVIEW_EVIDENCE: "Read the evidence of the recommendation.",
+    PlanStepKind.TEST_OUTSIDE_PRODUCTION: "Try the setting on a copy of the service first.",
+    PlanStepKind.WAIT_FOR_QUIET_HOURS: "Wait for the maintenance window or a quiet hour.",
+    PlanStepKind.APPROVE: "Approve the recommendation.",
+    PlanStepKind.APPLY_CHANGE: "Apply the change.",
+    PlanStepKind.WATCH_LATENCY: "Watch time to first token and inter-token latency.",
+    PlanStepKind.WATCH_QUEUE: "Watch the waiting requests.",
+    PlanStepKind.WATCH_KV_CACHE: "Watch KV-cache usage and preemptions.",
+    PlanStepKind.WATCH_GPU: "Watch GPU activity.",
+    PlanStepKind.ROLL_BACK_IF_WORSE: "Go back if the objectives are missed.",
+    PlanStepKind.MEASURE_AGAIN: "Compare with the measured values afterwards.",
+}
+
+_WATCHED: Final = {
+    RecommendationType.REPLICAS: PlanStepKind.WATCH_QUEUE,
+    RecommendationType.RESOURCES: PlanStepKind.WATCH_LATENCY,
+    RecommendationType.KV_CACHE: PlanStepKind.WATCH_KV_CACHE,
+    RecommendationType.BATCH_SIZE: PlanStepKind.WATCH_LATENCY,
+    RecommendationType.QUANTIZATION: PlanStepKind.WATCH_LATENCY,
+    RecommendationType.CONSOLIDATION: PlanStepKind.WATCH_QUEUE,
+    RecommendationType.IDLE_GPU: PlanStepKind.WATCH_GPU,
+}
+
+_ENGINE_SETTINGS: Final = frozenset(
+    {RecommendationType.KV_CACHE, RecommendationType.BATCH_SIZE, RecommendationType.QUANTIZATION}
+)
+
+
+def rank(candidates: tuple[InsightCandidate, ...], *, bottleneck: Bottleneck) -> tuple[str, ...]:
+    """Return the candidates' ids, most worthwhile first. Equal ones keep the order in which they were given."""
+    return tuple(candidate.id for candidate in sorted(candidates, key=lambda one: _sort_key(one, bottleneck)))
+
+
+def _sort_key(candidate: InsightCandidate, bottleneck: Bottleneck) -> tuple[bool, float, float]:
+    money = 0.0 if candidate.savings_per_month is None else candidate.savings_per_month
+    return (not relieves(candidate, bottleneck), -money, -candidate.confidence)
+
+
+def relieves(candidate: InsightCandidate, bottleneck: Bottleneck) -> bool:
+    """Tell whether the candidate works against the bottleneck that is live now."""
+    if bottleneck in _QUIET or candidate.direction is Direction.SCALE_DOWN:
+        return False
+    return candidate.type in _RELIEF.get(bottleneck, frozenset())
+
+
+def describe(number: NamedNumber) -> str:
+    """Return a number as people read it, with at most three significant digits."""
+    unit = "" if number.unit is Unit.COUNT else f" {number.unit}"
+    return f"{number.name.replace('_', ' ')} {shown(number.value)}{unit}"
+
+
+def shown(value: float) -> str:
+    """Return a number with at most three significant digits, never in scientific notation."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 100 or rounded == int(rounded) else f"{rounded:.12g}"
+
+
+def explain(candidate: InsightCandidate) -> Explanation:
+    """Explain a candidate from its reason code and its numbers."""
+    told = {number.name: number for number in candidate.numbers}
+    change = _PROPOSALS[candidate.type]
+    current, proposed = told.pop(NumberName.CURRENT, None), told.pop(NumberName.PROPOSED, None)
+    if current is not None and proposed is not None:
+        change += f" from {shown(current.value)} to {shown(proposed.value)}"
+    parts = [_REASONS[candidate.reason], f"{change} (confidence {shown(candidate.confidence)})."]
+    evidence = [describe(number) for number in told.values() if number.name not in {NumberName.LOWER, NumberName.UPPER}]
+    if evidence:
+        parts.append(f"Evidence: {', '.join(evidence[:4])}.")
+    if candidate.savings_per_month is not None:
+        parts.append(f"Saves {shown(candidate.savings_per_month)} a month.")
+    return Explanation(candidate.id, " ".join(parts))
+
+
+def plan(candidate: InsightCandidate) -> ActionPlan:
+    """Return the steps that fit the kind of change."""
+    kinds = [PlanStepKind.REVIEW_EVIDENCE]
+    if candidate.type in _ENGINE_SETTINGS:
+        kinds.append(PlanStepKind.TEST_OUTSIDE_PRODUCTION)
+    if candidate.direction is not Direction.SCALE_UP:
+        kinds.append(PlanStepKind.WAIT_FOR_QUIET_HOURS)
+    kinds += [PlanStepKind.APPLY_CHANGE, _WATCHED[candidate.type], PlanStepKind.ROLL_BACK_IF_WORSE]
+    return ActionPlan(candidate.id, tuple(PlanStep(kind, _STEP_TEXTS[kind]) for kind in kinds))
+
+
+def summarize(request: InsightRequest, ranking: tuple[str, ...]) -> str:
+    """Say in two or three sentences what stands and what comes first."""
+    if not ranking:
+        return "Nothing is recommended."
+    by_id = {candidate.id: candidate for candidate in request.candidates}
+    first = by_id[ranking[0]]
+    priced = [one.savings_per_month for one in request.candidates if one.savings_per_month is not None]
+    noun = "recommendation stands" if len(ranking) == 1 else "recommendations stand"
+    parts = [f"{len(ranking)} {noun}; bottleneck: {request.bottleneck}."]
+    parts.append(f"First {first.id}: {_PROPOSALS[first.type].lower()}.")
+    if sum(priced) > 0:
+        parts.append(f"Together they would save {shown(sum(priced))} a month.")
+    return " ".join(parts)
+
+
+class DeterministicAdviser:
+    """Answers every request from the numbers alone."""
+
+    name = NAME
+
+    async def advise(self, request: InsightRequest, /) -> Advice:
+        """Answer; never fails."""
+        return self.answer(request)
+
+    def answer(self, request: InsightRequest) -> Advice:
+        """Answer without an event loop."""
+        ranking = rank(request.candidates, bottleneck=request.bottleneck)
+        return Advice(
+            summary=summarize(request, ranking),
+            ranking=ranking,
+            explanations=tuple(explain(candidate) for candidate in request.candidates),
+            plans=tuple(plan(candidate) for candidate in request.candidates),
+            provenance=Provenance(adviser=NAME),
+        )
+
+    async def aclose(self) -> None:
+        """Hold nothing, let go of nothing."""
