@@ -1,0 +1,1 @@
+"""The commands. Each lives in a module of its own and is imported only when it is called."""

@@ -1,0 +1,53 @@
+"""The root command `optiinfra`: a table of commands, each imported only when it is called.
+
+`optiinfra crds` must not load langgraph, and `optiinfra --help` must load nothing: importing everything costs
+seconds and a hundred MiB. So the table holds the one-line help too.
+"""
+
+import importlib
+from typing import NamedTuple
+
+import click
+
+
+class Entry(NamedTuple):
+    """Where a command is found, and what it does in one line."""
+
+    target: str
+    """`module:function` of a click command."""
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "crds": Entry("optiinfra.cli.crds:crds", "Write or check the CustomResourceDefinitions."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, without importing anything."""
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command that is called."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, function = entry.target.partition(":")
+        command = getattr(importlib.import_module(module), function)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry.target} is not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands from the entries, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx) if name in COMMANDS])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="optiinfra")
+def main() -> None:
+    """Find and remove waste in clusters that serve LLMs."""
