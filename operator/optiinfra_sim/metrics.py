@@ -1,0 +1,60 @@
+"""What a simulated engine has counted since it started: the numbers behind its metric page.
+
+Only what a real vLLM counts, at the moment at which a real one counts it: histograms fill when a request leaves
+a stage, never earlier, which is why they lag behind the gauges.
+"""
+
+from dataclasses import dataclass, field
+
+from optiinfra_sim import histogram
+from optiinfra_sim.histogram import Histogram
+
+
+@dataclass(slots=True)
+class EngineMetrics:
+    """Counters and histograms of one engine; ``max_model_len`` decides the bounds of the token histograms."""
+
+    max_model_len: int
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    prompt_tokens_cached: int = 0
+    generation_tokens: int = 0
+    finished_by_length: int = 0
+    busy_seconds: float = 0.0
+    time_to_first_token: Histogram = field(init=False)
+    inter_token_latency: Histogram = field(init=False)
+    time_per_output_token: Histogram = field(init=False)
+    end_to_end: Histogram = field(init=False)
+    queue_time: Histogram = field(init=False)
+    inference_time: Histogram = field(init=False)
+    prefill_time: Histogram = field(init=False)
+    decode_time: Histogram = field(init=False)
+    iteration_tokens: Histogram = field(init=False)
+    request_prompt_tokens: Histogram = field(init=False)
+    request_generation_tokens: Histogram = field(init=False)
+    request_prefill_computed: Histogram = field(init=False)
+    request_preemptions: Histogram = field(init=False)
+    parallel_samples: Histogram = field(init=False)
+    http_fine: Histogram = field(init=False)
+    http_coarse: Histogram = field(init=False)
+
+    def __post_init__(self) -> None:
+        tokens = histogram.token_bounds(self.max_model_len)
+        self.time_to_first_token = Histogram(histogram.TIME_TO_FIRST_TOKEN)
+        self.inter_token_latency = Histogram(histogram.INTER_TOKEN_LATENCY)
+        self.time_per_output_token = Histogram(histogram.INTER_TOKEN_LATENCY)
+        self.end_to_end = Histogram(histogram.REQUEST_PHASE)
+        self.queue_time = Histogram(histogram.REQUEST_PHASE)
+        self.inference_time = Histogram(histogram.REQUEST_PHASE)
+        self.prefill_time = Histogram(histogram.REQUEST_PHASE)
+        self.decode_time = Histogram(histogram.REQUEST_PHASE)
+        self.iteration_tokens = Histogram(histogram.ITERATION_TOKENS)
+        self.request_prompt_tokens = Histogram(tokens)
+        self.request_generation_tokens = Histogram(tokens)
+        self.request_prefill_computed = Histogram(tokens)
+        self.request_preemptions = Histogram(histogram.PREEMPTIONS)
+        self.parallel_samples = Histogram(histogram.PARALLEL_SAMPLES)
+        self.http_fine = Histogram(histogram.HTTP_FINE)
+        self.http_coarse = Histogram(histogram.HTTP_COARSE)

@@ -1,0 +1,58 @@
+"""One request on its way through a simulated engine, with the moments that the metrics are made of.
+
+It is mutable and owned by exactly one engine at a time (or by the fleet's router): whoever holds it may write it.
+"""
+
+from dataclasses import dataclass
+
+OUTPUT_WEIGHT = 4
+"""A generated token costs about as much as four prompt tokens; the benchmark weighs work the same way."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request: what was asked for, and what has happened to it so far."""
+
+    number: int
+    arrival: float
+    prompt: int
+    output: int
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    """Set where a preemption interrupts it: the gap until its next token is an inter-token latency too."""
+    preemptions: int = 0
+    restarts: int = 0
+    """How often an engine vanished under it while it ran; its first queueing has been counted by then."""
+    generated: int = 0
+    """Tokens generated up to the moment it joined the decoding batch; the engine knows how many since."""
+    cached: int = 0
+    prefill_left: int = 0
+    resident: int = 0
+    """Tokens of its own in the cache at the moment it joined the decoding batch (the shared prefix is not its own)."""
+    joined_step: int = -1
+    """The engine's decode step at which it joined; -1 while it is not decoding."""
+    finish_step: int = -1
+
+    @property
+    def work(self) -> int:
+        """Its size in the unit of the benchmark: input tokens + 4 x output tokens."""
+        return self.prompt + OUTPUT_WEIGHT * self.output
+
+    def restart(self) -> None:
+        """Forget all progress: its engine is gone, another one begins again. Only its arrival stays."""
+        self.restarts += 1
+        self.scheduled_at = None
+        self.first_token_at = None
+        self.last_token_at = None
+        self.preemptions = 0
+        self.generated = 0
+        self.forget_cache()
+
+    def forget_cache(self) -> None:
+        """What it held in a cache is lost; what it has generated stays known."""
+        self.cached = 0
+        self.prefill_left = 0
+        self.resident = 0
+        self.joined_step = -1
+        self.finish_step = -1

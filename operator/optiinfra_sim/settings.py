@@ -1,0 +1,67 @@
+"""What one simulated engine is: its limits as vLLM names them, and what a step costs it.
+
+The defaults resemble an 8B model in bf16 on one H100 (80 GB): a decode step reads 16 GB of weights (about 5 ms
+at 3.35 TB/s, 7 ms with what surrounds it), every sequence adds the reading of its own cache, and prefill runs at
+about 40,000 tokens a second. They are plausible, not measured: benchmark conclusions need the user's own numbers.
+"""
+
+import math
+from dataclasses import dataclass
+
+from optiinfra_sim.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Limits and costs of one engine. All times in seconds, all sizes in tokens or blocks."""
+
+    model_name: str = "llama-3.1-8b"
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_model_len: int = 16384
+    block_size: int = 16
+    num_blocks: int = 28_000
+    gpu_memory_utilization: float = 0.92
+    step_seconds: float = 0.007
+    sequence_seconds: float = 0.00006
+    prefill_token_seconds: float = 0.000025
+    prefix_hit_share: float = 0.0
+    """Share of a prompt found in the cache from earlier turns; its blocks belong to the request all the same."""
+    shared_prefix_tokens: int = 0
+    """A system prompt common to all requests: computed once, its blocks held once."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_blocks"):
+            if getattr(self, name) < 1:
+                raise EngineError(f"{name} must be at least 1")
+        if self.usable_blocks * self.block_size < self.max_model_len:
+            raise EngineError(
+                f"num_blocks {self.num_blocks} of {self.block_size} tokens cannot hold one request of "
+                f"max_model_len {self.max_model_len}: enlarge num_blocks or lower max_model_len"
+            )
+        if self.step_seconds <= 0 or self.sequence_seconds < 0 or self.prefill_token_seconds < 0:
+            raise EngineError("step_seconds must be above 0, sequence and prefill costs at least 0")
+        if not 0 <= self.prefix_hit_share < 1:
+            raise EngineError("prefix_hit_share must lie in [0, 1)")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise EngineError("max_num_batched_tokens must not be below max_num_seqs, or a full batch starves")
+
+    @property
+    def usable_blocks(self) -> int:
+        """One block is vLLM's own null block; usage is measured against the rest."""
+        return self.num_blocks - 1
+
+    @property
+    def shared_blocks(self) -> int:
+        """Whole blocks of the common system prompt: only whole blocks are ever shared."""
+        return self.shared_prefix_tokens // self.block_size
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that ``tokens`` fill."""
+        return math.ceil(tokens / self.block_size)
+
+    def cached(self, prompt: int, *, warm: bool) -> int:
+        """Tokens of a prompt that need no computing: whole blocks, and never the whole prompt."""
+        shared = min(self.shared_blocks * self.block_size, prompt) if warm else 0
+        found = shared + int((prompt - shared) * self.prefix_hit_share)
+        return min(found, prompt - 1) // self.block_size * self.block_size
