@@ -1,6 +1,7 @@
 """Fixtures of all tiers: real control planes, one of each kind a session, and a fresh namespace a test.
 
-`apiserver` is etcd and kube-apiserver alone (no garbage collection, no default ServiceAccounts);
+`apiserver` is etcd and kube-apiserver alone (no garbage collection, no default ServiceAccounts, and the
+built-in roles admin, edit and view are empty, since a controller fills them);
 `control_plane` adds controllers, scheduler, KWOK and four nodes of eight GPUs; `cluster` is that, or the
 user's own when OPTIINFRA_E2E_KUBECONFIG names one. OPTIINFRA_KEEP=1 keeps their logs after the session.
 """

@@ -17,12 +17,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID = dt.timedelta(days=30)
 FRONT_PROXY_USER = "front-proxy-client"
-_SERVER_NAMES = (
+API_SERVER_NAMES = (
     "localhost",
     "kubernetes",
     "kubernetes.default",
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
+    "127.0.0.1",
+    "10.96.0.1",
 )
 
 
@@ -71,21 +73,20 @@ class Authority:
         _write_key(self.pair.key, self._key)
         _write(self.pair.certificate, self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, file_name: str, user: str, *, groups: tuple[str, ...] = (), serving: bool = False) -> Pair:
-        """Make a certificate for a client, or for a server on loopback when `serving`."""
+    def issue(self, file_name: str, user: str, *, groups: tuple[str, ...] = (), serves: tuple[str, ...] = ()) -> Pair:
+        """Make a certificate for a client, or for the server that `serves` these names and addresses."""
         pair = pair_in(self._folder, file_name)
         key = ec.generate_private_key(ec.SECP256R1())
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if serving else ExtendedKeyUsageOID.CLIENT_AUTH
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if serves else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
             _builder(_name(user, groups), self._certificate.subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if serving:
-            names: list[x509.GeneralName] = [x509.DNSName(name) for name in _SERVER_NAMES]
-            names += [x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", "10.96.0.1")]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if serves:
+            names = x509.SubjectAlternativeName([_general_name(each) for each in serves])
+            builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         _write_key(pair.key, key)
         _write(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM))
@@ -103,6 +104,13 @@ def service_account_key(folder: Path) -> Path:
 def pair_in(folder: Path, name: str) -> Pair:
     """Name the files of a pair."""
     return Pair(certificate=folder / f"{name}.crt", key=folder / f"{name}.key")
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _name(user: str, groups: tuple[str, ...]) -> x509.Name:

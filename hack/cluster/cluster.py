@@ -135,6 +135,14 @@ class Cluster:
         pair = authority.issue(name, user, groups=tuple(groups))
         return self._write_kubeconfig(name, _certificate_user(pair))
 
+    def serving_certificate(self, *names: str) -> certificates.Pair:
+        """Make a certificate, signed by `ca`, for a server of these names.
+
+        The API server asks an aggregated one for `<service>.<namespace>.svc`, whatever address it dials.
+        """
+        file_name = f"serving-{_file_name(names[0])}"
+        return certificates.Authority(self._files.keys, "ca").issue(file_name, names[0], serves=names)
+
     def service_account_kubeconfig(
         self, namespace: str, name: str, audience: str | None = None, *, seconds: int = 36000
     ) -> Path:
@@ -230,6 +238,7 @@ class Cluster:
 
     def _launch(self, earlier: Record | None, settings: dict[str, Any], *, owned: bool) -> None:
         started = time.monotonic()
+        self._client = None
         for folder in (self.folder, self._files.keys, self._files.logs, self._files.etcd):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = _this_process() if owned else None
@@ -259,7 +268,7 @@ class Cluster:
         authority = certificates.Authority(keys, "ca")
         certificates.Authority(keys, "front-proxy-ca").issue("front-proxy", certificates.FRONT_PROXY_USER)
         certificates.service_account_key(keys)
-        authority.issue("api-server", "kube-apiserver", serving=True)
+        authority.issue("api-server", "kube-apiserver", serves=certificates.API_SERVER_NAMES)
         authority.issue("kubelet-client", "kube-apiserver-kubelet-client", groups=("system:masters",))
         users = {
             "admin": ("admin", ("system:masters",)),
