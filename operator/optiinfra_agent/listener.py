@@ -17,7 +17,7 @@ from optiinfra_agent.server import Application
 from optiinfra_agent.settings import Settings
 
 _KEEP_ALIVE_S = 20  # longer than a usual scrape interval, so that scrapers keep their connection
-_REQUEST_S = 25.0
+REQUEST_S = 25.0
 _HEADERS_LIMIT = 16 * 1024
 _BACKLOG = 128
 _GRACE_S = 1
@@ -42,11 +42,11 @@ def open_socket(settings: Settings) -> socket.socket:
     return listener
 
 
-def make_server(application: Application, *, connections: int) -> uvicorn.Server:
+def make_server(application: Application, *, connections: int, request_s: float = REQUEST_S) -> uvicorn.Server:
     """Return the server, ready for `serve(sockets=[...])`."""
     config = uvicorn.Config(
         application,
-        http=type("Protocol", (BoundedProtocol,), {"most": connections}),
+        http=type("Protocol", (BoundedProtocol,), {"most": connections, "request_s": request_s}),
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -65,6 +65,7 @@ class BoundedProtocol(H11Protocol):
     """uvicorn's HTTP protocol with a total time for each request and a bound on open connections."""
 
     most = 64
+    request_s = REQUEST_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -77,7 +78,11 @@ class BoundedProtocol(H11Protocol):
         self._arm()
         if len(self.connections) > self.most:
             others = [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]
-            min(others, key=lambda one: one.since).transport.abort()
+            oldest = min(others, key=lambda one: one.since)
+            # Out of the set at once: its end is reported only in the loop's next turn, and until then a burst of
+            # new connections would choose the same one again and again.
+            self.connections.discard(oldest)
+            oldest.transport.abort()
 
     def on_response_complete(self) -> None:
         """Give the next request its own time."""
@@ -95,4 +100,4 @@ class BoundedProtocol(H11Protocol):
             self._deadline.cancel()
         self.since = self.loop.time()
         # Abort, not close: close waits for a client that does not read.
-        self._deadline = self.loop.call_later(_REQUEST_S, self.transport.abort)
+        self._deadline = self.loop.call_later(self.request_s, self.transport.abort)

@@ -62,8 +62,8 @@ def parse_pressure(text: str) -> dict[str, float]:
     """Return the 10-second averages of one pressure file as ratios, by kind (`some`, `full`)."""
     ratios: dict[str, float] = {}
     for line in text.splitlines():
-        kind, *pairs = line.split()
-        for name, _, number in (pair.partition("=") for pair in pairs):
+        kind, _, pairs = line.partition(" ")
+        for name, _, number in (pair.partition("=") for pair in pairs.split()):
             if name != "avg10":
                 continue
             try:
