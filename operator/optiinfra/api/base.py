@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 VALIDATIONS = "x-kubernetes-validations"
 RULE_ERROR = "rule"
@@ -37,6 +37,27 @@ class Rule:
         if self.field:
             entry["fieldPath"] = f".{self.field}"
         return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """Marks a list whose entries must differ, as a whole or in one field; the API server knows it by the list type."""
+
+    field: str = ""
+
+    def check(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Refuse the second of two equal entries."""
+        seen = set()
+        for entry in entries:
+            key = getattr(entry, self.field) if self.field else entry
+            if key in seen:
+                raise PydanticCustomError("duplicate", "{text}", {"text": f"{key} is listed twice; remove one"})
+            seen.add(key)
+        return entries
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check after the entries themselves."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 
 class ApiModel(BaseModel):

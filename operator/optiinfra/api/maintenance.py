@@ -1,7 +1,7 @@
 """Maintenance windows: whether changes that disturb running pods are allowed at one moment."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from optiinfra.api.v1alpha1.common import MaintenanceWindow, Weekday
@@ -17,7 +17,7 @@ def is_open(windows: Iterable[MaintenanceWindow], *, now: UnixTime) -> bool:
 
 
 def _open(window: MaintenanceWindow, now: UnixTime) -> bool:
-    local = datetime.fromtimestamp(now, tz=ZoneInfo(window.time_zone))
+    local = datetime.fromtimestamp(now, tz=UTC if window.time_zone == "UTC" else ZoneInfo(window.time_zone))
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     for back in (0, 1):  # a window of yesterday may run past midnight; none is longer than a day
         day = midnight - timedelta(days=back)

@@ -187,6 +187,13 @@ class Label(Text):
     MESSAGE = "write lower-case letters, digits and dashes, beginning and ending with a letter or digit"
 
 
+class ContainerName(Label):
+    """The name of a container, or nothing."""
+
+    __slots__ = ()
+    PATTERN = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
+
+
 class ObjectName(Text):
     """The name of a Kubernetes object (DNS subdomain)."""
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
-from optiinfra.api.base import ApiModel, Rule
+from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.conditions import Condition
 from optiinfra.api.scalars import Amount, Duration, Label, Share, Text, Time, Url
@@ -75,7 +75,7 @@ class Pool(ApiModel):
 class Consolidation(ApiModel):
     """Which nodes could be emptied."""
 
-    enabled: bool = True
+    enabled: StrictBool = True
     """Whether this is analysed."""
     window: Annotated[Duration, DurationBetween("5m", "168h")] = Duration("1h")
     """How long a node must have been emptyable."""
@@ -86,7 +86,7 @@ class Consolidation(ApiModel):
 class IdleGpus(ApiModel):
     """Which GPUs are held and not used."""
 
-    enabled: bool = True
+    enabled: StrictBool = True
     """Whether this is analysed."""
     window: Annotated[Duration, DurationBetween("5m", "168h")] = Duration("1h")
     """How long a GPU must have been idle."""
@@ -133,7 +133,7 @@ class MetricsSource(ApiModel):
 class ClusterResourceOptimizationSpec(ApiModel):
     """Node pools, prices, what is analysed on nodes, and defaults for all services."""
 
-    pools: Annotated[tuple[Pool, ...], Field(max_length=MAX_POOLS, json_schema_extra=MAP_BY_NAME)] = ()
+    pools: Annotated[tuple[Pool, ...], Field(max_length=MAX_POOLS, json_schema_extra=MAP_BY_NAME), Unique("name")] = ()
     """Node pools."""
     currency: Currency = Currency("USD")
     """Currency of all prices and budgets."""
@@ -150,7 +150,7 @@ class ClusterResourceOptimizationSpec(ApiModel):
 
     RULES = (
         Rule(
-            cel="self.metricsSources.all(s, self.metricsSources.exists_one(t, t == s))",
+            cel="!has(self.metricsSources) || self.metricsSources.all(s, self.metricsSources.exists_one(t, t == s))",
             message="metricsSources: the same source is listed twice; remove one",
             field="metricsSources",
             holds=lambda s: len(set(s.metrics_sources)) == len(s.metrics_sources),

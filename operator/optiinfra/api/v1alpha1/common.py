@@ -6,12 +6,14 @@ the API server would fill it in and hide that nobody chose it. What holds in the
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
-from optiinfra.api.base import ApiModel, Rule
+from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
+from optiinfra.api.errors import InvalidValue
 from optiinfra.api.scalars import Amount, Duration, Label, ObjectName, Share, Text
 
 
@@ -57,6 +59,17 @@ class TimeZone(Text):
     PATTERN = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"
     MESSAGE = "write a time zone of the IANA database, such as UTC or Europe/Berlin"
 
+    @classmethod
+    def check(cls, text: str) -> Self:
+        """Refuse a zone that is not in this machine's database; the API server knows the grammar only."""
+        zone = super().check(text)
+        if zone != "UTC":
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, OSError, ValueError) as error:
+                raise InvalidValue(f"{text!r} is not known here: {cls.MESSAGE}") from error
+        return zone
+
 
 class TargetRef(ApiModel):
     """Reference to a workload with a scale subresource, in the same namespace."""
@@ -79,7 +92,7 @@ class NameRef(ApiModel):
 class Switch(ApiModel):
     """A part of the analysis that can be switched off."""
 
-    enabled: bool = True
+    enabled: StrictBool = True
     """Whether this is analysed."""
 
 
@@ -110,7 +123,7 @@ class ObjectivesSpec(ApiModel):
 class InsightsSpec(ApiModel):
     """Text and ranking by a language model about recommendations that the analysis already made."""
 
-    enabled: bool | None = None
+    enabled: StrictBool | None = None
     """Whether insights are asked for, where the operator has an endpoint. Built-in: true."""
     daily_token_budget: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     """Tokens a day that may be spent on this object. Built-in: 50000."""
@@ -120,7 +133,9 @@ class MaintenanceWindow(ApiModel):
     """A span of the week in which changes are allowed."""
 
     days: Annotated[
-        tuple[Weekday, ...], Field(min_length=1, max_length=7, json_schema_extra={"x-kubernetes-list-type": "set"})
+        tuple[Weekday, ...],
+        Field(min_length=1, max_length=7, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Unique(),
     ]
     """Days on which the window opens."""
     start: TimeOfDay
@@ -149,7 +164,7 @@ class PolicySpec(ApiModel):
     """When changes that disturb running pods are allowed. Built-in: always."""
     verify_window: Annotated[Duration, DurationBetween("30s", "24h")] | None = None
     """How long the effect of an action is watched. Built-in: 10m."""
-    rollback: bool | None = None
+    rollback: StrictBool | None = None
     """Whether an action that made things worse is undone. Built-in: true."""
 
 

@@ -3,12 +3,12 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
-from optiinfra.api.base import ApiModel, Rule
+from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.conditions import Condition
-from optiinfra.api.scalars import Duration, Label, Share, Time, UrlPath
+from optiinfra.api.scalars import ContainerName, Duration, Label, Share, Time, UrlPath
 from optiinfra.api.v1alpha1.common import (
     IMMUTABLE_TARGET,
     InsightsSpec,
@@ -102,7 +102,7 @@ class Engine(ApiModel):
     """Path of the metrics page."""
     scheme: Scheme = Scheme.HTTP
     """http or https."""
-    container_name: Annotated[str, Field(max_length=63)] = ""
+    container_name: ContainerName = ContainerName("")
     """Container that runs the engine; empty: found by its GPUs and arguments."""
 
 
@@ -146,7 +146,11 @@ class ResourceOptimizationSpec(ApiModel):
     ] = None
     """The workload; anything with a scale subresource. Either this or `variants`."""
     variants: (
-        Annotated[tuple[Variant, ...], Field(min_length=2, max_length=MAX_TARGETS, json_schema_extra=MAP_BY_NAME)]
+        Annotated[
+            tuple[Variant, ...],
+            Field(min_length=2, max_length=MAX_TARGETS, json_schema_extra=MAP_BY_NAME),
+            Unique("name"),
+        ]
         | None
     ) = None
     """Several deployments of one service (GPU types, spot and on-demand, prefill and decode)."""
@@ -154,7 +158,7 @@ class ResourceOptimizationSpec(ApiModel):
     """Recommend writes nothing, Approve waits for a human, Auto acts. Built-in: Recommend."""
     modes: Modes = Modes()
     """Modes per direction, over `mode`."""
-    suspend: bool = False
+    suspend: StrictBool = False
     """Stop: nothing is decided, and original values are given back."""
     interval: Annotated[Duration, DurationBetween("5s", "1h")] | None = None
     """How often a round visits the object. Built-in: 30s."""

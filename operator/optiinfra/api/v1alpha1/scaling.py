@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from optiinfra.api.base import ApiModel, Rule
 from optiinfra.api.scalars import AutoDuration, ObjectName
@@ -44,7 +44,7 @@ class ScalerRef(ApiModel):
 class ScaleToZero(ApiModel):
     """Whether the last replica may go."""
 
-    enabled: bool = False
+    enabled: StrictBool = False
     """Allow zero replicas."""
 
 
