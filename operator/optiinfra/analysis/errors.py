@@ -4,6 +4,7 @@
     +-- RoundFailed            a step of a round raised; says which
     +-- StepTimedOut           a step took longer than it may; the cause of a RoundFailed
     +-- RequestRefused         a request holds something that may not enter a prompt: a mistake of the caller
+    +-- ResponseRefused        a response is larger than it may be, or compressed; becomes a ServiceFailed
     +-- AdviserError           no advice; the deterministic ranking stands
         +-- NotConfigured      no model, no key
         +-- AuthenticationFailed
@@ -57,6 +58,10 @@ class RequestRefused(AnalysisError):
     """A request holds something that may not enter a prompt. The message names the field, never the value."""
 
 
+class ResponseRefused(AnalysisError):
+    """A response is larger than it may be, or compressed. The SDK wraps it; look at the cause."""
+
+
 class AdviserError(AnalysisError):
     """No advice. `reason` is the reason of the condition `InsightsAvailable`, `outcome` the label of the metric."""
 
@@ -93,6 +98,11 @@ class RateLimited(AdviserError):
     reason = "RateLimited"
     outcome = "rate_limited"
     service_failure = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds that the service asked to wait, when that is longer than one question may take."""
 
 
 class ServiceFailed(AdviserError):
