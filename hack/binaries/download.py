@@ -50,6 +50,10 @@ class Downloads:
         """Hosts that did not answer, with the reason."""
         return dict(self._failures)
 
+    def offers(self, binary: Binary) -> bool:
+        """Whether a release can be had: it is published with a checksum, and its host answered."""
+        return binary.download is not None and _host(binary.download.checksums) not in self._failures
+
     def fetch(self, binary: Binary, target: Path) -> None:
         """Fetch, verify and unpack `binary` to `target`; raise DownloadError when that is impossible."""
         download = binary.download

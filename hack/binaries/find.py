@@ -109,21 +109,27 @@ def _get(missing: list[Binary], folder: Path, *, say: Say) -> None:
         for binary in missing:
             started = time.monotonic()
             target = Path(scratch) / binary.name
-            try:
-                downloads.fetch(binary, target)
-                how = "downloaded"
-            except DownloadError as error:
-                if not downloads.unreachable:
-                    say(f"  {binary.name}: not downloaded, {error}")
+            how = "downloaded" if _download(binary, target, downloads, say=say) else "built"
+            if how == "built":
                 go = go or build.find_go(folder.parent)
                 say(f"  {binary.name} {binary.version}: building (the first one takes minutes) ...")
                 build.build(binary, go=go, target=target)
-                how = "built"
             version = version_of(binary, target)
             if version is None or not binary.accepts(version):
                 raise BinaryError(f"{binary.name} was {how} but answers with version {version}: not kept")
             _keep(binary, target, folder)
             say(f"  {binary.name} {binary.version}: {how} in {time.monotonic() - started:.0f} s")
+
+
+def _download(binary: Binary, target: Path, downloads: Downloads, *, say: Say) -> bool:
+    if not downloads.offers(binary):
+        return False
+    try:
+        downloads.fetch(binary, target)
+    except DownloadError as error:
+        say(f"  {binary.name}: not downloaded, {error}")
+        return False
+    return True
 
 
 def _record_of(binary: Binary, folder: Path) -> Path:

@@ -4,11 +4,13 @@ Order matters twice. Each process is recorded before the next one starts, so tha
 still be taken down; and the lock on the addresses is held until etcd runs, which marks them as taken.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +18,7 @@ from typing import Any, Self
 from hack.binaries import bin_folder, ensure
 from hack.cluster import addresses, certificates, components, nodes, processes
 from hack.cluster.client import Client
+from hack.cluster.credentials import Credentials
 from hack.cluster.errors import ApiError, ClusterError
 from hack.cluster.foreign import run_kubectl
 from hack.cluster.nodes import DEFAULT_NODES, Node
@@ -130,25 +133,21 @@ class Cluster:
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """Make a kubeconfig for a user with a client certificate; RBAC decides what it may do."""
-        name = f"user-{_file_name(user)}"
-        authority = certificates.Authority(self._files.keys, "ca")
-        pair = authority.issue(name, user, groups=tuple(groups))
-        return self._write_kubeconfig(name, _certificate_user(pair))
+        return self._credentials().kubeconfig_for(user, tuple(groups))
 
     def serving_certificate(self, *names: str) -> certificates.Pair:
         """Make a certificate, signed by `ca`, for a server of these names.
 
         The API server asks an aggregated one for `<service>.<namespace>.svc`, whatever address it dials.
         """
-        file_name = f"serving-{_file_name(names[0])}"
-        return certificates.Authority(self._files.keys, "ca").issue(file_name, names[0], serves=names)
+        return self._credentials().serving(names)
 
     def service_account_kubeconfig(
         self, namespace: str, name: str, audience: str | None = None, *, seconds: int = 36000
     ) -> Path:
         """Make a kubeconfig with a token of an existing ServiceAccount, from the TokenRequest API."""
         token = self.service_account_token(namespace, name, audience, seconds=seconds)
-        return self._write_kubeconfig(f"account-{_file_name(namespace)}-{_file_name(name)}", {"token": token})
+        return self._credentials().kubeconfig_of(f"account-{namespace}-{name}", token)
 
     def service_account_token(
         self, namespace: str, name: str, audience: str | None = None, *, seconds: int = 36000
@@ -189,6 +188,15 @@ class Cluster:
         names += ["kwok"] if self._kwok else []
         self._binaries = ensure(names, say=self._say)
         settings = {"controllers": self._controllers, "kwok": self._kwok, "audit": self._audit}
+        occupied = self.folder.exists() and any(self.folder.iterdir())
+        if occupied and Record.read(self.folder) is None:
+            raise ClusterError(f"{self.folder} is not empty and not a cluster: choose another --dir")
+        with self._locked():
+            self._up(settings, owned=owned)
+            self._add_nodes()
+        return self
+
+    def _up(self, settings: dict[str, Any], *, owned: bool) -> None:
         earlier = Record.read(self.folder)
         if earlier is not None and earlier.processes and all(each.alive for each in earlier.processes):
             if earlier.settings != settings:
@@ -198,11 +206,7 @@ class Cluster:
         else:
             if earlier is not None:
                 _stop(earlier)
-            elif self.folder.exists() and any(self.folder.iterdir()):
-                raise ClusterError(f"{self.folder} is not empty and not a cluster: choose another --dir")
             self._launch(earlier, settings, owned=owned)
-        self._add_nodes()
-        return self
 
     def down(self, *, keep: bool = False) -> bool:
         """End what `up` started and remove its directory, unless told to keep it. False: nothing was there."""
@@ -236,17 +240,38 @@ class Cluster:
 
     # ---- inside
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one `up` at a time work on this state directory; the others find it done."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            deadline = time.monotonic() + READY_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ClusterError(f"{self.folder}: another `up` is still at work") from None
+                    time.sleep(POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
     def _launch(self, earlier: Record | None, settings: dict[str, Any], *, owned: bool) -> None:
         started = time.monotonic()
         self._client = None
-        for folder in (self.folder, self._files.keys, self._files.logs, self._files.etcd):
+        for folder in (self._files.keys, self._files.logs, self._files.etcd):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = _this_process() if owned else None
         try:
             with addresses.choose(earlier.addresses.slot if earlier else None) as chosen:
                 self._record = Record(addresses=chosen, settings=settings, owner=owner)
                 self._record.write(self.folder)
-                self._make_keys()
+                self._credentials().make_control_plane()
+                if self._audit:
+                    self._files.audit_policy.write_text(json.dumps(components.audit_policy()))
                 commands = self._commands()
                 self._start("etcd", commands.pop("etcd"))
                 self._start(API_SERVER, commands.pop(API_SERVER))
@@ -263,47 +288,15 @@ class Cluster:
             raise
         self._say(f"control plane ready after {time.monotonic() - started:.1f} s")
 
-    def _make_keys(self) -> None:
-        keys = self._files.keys
-        authority = certificates.Authority(keys, "ca")
-        certificates.Authority(keys, "front-proxy-ca").issue("front-proxy", certificates.FRONT_PROXY_USER)
-        certificates.service_account_key(keys)
-        authority.issue("api-server", "kube-apiserver", serves=certificates.API_SERVER_NAMES)
-        authority.issue("kubelet-client", "kube-apiserver-kubelet-client", groups=("system:masters",))
-        users = {
-            "admin": ("admin", ("system:masters",)),
-            "controller-manager": ("system:kube-controller-manager", ()),
-            "scheduler": ("system:kube-scheduler", ()),
-            "kwok": ("kwok", ("system:masters",)),
-        }
-        for name, (user, groups) in users.items():
-            self._write_kubeconfig(name, _certificate_user(authority.issue(name, user, groups=groups)))
-        if self._audit:
-            self._files.audit_policy.write_text(json.dumps(components.audit_policy()))
-
     def _commands(self) -> dict[str, list[str]]:
-        """Return the commands in the order of starting."""
-        where = self._running().addresses
-        files = self._files
-        commands = {
-            "etcd": components.etcd(self._binary("etcd"), addresses=where, files=files),
-            API_SERVER: components.api_server(
-                self._binary(API_SERVER),
-                addresses=where,
-                files=files,
-                serving=certificates.pair_in(files.keys, "api-server"),
-                kubelet_client=certificates.pair_in(files.keys, "kubelet-client"),
-                front_proxy=certificates.pair_in(files.keys, "front-proxy"),
-                audit=self._audit,
-            ),
-        }
-        if self._controllers:
-            manager, scheduler = "kube-controller-manager", "kube-scheduler"
-            commands[manager] = components.controller_manager(self._binary(manager), addresses=where, files=files)
-            commands[scheduler] = components.scheduler(self._binary(scheduler), addresses=where, files=files)
-        if self._kwok:
-            commands["kwok"] = components.kwok(self._binary("kwok"), addresses=where, files=files)
-        return commands
+        return components.commands(
+            self._binary,
+            addresses=self._running().addresses,
+            files=self._files,
+            controllers=self._controllers,
+            kwok=self._kwok,
+            audit=self._audit,
+        )
 
     def _start(self, name: str, command: list[str]) -> None:
         process = processes.start(name, command, log=self.log(name))
@@ -346,6 +339,9 @@ class Cluster:
             time.sleep(POLL_SECONDS)
         raise ClusterError(f"{what}: not ready after {READY_SECONDS:.0f} s ({reason}); logs: {self._files.logs}")
 
+    def _credentials(self) -> Credentials:
+        return Credentials(self._files, url=self.url)
+
     def _running(self) -> Record:
         if self._record is None:
             raise ClusterError("the cluster is not up")
@@ -362,21 +358,6 @@ class Cluster:
             self._binaries |= ensure([name], say=self._say)
         return self._binaries[name]
 
-    def _write_kubeconfig(self, name: str, user: dict[str, str]) -> Path:
-        path = self._files.kubeconfig(name)
-        cluster = {"server": self.url, "certificate-authority": str(self.ca)}
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "optiinfra", "cluster": cluster}],
-            "users": [{"name": name, "user": user}],
-            "contexts": [{"name": name, "context": {"cluster": "optiinfra", "user": name}}],
-            "current-context": name,
-        }
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(content, indent=1))
-        return path
-
 
 def _stop(record: Record) -> None:
     # Last started, first ended, and at once: the data is thrown away, so there is nothing to finish.
@@ -388,11 +369,3 @@ def _this_process() -> processes.Process:
     identity = processes.identity_of(os.getpid())
     assert identity is not None
     return processes.Process(name="owner", pid=os.getpid(), identity=identity)
-
-
-def _certificate_user(pair: certificates.Pair) -> dict[str, str]:
-    return {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
-
-
-def _file_name(text: str) -> str:
-    return "".join(each if each.isalnum() or each in "-._" else "-" for each in text)

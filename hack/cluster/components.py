@@ -4,11 +4,12 @@ Kubernetes' defaults stay as they are wherever a test could notice; what differs
 depend on a flag that a managed cluster would not have, except the 5 s HPA period, which saves waiting.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster.addresses import Addresses
-from hack.cluster.certificates import FRONT_PROXY_USER, Pair
+from hack.cluster.certificates import FRONT_PROXY_USER
 
 HPA_SYNC = "5s"
 KWOK_NODE_ANNOTATION = "kwok.x-k8s.io/node"
@@ -52,6 +53,29 @@ class Files:
         return self.keys / f"{name}.kubeconfig"
 
 
+def commands(
+    binary: Callable[[str], Path],
+    *,
+    addresses: Addresses,
+    files: Files,
+    controllers: bool,
+    kwok: bool,
+    audit: bool,
+) -> dict[str, list[str]]:
+    """Return the commands of the chosen processes, in the order of starting."""
+    result = {
+        "etcd": etcd(binary("etcd"), addresses=addresses, files=files),
+        "kube-apiserver": api_server(binary("kube-apiserver"), addresses=addresses, files=files, audit=audit),
+    }
+    if controllers:
+        manager, scheduling = "kube-controller-manager", "kube-scheduler"
+        result[manager] = controller_manager(binary(manager), addresses=addresses, files=files)
+        result[scheduling] = scheduler(binary(scheduling), addresses=addresses, files=files)
+    if kwok:
+        result["kwok"] = simulated_kubelets(binary("kwok"), addresses=addresses, kubeconfig=files.kubeconfig("kwok"))
+    return result
+
+
 def etcd(binary: Path, *, addresses: Addresses, files: Files) -> list[str]:
     """Return the command of etcd, without syncing to disk: its data is thrown away anyway."""
     client = f"http://127.0.0.1:{addresses.etcd}"
@@ -72,16 +96,7 @@ def etcd(binary: Path, *, addresses: Addresses, files: Files) -> list[str]:
     ]
 
 
-def api_server(
-    binary: Path,
-    *,
-    addresses: Addresses,
-    files: Files,
-    serving: Pair,
-    kubelet_client: Pair,
-    front_proxy: Pair,
-    audit: bool,
-) -> list[str]:
+def api_server(binary: Path, *, addresses: Addresses, files: Files, audit: bool) -> list[str]:
     """Return the command of kube-apiserver with real admission, RBAC and aggregation."""
     keys = files.keys
     arguments = [
@@ -90,8 +105,8 @@ def api_server(
         "--bind-address=127.0.0.1",
         f"--secure-port={addresses.api}",
         f"--cert-dir={keys}",
-        f"--tls-cert-file={serving.certificate}",
-        f"--tls-private-key-file={serving.key}",
+        f"--tls-cert-file={keys / 'api-server.crt'}",
+        f"--tls-private-key-file={keys / 'api-server.key'}",
         f"--client-ca-file={keys / 'ca.crt'}",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={keys / 'service-account.key'}",
@@ -105,10 +120,10 @@ def api_server(
         "--requestheader-username-headers=X-Remote-User",
         "--requestheader-group-headers=X-Remote-Group",
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-        f"--proxy-client-cert-file={front_proxy.certificate}",
-        f"--proxy-client-key-file={front_proxy.key}",
-        f"--kubelet-client-certificate={kubelet_client.certificate}",
-        f"--kubelet-client-key={kubelet_client.key}",
+        f"--proxy-client-cert-file={keys / 'front-proxy.crt'}",
+        f"--proxy-client-key-file={keys / 'front-proxy.key'}",
+        f"--kubelet-client-certificate={keys / 'kubelet-client.crt'}",
+        f"--kubelet-client-key={keys / 'kubelet-client.key'}",
         # An endpoint on loopback is refused, and nothing here asks for the kubernetes Service.
         "--endpoint-reconciler-type=none",
     ]
@@ -157,11 +172,11 @@ def scheduler(binary: Path, *, addresses: Addresses, files: Files) -> list[str]:
     ]
 
 
-def kwok(binary: Path, *, addresses: Addresses, files: Files) -> list[str]:
+def simulated_kubelets(binary: Path, *, addresses: Addresses, kubeconfig: Path) -> list[str]:
     """Return the command of KWOK, which plays the kubelets of annotated nodes."""
     return [
         str(binary),
-        f"--kubeconfig={files.kubeconfig('kwok')}",
+        f"--kubeconfig={kubeconfig}",
         f"--config={STAGES}",
         f"--manage-nodes-with-annotation-selector={KWOK_NODE_ANNOTATION}=fake",
         f"--cidr={addresses.pod_cidr}",
