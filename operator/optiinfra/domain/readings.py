@@ -71,9 +71,13 @@ class Signal(StrEnum):
     # gauges
     REQUESTS_RUNNING = "requests_running"
     REQUESTS_WAITING = "requests_waiting"
+    REQUESTS_DEFERRED = "requests_deferred"
+    """Of the waiting requests, those that more capacity would not start (LoRA budget, KV transfer, grammar)."""
     KV_CACHE_USAGE = "kv_cache_usage"
     """Ratio 0..1 of live blocks."""
     KV_CACHE_CAPACITY_TOKENS = "kv_cache_capacity_tokens"
+    PREFIX_CACHE_HIT_RATIO = "prefix_cache_hit_ratio"
+    """As the engine computes it, only where it publishes no counters (trtllm-serve, vLLM V0)."""
     BATCH_LIMIT = "batch_limit"
     """Requests the engine runs at once, where the page says so (NIM); else it comes from the pod's arguments."""
     # counters

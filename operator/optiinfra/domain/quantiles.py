@@ -1,0 +1,83 @@
+"""Quantiles of what scraped histograms grew by.
+
+A scraped histogram counts since its process began; only its growth in a window says something about the window. A
+histogram that went down was restarted and counts from zero; one whose bounds changed (TGI derives its bounds from
+limits) was restarted with other limits. Growths of different bounds are joined on the union of their bounds, with
+straight lines in between, as a quantile itself is.
+
+The result has the precision of the buckets. Above the largest finite bound it is that bound: the least that is sure.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+
+from optiinfra.domain.readings import Histogram, Unknown, UnknownReason, Value
+
+
+def growth(series: Sequence[Histogram]) -> list[Histogram]:
+    """Return what one process's histogram grew by from the first to the last, one part for each life it had."""
+    if len(series) < 2:
+        return []
+    parts: list[Histogram] = []
+    start: Histogram | None = series[0]
+    for earlier, later in pairwise(series):
+        if later.bounds != earlier.bounds or _went_down(earlier, later):
+            parts.append(_difference(start, earlier))
+            start = None
+    parts.append(_difference(start, series[-1]))
+    return [part for part in parts if part.count > 0.0]
+
+
+def quantile(parts: Sequence[Histogram], share: float) -> Value:
+    """Return the value below which a share of all observations lies."""
+    count = sum(part.count for part in parts)
+    if count <= 0.0:
+        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "nothing was observed in the window")
+    bounds = sorted({bound for part in parts for bound in part.bounds})
+    cumulative = [sum(_below(part, bound) for part in parts) for bound in bounds]
+    rank = share * count
+    index = min(bisect_left(cumulative, rank), len(bounds) - 1)
+    upper = bounds[index]
+    if upper == math.inf:
+        finite = [bound for bound in bounds if bound != math.inf]
+        if not finite:
+            return Unknown(UnknownReason.INVALID, "a histogram with no finite bound")
+        return finite[-1]
+    lower = bounds[index - 1] if index else 0.0
+    under = cumulative[index - 1] if index else 0.0
+    inside = cumulative[index] - under
+    if index == 0 and upper <= 0.0:
+        return upper
+    return upper if inside <= 0.0 else lower + (upper - lower) * (rank - under) / inside
+
+
+def _went_down(earlier: Histogram, later: Histogram) -> bool:
+    return any(after < before for before, after in zip(earlier.cumulative, later.cumulative, strict=True))
+
+
+def _difference(start: Histogram | None, end: Histogram) -> Histogram:
+    if start is None:
+        return end
+    return Histogram(
+        end.bounds,
+        tuple(after - before for before, after in zip(start.cumulative, end.cumulative, strict=True)),
+        end.total - start.total,
+        end.count - start.count,
+    )
+
+
+def _below(part: Histogram, value: float) -> float:
+    """Return how many observations lie at or below a value, straight between the part's own bounds."""
+    index = bisect_left(part.bounds, value)
+    if index >= len(part.bounds):
+        return part.count
+    if part.bounds[index] == value:
+        return part.cumulative[index]
+    upper = part.bounds[index]
+    lower = part.bounds[index - 1] if index else min(0.0, upper)
+    under = part.cumulative[index - 1] if index else 0.0
+    if upper == math.inf or upper <= lower:
+        return under
+    return under + (part.cumulative[index] - under) * max(0.0, value - lower) / (upper - lower)

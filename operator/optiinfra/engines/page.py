@@ -1,0 +1,105 @@
+"""One page of one engine process, read into an `EngineReading`.
+
+The engine is recognised from the page itself, because a pod's arguments may lie (wrappers, images with an entry
+point) and a page cannot. What is absent from the page, NaN or infinite stays absent; nothing is filled in.
+"""
+
+from dataclasses import dataclass
+
+from optiinfra.domain.readings import EngineReading
+from optiinfra.domain.units import UnixTime
+from optiinfra.engines import lmcache, nim, sglang, tgi, triton, trtllm, vllm
+from optiinfra.engines.alias import Finish, Joined, Table, join
+from optiinfra.engines.errors import PageError
+from optiinfra.engines.text import Samples, decode, parse
+
+_MAX_FACTS = 128
+_MAX_FACT_LENGTH = 256
+_NIM_SIGN = "num_requests_running"
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    table: Table
+    finish: Finish | None
+    sign: str
+    """What a line of such a page starts with."""
+
+
+def _engine(table: Table, finish: Finish | None, sign: str = "") -> _Engine:
+    return _Engine(table, finish, sign or table.prefix)
+
+
+_ENGINES = (
+    _engine(vllm.TABLE, vllm.finish),
+    _engine(vllm.RAY_TABLE, vllm.finish),
+    _engine(vllm.RAY_SANITISED_TABLE, vllm.finish),
+    _engine(sglang.TABLE, sglang.finish),
+    _engine(tgi.TABLE, tgi.finish),
+    _engine(trtllm.TABLE, trtllm.finish),
+    _engine(triton.TABLE, triton.finish),
+    # Last: its names have no prefix of their own.
+    _engine(nim.TABLE, None, _NIM_SIGN),
+)
+
+
+def read(page: bytes, *, at: UnixTime) -> EngineReading:
+    """Read a page scraped at a moment; `PageError` says why it cannot be."""
+    text = decode(page)
+    engine = _recognise(text)
+    guest = _starts_a_line(text, lmcache.TABLE.prefix)
+    table = engine.table
+    wanted = table.wanted | lmcache.TABLE.wanted if guest else table.wanted
+    samples = parse(text, wanted)
+    joined = join(samples, table)
+    if engine.finish is not None:
+        engine.finish(samples, table, joined)
+    if guest:
+        visitor = join(samples, lmcache.TABLE)
+        joined.gauges.update(visitor.gauges)
+        joined.counters.update(visitor.counters)
+    _refuse_nothing(samples, joined, table)
+    return EngineReading(
+        time=at,
+        engine=table.kind,
+        version="",
+        model=_model(samples, table),
+        gauges=joined.gauges,
+        counters=joined.counters,
+        histograms=joined.histograms,
+        facts={
+            name[:_MAX_FACT_LENGTH]: value[:_MAX_FACT_LENGTH] for name, value in list(joined.facts.items())[:_MAX_FACTS]
+        },
+    )
+
+
+def _recognise(text: str) -> _Engine:
+    for engine in _ENGINES:
+        if _starts_a_line(text, engine.sign):
+            return engine
+    if _starts_a_line(text, lmcache.TABLE.prefix):
+        raise PageError("LMCache's families without an engine's; scrape the engine's own page")
+    raise PageError("no known engine's metrics on the page")
+
+
+def _starts_a_line(text: str, sign: str) -> bool:
+    return text.startswith(sign) or f"\n{sign}" in text
+
+
+def _refuse_nothing(samples: Samples, joined: Joined, table: Table) -> None:
+    if joined.gauges or joined.counters or joined.histograms:
+        return
+    if samples.values:
+        raise PageError(f"{table.kind} page with nothing but NaN or impossible values")
+    raise PageError(f"{table.kind} page with none of the known families")
+
+
+def _model(samples: Samples, table: Table) -> str:
+    if not table.model_label:
+        return ""
+    for series in samples.values.values():
+        for labels in series:
+            for name, value in labels:
+                if name == table.model_label and value != "None":
+                    return value[:_MAX_FACT_LENGTH]
+    return ""

@@ -1,0 +1,192 @@
+"""A parser of the Prometheus text format that reads only what it is asked for.
+
+An engine's page has some six hundred lines, of which about a hundred matter; prometheus_client's parser builds
+objects for all of them. This one looks the name of a line up in a dictionary and goes on. It relies on sample names
+alone: the TYPE lines are not trusted (TGI documents histograms and exposes summaries), and a name that was not asked
+for, like `*_created`, is never seen.
+
+It refuses what would mislead: a line of a wanted family that cannot be read (`PageError`), and a last line without
+its line feed, because a value that was cut short is a wrong value. It takes no decision about NaN: callers do.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TypeAlias
+
+from optiinfra.engines.errors import PageError
+
+MAX_BYTES = 8 * 1024 * 1024
+MAX_LINES = 200_000
+MAX_SAMPLES = 50_000
+"""Samples of wanted families on one page. Real pages have about a hundred."""
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Label names and values, sorted by name."""
+
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"([^"\\]*(?:\\.[^"\\]*)*)"\s*(?:,|$)')
+_BLOCK = re.compile(r'(?:[^"}]*"[^"\\]*(?:\\.[^"\\]*)*")*[^"}]*\}')
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPED = {"n": "\n", "\\": "\\", '"': '"'}
+
+
+class Part(IntEnum):
+    """What a sample is within its family."""
+
+    VALUE = 0
+    BUCKET = 1
+    SUM = 2
+    COUNT = 3
+
+
+@dataclass(slots=True)
+class HistogramSamples:
+    """One series of a histogram, as its samples came in."""
+
+    buckets: list[tuple[float, float]] = field(default_factory=list)
+    total: float | None = None
+    count: float | None = None
+
+
+@dataclass(slots=True)
+class Samples:
+    """The samples of the wanted families, by family name and label set."""
+
+    values: dict[str, dict[Labels, float]] = field(default_factory=dict)
+    histograms: dict[str, dict[Labels, HistogramSamples]] = field(default_factory=dict)
+
+
+Wanted: TypeAlias = Mapping[str, tuple[str, Part]]
+"""Sample name -> (family name, part)."""
+
+
+def wanted(*, values: Iterable[str], histograms: Iterable[str]) -> dict[str, tuple[str, Part]]:
+    """Build the look-up table from family names."""
+    table: dict[str, tuple[str, Part]] = {name: (name, Part.VALUE) for name in values}
+    for name in histograms:
+        table[f"{name}_bucket"] = (name, Part.BUCKET)
+        table[f"{name}_sum"] = (name, Part.SUM)
+        table[f"{name}_count"] = (name, Part.COUNT)
+    return table
+
+
+def decode(page: bytes) -> str:
+    """Return the page as text within the bounds, or say why it is none."""
+    if len(page) > MAX_BYTES:
+        raise PageError(f"page of {len(page)} bytes, more than {MAX_BYTES}")
+    if not page.strip():
+        raise PageError("empty page")
+    try:
+        text = page.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise PageError("not text (UTF-8)") from None
+    if "\0" in text:
+        raise PageError("not text (it holds NUL characters)")
+    start = text[:256].lstrip()
+    if start.startswith("<"):
+        raise PageError("HTML or XML instead of metrics; check spec.engine.path and port")
+    if start.startswith(("{", "[")):
+        raise PageError("JSON instead of metrics; check spec.engine.path and port")
+    if text.count("\n") > MAX_LINES:
+        raise PageError(f"page of more than {MAX_LINES} lines")
+    return text
+
+
+def parse(text: str, table: Wanted) -> Samples:
+    """Read the wanted samples of a page."""
+    lines = text.split("\n")
+    _refuse_cut_line(lines.pop(), table)
+    samples = Samples()
+    raw: dict[tuple[str, Part, tuple[str, ...]], list[tuple[str, float]]] = {}
+    taken = 0
+    look_up = table.get
+    for line in lines:
+        name, brace, rest = line.partition("{")
+        found = look_up(name)
+        if found is None:
+            if line[:1] == "#":
+                continue
+            found, brace, rest = _uncommon(line, name, brace, rest, table)
+            if found is None:
+                continue
+        taken += 1
+        if taken > MAX_SAMPLES:
+            raise PageError(f"more than {MAX_SAMPLES} samples of the engine's families")
+        family, part = found
+        pieces, value_text = _pieces(rest, family) if brace else ([""], rest)
+        try:
+            value = float(value_text.split(None, 1)[0])
+        except (ValueError, IndexError):
+            raise PageError(f"a line of {family} has no number") from None
+        bound, key = _take_bound(pieces, family) if part is Part.BUCKET else ("", tuple(pieces))
+        raw.setdefault((family, part, key), []).append((bound, value))
+    for (family, part, key), found_values in raw.items():
+        _store(samples, family, part, _labels(key), found_values)
+    return samples
+
+
+def _refuse_cut_line(line: str, table: Wanted) -> None:
+    name = line.partition("{")[0].split(None, 1)
+    if name and name[0] in table:
+        raise PageError("page is cut short: its last line has no line feed")
+
+
+def _uncommon(line: str, name: str, brace: str, rest: str, table: Wanted) -> tuple[tuple[str, Part] | None, str, str]:
+    """Look a line up that has no labels, or blanks around its name."""
+    if brace:
+        stripped = name.strip()
+        return (table.get(stripped) if stripped != name else None), brace, rest
+    words = line.split(None, 1)
+    if not words:
+        return None, "", ""
+    return table.get(words[0]), "", words[1] if len(words) > 1 else ""
+
+
+def _pieces(rest: str, family: str) -> tuple[list[str], str]:
+    """Split what follows the opening brace into label pieces and the value's text.
+
+    Pieces alternate between `name=` (with a comma in front) and value. Where no backslash occurs, the quotes of a
+    valid label set are exactly the ones that delimit values, so splitting at them is enough. An exemplar may hold
+    further braces behind the value, and a label value may hold one before it.
+    """
+    end = rest.find("}")
+    if "\\" not in rest and end >= 0 and rest.find('"', end) < 0:
+        pieces = rest[:end].split('"')
+        if len(pieces) % 2:
+            return pieces, rest[end + 1 :]
+    block = _BLOCK.match(rest)
+    if block is None:
+        raise PageError(f"a line of {family} has labels that cannot be read")
+    pieces = []
+    for match in _LABEL.finditer(rest[: block.end() - 1]):
+        pieces += (f"{match[1]}=", _ESCAPE.sub(lambda one: _ESCAPED.get(one[1], one[0]), match[2]))
+    return [*pieces, ""], rest[block.end() :]
+
+
+def _take_bound(pieces: list[str], family: str) -> tuple[str, tuple[str, ...]]:
+    for index in range(0, len(pieces) - 1, 2):
+        if pieces[index].strip(" \t,=") == "le":
+            return pieces[index + 1], (*pieces[:index], *pieces[index + 2 :])
+    raise PageError(f"a bucket of {family} has no label le")
+
+
+def _labels(key: tuple[str, ...]) -> Labels:
+    return tuple(sorted((key[index].strip(" \t,="), key[index + 1]) for index in range(0, len(key) - 1, 2)))
+
+
+def _store(samples: Samples, family: str, part: Part, labels: Labels, found_values: list[tuple[str, float]]) -> None:
+    if part is Part.VALUE:
+        samples.values.setdefault(family, {})[labels] = found_values[-1][1]
+        return
+    series = samples.histograms.setdefault(family, {}).setdefault(labels, HistogramSamples())
+    if part is Part.SUM:
+        series.total = found_values[-1][1]
+    elif part is Part.COUNT:
+        series.count = found_values[-1][1]
+    else:
+        for bound, value in found_values:
+            try:
+                series.buckets.append((float(bound), value))
+            except ValueError:
+                raise PageError(f"a bucket of {family} has the bound {bound[:20]!r}") from None
