@@ -1,0 +1,118 @@
+"""What holds in the end: the object over the cluster's defaults over the built-in values."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from optiinfra.api.conversion import effective
+from optiinfra.api.maintenance import is_open
+from optiinfra.api.settings import Policy
+from optiinfra.api.v1alpha1 import Defaults, MaintenanceWindow, Mode, ResourceOptimizationSpec
+from optiinfra.domain.evidence import Direction
+from optiinfra.domain.objectives import Objectives
+
+TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vllm"}
+
+
+def spec(**fields):
+    return ResourceOptimizationSpec.model_validate({"targetRef": TARGET, **fields})
+
+
+def test_built_in_values_are_those_of_the_page():
+    found = effective(spec())
+    assert found.interval == 30
+    assert {found.mode_for(direction) for direction in Direction} == {Mode.RECOMMEND}
+    assert found.objectives == Objectives()
+    assert found.policy == Policy(
+        max_replica_step=4, max_gpu_step=32, cooldown=300, verify_window=600, rollback=True, maintenance_windows=()
+    )
+    assert found.insights_enabled
+    assert found.daily_token_budget == 50_000
+    assert not found.suspended
+
+
+def test_object_wins_over_cluster_field_by_field():
+    defaults = Defaults.model_validate(
+        {
+            "interval": "15s",
+            "mode": "Approve",
+            "objectives": {"queueDelay": "1s", "lateShare": "5%"},
+            "policy": {"cooldown": "1m", "rollback": False, "maxReplicaStep": 2},
+            "insights": {"enabled": False, "dailyTokenBudget": 0},
+        }
+    )
+    found = effective(
+        spec(objectives={"queueDelay": "20s"}, policy={"rollback": True, "cooldown": "0s"}, insights={"enabled": True}),
+        defaults,
+    )
+    assert found.interval == 15
+    assert found.mode_for(Direction.SCALE_UP) is Mode.APPROVE
+    assert found.objectives == Objectives(queue_delay=20, late_share=0.05)
+    assert found.policy.cooldown == 0
+    assert found.policy.rollback
+    assert found.policy.max_replica_step == 2
+    assert found.insights_enabled
+    assert found.daily_token_budget == 0
+
+
+def test_modes_per_direction_win_over_mode():
+    found = effective(spec(mode="Auto", modes={"scaleDown": "Approve"}))
+    assert found.mode_for(Direction.SCALE_UP) is Mode.AUTO
+    assert found.mode_for(Direction.SCALE_DOWN) is Mode.APPROVE
+    assert found.mode_for(Direction.RESIZE) is Mode.AUTO
+    assert found.mode_for(Direction.NONE) is Mode.RECOMMEND  # what has no direction is never applied
+    assert found.mode_summary == "Mixed"
+    assert effective(spec(mode="Auto")).mode_summary == "Auto"
+    assert effective(spec(mode="Auto", suspend=True)).mode_summary == "Suspended"
+
+
+def test_targets_of_variants_have_their_own_scaling():
+    variants = [
+        {"name": "spot", "targetRef": TARGET, "maxShare": "60%", "scaling": {"minReplicas": 2}},
+        {"name": "rest", "targetRef": TARGET | {"name": "other"}},
+    ]
+    found = effective(
+        ResourceOptimizationSpec.model_validate({"variants": variants, "scaling": {"forecast": {"enabled": False}}})
+    )
+    spot, rest = found.targets
+    assert (spot.name, spot.max_share, spot.scaling.min_replicas) == ("spot", 0.6, 2)
+    assert (rest.name, rest.max_share, rest.scaling.forecast.enabled) == ("rest", 1.0, False)
+    assert found.target_summary == "spot,rest"
+    assert effective(spec()).target_summary == "vllm"
+
+
+def window(**fields):
+    return MaintenanceWindow.model_validate({"days": ["Sat"], "start": "22:30", "duration": "4h"} | fields)
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2026-01-31T22:29:59", False),  # a Saturday
+        ("2026-01-31T22:30:00", True),
+        ("2026-02-01T02:29:59", True),  # past midnight it is still Saturday's window
+        ("2026-02-01T02:30:00", False),
+        ("2026-02-01T22:30:00", False),
+    ],
+)
+def test_window(moment, expected):
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp()
+    assert is_open([window()], now=now) is expected
+    assert is_open([], now=now)
+
+
+def test_window_in_its_time_zone():
+    now = datetime(2026, 7, 4, 20, 45, tzinfo=UTC).timestamp()  # 22:45 in Berlin, in summer
+    assert is_open([window(timeZone="Europe/Berlin")], now=now)
+    assert not is_open([window()], now=now)
+    assert is_open([window(), window(timeZone="Europe/Berlin")], now=now)
+
+
+def test_window_keeps_its_wall_clock_over_the_change_of_time():
+    # Berlin leaves summer time on 2026-10-25 at 03:00; a window of that Sunday at 01:00 stays open 4 real hours
+    change = window(days=["Sun"], start="01:00", duration="4h", timeZone="Europe/Berlin")
+    opens = datetime(2026, 10, 24, 23, 0, tzinfo=UTC).timestamp()
+    assert not is_open([change], now=opens - 1)
+    assert is_open([change], now=opens)
+    assert is_open([change], now=opens + 4 * 3600 - 1)
+    assert not is_open([change], now=opens + 4 * 3600)
