@@ -75,7 +75,7 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
     for name, part in schema.get("properties", {}).items():
         below = f"{path}.{name}"
         default = part.get("default")
-        shown = "" if default is None or default == {} else f"`{_plain(default)}`"
+        shown = "" if default is None or isinstance(default, dict) else f"`{_plain(default)}`"
         if name in required:
             shown = "required"
         yield f"| `{below}` | {_type(part)} | {shown} | {_bounds(part)} | {_cell(part.get('description', ''))} |"
@@ -97,6 +97,8 @@ def _type(part: dict[str, Any]) -> str:
 def _bounds(part: dict[str, Any]) -> str:
     if "enum" in part:
         return ", ".join(f"`{value}`" for value in part["enum"])
+    if _scalar(part) and VALIDATIONS in part:
+        return _cell("; ".join(rule["message"].removeprefix("write ") for rule in part[VALIDATIONS]))
     words = []
     for low, high, unit in (
         ("minimum", "maximum", ""),
@@ -114,8 +116,9 @@ def _bounds(part: dict[str, Any]) -> str:
 
 
 def _rules(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    for rule in schema.get(VALIDATIONS, ()):
-        yield path, rule["message"]
+    if not _scalar(schema):  # those of single values stand among the bounds
+        for rule in schema.get(VALIDATIONS, ()):
+            yield path, rule["message"]
     for name, part in schema.get("properties", {}).items():
         yield from _rules(part, f"{path}.{name}")
     if "items" in schema:
@@ -130,6 +133,10 @@ def _conditions() -> Iterator[str]:
     yield "\n### Reasons\n"
     yield "| reason | means | remedy |\n|---|---|---|"
     yield "\n".join(f"| `{reason}` | {what.sentence} | {what.remedy} |" for reason, what in EXPLANATIONS.items())
+
+
+def _scalar(part: dict[str, Any]) -> bool:
+    return part.get("type") not in {"object", "array"}
 
 
 def _plain(value: Any) -> str:

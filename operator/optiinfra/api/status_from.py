@@ -36,7 +36,8 @@ def round_ratio(ratio: float) -> float:
 
 def round_number(number: float) -> float:
     """Round to four significant digits."""
-    return float(f"{number:.{_DIGITS}g}")
+    rounded = float(f"{number:.{_DIGITS}g}")
+    return rounded if math.isfinite(rounded) else number  # the largest floats round up to infinity
 
 
 def cut(text: str, limit: int) -> str:
