@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Get the binaries before the first test: building them takes longer than any test's time-out."""
     used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    if "cluster" in used and not os.environ.get(E2E):
+    if "cluster" in used:
         used.add("control_plane")
     names = sorted({binary for fixture in used & _NEEDS.keys() for binary in _NEEDS[fixture]})
     if names and not session.config.option.collectonly:
@@ -73,12 +73,18 @@ def control_plane() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnyCluster:
-    """Give the user's cluster when one is named, else our own full control plane."""
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyCluster]:
+    """Give the user's cluster when one is named, else our own full control plane.
+
+    In the user's cluster the simulated nodes carry the taint nvidia.com/gpu=present:NoSchedule, which the pods
+    of an end-to-end test must tolerate.
+    """
     chosen = os.environ.get(E2E)
     if chosen:
-        return ForeignCluster(Path(chosen), scratch=tmp_path_factory.mktemp("kubeconfigs"))
-    return request.getfixturevalue("control_plane")
+        with ForeignCluster(Path(chosen), scratch=tmp_path_factory.mktemp("foreign")) as foreign:
+            yield foreign
+    else:
+        yield request.getfixturevalue("control_plane")
 
 
 @pytest.fixture

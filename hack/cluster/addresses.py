@@ -1,7 +1,7 @@
 """Gives every cluster of this machine ports and a /16 of loopback addresses that no other one uses.
 
-A slot is a number from 20 to 60; it decides both. Whether it is taken is read from the running etcd
-processes, whose name carries the slot: there is no register that could be out of date. Only clusters of
+A slot is a number from 20 to 60; it decides both. Whether it is taken is read from the command lines of the
+running etcd and KWOK processes, which carry it: there is no register that could be out of date. Only clusters of
 this tool are told apart so; the ports are tried as well, against everything else.
 """
 
@@ -21,7 +21,7 @@ FIRST_PORT = 21000
 """Below 32768, where Linux begins to hand out ports to whoever asks for any."""
 LOCK_SECONDS = 30.0
 PORT_NAMES = ("etcd", "etcd_peer", "api", "controllers", "scheduler", "kwok")
-_ETCD_NAME = re.compile(rb"--name=optiinfra-(\d+)\0")
+_MARK = re.compile(rb"\0--(?:name=optiinfra-|cidr=127\.)(\d+)[.\0]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Addresses:
 
 @contextlib.contextmanager
 def choose(preferred: int | None = None) -> Iterator[Addresses]:
-    """Yield free addresses; hold the lock until etcd runs, which is what marks them as taken."""
+    """Yield free addresses; hold the lock until a process runs that shows them as taken."""
     with _lock():
         taken = slots_in_use()
         order = [slot for slot in (preferred, *SLOTS) if slot is not None and slot not in taken]
@@ -66,7 +66,7 @@ def slots_in_use() -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if match := _ETCD_NAME.search(path.read_bytes()):
+            if match := _MARK.search(path.read_bytes()):
                 found.add(int(match[1]))
     return found
 

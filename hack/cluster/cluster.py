@@ -20,7 +20,7 @@ from hack.cluster import addresses, certificates, components, nodes, processes
 from hack.cluster.client import Client
 from hack.cluster.credentials import Credentials
 from hack.cluster.errors import ApiError, ClusterError
-from hack.cluster.foreign import run_kubectl
+from hack.cluster.kubectl import run_kubectl
 from hack.cluster.nodes import DEFAULT_NODES, Node
 from hack.cluster.record import Record
 

@@ -1,19 +1,26 @@
 """A cluster that its user brought (kind, or any other): what the end-to-end tests may ask of it.
 
 Everything goes through kubectl and the user's kubeconfig; nothing is installed beyond what a test applies,
-and the cluster itself is neither started nor ended here.
+and the cluster itself is neither started nor ended here. What was brought (simulated nodes) is taken away.
 """
 
+import dataclasses
 import json
-import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from hack.binaries import ensure
+from hack.cluster import addresses, components, processes
+from hack.cluster.addresses import Addresses
 from hack.cluster.errors import ClusterError
+from hack.cluster.kubectl import run_kubectl
+from hack.cluster.nodes import DEFAULT_NODES, Node, is_usable, manifest
+from hack.cluster.processes import Process
 
-KUBECTL_SECONDS = 60.0
+READY_SECONDS = 60.0
 
 
 class AnyCluster(Protocol):
@@ -22,6 +29,10 @@ class AnyCluster(Protocol):
     @property
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
+
+    @property
+    def pod_cidr(self) -> str:
+        """The loopback addresses of the simulated pods."""
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - named as in subprocess
         """Run kubectl as administrator and return what it prints."""
@@ -33,23 +44,59 @@ class AnyCluster(Protocol):
 
 
 class ForeignCluster:
-    """A running cluster behind a kubeconfig."""
+    """A running cluster behind a kubeconfig; inside `with` it has simulated GPU nodes, named optiinfra-*.
 
-    def __init__(self, kubeconfig: Path, *, scratch: Path) -> None:
+    KWOK plays them from this machine, so that pods get loopback addresses as on our own control plane. They
+    carry the usual taint of GPU nodes: nothing else of the user's should land on them.
+    """
+
+    def __init__(self, kubeconfig: Path, *, scratch: Path, nodes: Sequence[Node] = DEFAULT_NODES) -> None:
         if not kubeconfig.is_file():
             raise ClusterError(f"OPTIINFRA_E2E_KUBECONFIG: no file {kubeconfig}")
         self._kubeconfig = kubeconfig.absolute()
         self._scratch = scratch
-        self._kubectl = ensure(["kubectl"])["kubectl"]
+        self._nodes = [dataclasses.replace(node, name=f"optiinfra-{node.name}", taint=True) for node in nodes]
+        self._binaries = ensure(["kubectl", "kwok"])
+        self._addresses: Addresses | None = None
+        self._kwok: Process | None = None
+
+    def __enter__(self) -> Self:
+        log = self._scratch / "kwok.log"
+        try:
+            with addresses.choose() as chosen:
+                command = components.simulated_kubelets(
+                    self._binaries["kwok"], addresses=chosen, kubeconfig=self._kubeconfig
+                )
+                self._kwok = processes.start("kwok", command, log=log)
+            self._addresses = chosen
+            manifests = {"apiVersion": "v1", "kind": "List", "items": [manifest(node) for node in self._nodes]}
+            self.kubectl("apply", "--filename=-", input=json.dumps(manifests))
+            self._wait_for_nodes(log)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
 
     @property
     def kubeconfig(self) -> Path:
         """The user's kubeconfig."""
         return self._kubeconfig
 
+    @property
+    def pod_cidr(self) -> str:
+        """The loopback addresses of the simulated pods."""
+        if self._addresses is None:
+            raise ClusterError("the simulated nodes are not up")
+        return self._addresses.pod_cidr
+
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - named as in subprocess
         """Run kubectl with the user's kubeconfig and return what it prints."""
-        return run_kubectl(self._kubectl, self._kubeconfig, arguments, input)
+        return run_kubectl(self._binaries["kubectl"], self._kubeconfig, arguments, input)
 
     def service_account_kubeconfig(
         self, namespace: str, name: str, audience: str | None = None, *, seconds: int = 36000
@@ -66,16 +113,23 @@ class ForeignCluster:
         path.write_text(json.dumps(content))
         return path
 
+    def _wait_for_nodes(self, log: Path) -> None:
+        names = [node.name for node in self._nodes]
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            items = json.loads(self.kubectl("get", "nodes", *names, "--output=json"))
+            if all(is_usable(item) for item in items.get("items", [items])):
+                return
+            if self._kwok is None or not self._kwok.alive or time.monotonic() > deadline:
+                raise ClusterError(f"the simulated nodes are not ready; {processes.last_words(log)}")
+            time.sleep(0.5)
 
-def run_kubectl(kubectl: Path, kubeconfig: Path, arguments: Sequence[str], text: str | None) -> str:
-    """Run kubectl and return what it prints; raise ClusterError with its complaint when it fails."""
-    command = [str(kubectl), f"--kubeconfig={kubeconfig}", *arguments]
-    try:
-        answer = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ClusterError(f"kubectl {' '.join(arguments)}: not done after {KUBECTL_SECONDS:.0f} s") from error
-    if answer.returncode:
-        raise ClusterError(f"kubectl {' '.join(arguments)}: {answer.stderr.strip() or answer.stdout.strip()}")
-    return answer.stdout
+    def _end(self) -> None:
+        if self._kwok is None:
+            return
+        try:
+            names = [node.name for node in self._nodes]
+            self.kubectl("delete", "nodes", *names, "--ignore-not-found", "--wait=false")
+        finally:
+            self._kwok.stop(grace=0)
+            self._kwok = None

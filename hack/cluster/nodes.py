@@ -1,6 +1,7 @@
 """The simulated nodes: what a GPU node says about itself, for KWOK to keep alive.
 
-Only facts that schedulers and the operator read; no taint, so that ordinary manifests run on them.
+Only facts that schedulers and the operator read. On our own control plane they carry no taint, so that
+ordinary manifests run on them; in a user's cluster they carry the usual one of GPU nodes.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from hack.binaries.catalogue import KUBERNETES
 from hack.cluster.components import KWOK_NODE_ANNOTATION
 
 GPU_RESOURCE = "nvidia.com/gpu"
+GPU_TAINT = {"key": GPU_RESOURCE, "value": "present", "effect": "NoSchedule"}
 NODE_INFO = (
     "architecture",
     "bootID",
@@ -41,6 +43,7 @@ class Node:
     instance_type: str = "p5.48xlarge"
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    taint: bool = False
 
 
 DEFAULT_NODES = tuple(Node(name=f"gpu-{number}") for number in range(1, 5))
@@ -71,6 +74,7 @@ def manifest(node: Node) -> dict[str, Any]:
             "labels": labels | dict(node.labels),
             "annotations": {KWOK_NODE_ANNOTATION: "fake"} | dict(node.annotations),
         },
+        "spec": {"taints": [GPU_TAINT] if node.taint else []},
         "status": {
             "capacity": resources,
             "allocatable": resources,
@@ -80,7 +84,8 @@ def manifest(node: Node) -> dict[str, Any]:
 
 
 def is_usable(node: Mapping[str, Any]) -> bool:
-    """Whether a Node object as read is Ready and carries no taint any more."""
+    """Whether a Node object as read is Ready and lost the taints of a new node."""
     conditions = node.get("status", {}).get("conditions", [])
     ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-    return ready and not node.get("spec", {}).get("taints")
+    taints = node.get("spec", {}).get("taints") or []
+    return ready and not any(taint["key"].startswith("node.kubernetes.io/") for taint in taints)
