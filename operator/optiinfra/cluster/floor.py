@@ -1,0 +1,220 @@
+"""The floor: `minReplicas` that the operator holds on a user's HPA, taken and given back without a trace.
+
+Who owns the field decides, read from managedFields immediately before each write. Unowned, or only ours: server-side
+apply without force. Anybody else: no write, and a `FloorRefusal` that names the manager and the remedy. The HPA is
+never read, changed and written back as a whole: its metric list is atomic and a round trip loses what we do not know.
+
+Giving back takes two writes in this order: an apply of the original value, then a JSON patch that removes our
+managedFields entry, label and annotation, guarded by resourceVersion. An empty apply does not restore (measured), and
+dropping the entry first would leave a raised floor that nobody owns.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from optiinfra.cluster.client import FIELD_MANAGER, KubernetesClient, PatchKind
+from optiinfra.cluster.document import JsonObject, Key, mapping, objects, text
+from optiinfra.cluster.errors import Conflict, Invalid
+from optiinfra.cluster.scalers import HELD_LABEL, ORIGINAL_ANNOTATION, hpa_path, parse_scaler
+from optiinfra.domain.workload import ScalerFacts
+
+_ATTEMPTS = 3
+"""An HPA's status changes every 15 s, and each change is a new resourceVersion."""
+
+
+class FloorCase(StrEnum):
+    """Why the floor is not ours to move."""
+
+    APPLY_MANAGER = "ApplyManager"
+    """Another server-side-apply manager owns minReplicas."""
+    UPDATE_MANAGER = "UpdateManager"
+    """It was set by an update (kubectl edit, a client-side apply, Helm 3)."""
+    CONTROLLER_OWNER = "ControllerOwner"
+    """The HPA belongs to another controller."""
+    NOT_HELD = "NotHeld"
+    """It is not held by us (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloorRefusal:
+    """The floor was not written, because it is not ours."""
+
+    case: FloorCase
+    manager: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class FloorHeld:
+    """The floor is held."""
+
+    value: int
+    original: int
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class FloorReleased:
+    """Nothing of ours is on the HPA any more."""
+
+    value: int
+    """minReplicas now."""
+    restored: bool
+    """False when the field was not ours any more (or its original unknown) and was left as it is."""
+
+
+FloorResult: TypeAlias = FloorHeld | FloorRefusal
+
+
+class Floor:
+    """Takes, moves and releases floors. Every call reads the live HPA first."""
+
+    def __init__(self, client: KubernetesClient) -> None:
+        self._client = client
+
+    async def take(self, key: Key, *, uid: str, value: int) -> FloorResult:
+        """Hold minReplicas at `value`; the value found becomes the original. Taking twice is moving."""
+        return await self._hold(key, uid=uid, value=value, must_be_held=False)
+
+    async def move(self, key: Key, *, uid: str, value: int) -> FloorResult:
+        """Move a floor that is held; `NOT_HELD` when label or field are ours no longer."""
+        return await self._hold(key, uid=uid, value=value, must_be_held=True)
+
+    async def release(
+        self, key: Key, *, uid: str = "", max_step: int | None = None
+    ) -> FloorHeld | FloorReleased | FloorRefusal:
+        """Give the floor back, at most `max_step` replicas at a time: `FloorHeld` says that another step is needed."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            document = await self._read(key, uid=uid)
+            facts = parse_scaler(document).facts
+            if not facts.held and not _own_entries(document):
+                return FloorRefusal(FloorCase.NOT_HELD, "", "nothing to release")
+            ours = facts.min_replicas_managers == ((FIELD_MANAGER, "Apply"),)
+            original = facts.original_min_replicas
+            try:
+                if ours and original is not None and original != facts.min_replicas:
+                    value = _step(facts.min_replicas, original, max_step)
+                    document = await self._apply(key, facts, value=value, original=original)
+                    facts = parse_scaler(document).facts
+                    if value != original:
+                        return FloorHeld(value, original, facts.resource_version)
+                await self._strip(key, document)
+            except (Conflict, Invalid) as error:
+                # A failed `test` of a JSON patch is answered with 422; a stale fence of an apply with 409.
+                if attempt == _ATTEMPTS or not await self._changed(key, document, error):
+                    raise
+                continue
+            return FloorReleased(facts.min_replicas, restored=ours and original is not None)
+        raise Conflict("the HPA kept changing", verb="release", path=hpa_path(key.namespace, key.name), code=409)
+
+    async def _hold(self, key: Key, *, uid: str, value: int, must_be_held: bool) -> FloorResult:
+        for attempt in range(1, _ATTEMPTS + 1):
+            document = await self._read(key, uid=uid)
+            facts = parse_scaler(document).facts
+            refusal = refusal_of(facts)
+            if refusal is not None:
+                return refusal
+            original = facts.original_min_replicas if facts.held else None
+            if original is None:
+                if must_be_held:
+                    return FloorRefusal(FloorCase.NOT_HELD, "", "take the floor again before moving it")
+                original = facts.min_replicas
+            if not original <= value <= facts.max_replicas:
+                raise Invalid(
+                    f"floor {value} of HPA {key} must lie between its original {original}"
+                    f" and its maximum {facts.max_replicas}"
+                )
+            try:
+                written = await self._apply(key, facts, value=value, original=original)
+            except Conflict as conflict:
+                if conflict.fields:
+                    # Somebody took the field between our read and our write.
+                    taken = conflict.fields[0]
+                    return FloorRefusal(FloorCase.APPLY_MANAGER, taken.manager, _remedy(taken.manager))
+                if attempt == _ATTEMPTS:
+                    raise
+                continue
+            return FloorHeld(value, original, text(written, "metadata", "resourceVersion"))
+        raise Conflict("the HPA kept changing", verb="apply", path=hpa_path(key.namespace, key.name), code=409)
+
+    async def _read(self, key: Key, *, uid: str) -> JsonObject:
+        path = hpa_path(key.namespace, key.name)
+        document = await self._client.get(path)
+        if uid and text(document, "metadata", "uid") != uid:
+            raise Conflict("the HPA was replaced since it was seen", verb="get", path=path, code=409)
+        return document
+
+    async def _apply(self, key: Key, facts: ScalerFacts, *, value: int, original: int) -> JsonObject:
+        body = {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": facts.uid,
+                "resourceVersion": facts.resource_version,
+                # An apply without them would remove them.
+                "labels": {HELD_LABEL: "true"},
+                "annotations": {ORIGINAL_ANNOTATION: str(original)},
+            },
+            "spec": {"minReplicas": value},
+        }
+        return await self._client.apply(hpa_path(key.namespace, key.name), body)
+
+    async def _strip(self, key: Key, document: JsonObject) -> None:
+        metadata = mapping(document, "metadata")
+        patch: list[JsonObject] = [
+            {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        ]
+        # From the last to the first, because each removal moves what follows it.
+        patch.extend(
+            {"op": "remove", "path": f"/metadata/managedFields/{index}"} for index in reversed(_own_entries(document))
+        )
+        for field, name in (("labels", HELD_LABEL), ("annotations", ORIGINAL_ANNOTATION)):
+            if name in mapping(metadata, field):
+                patch.append({"op": "remove", "path": f"/metadata/{field}/{name.replace('/', '~1')}"})
+        await self._client.patch(hpa_path(key.namespace, key.name), patch, kind=PatchKind.JSON)
+
+    async def _changed(self, key: Key, document: JsonObject, error: Conflict | Invalid) -> bool:
+        if isinstance(error, Conflict):
+            return not error.fields
+        now = await self._client.get(hpa_path(key.namespace, key.name))
+        return text(now, "metadata", "resourceVersion") != text(document, "metadata", "resourceVersion")
+
+
+def refusal_of(facts: ScalerFacts) -> FloorRefusal | None:
+    """Tell why the minimum of this HPA is not ours to hold; None when it is."""
+    if facts.controller_owner or facts.owned_by_us:
+        owner = facts.controller_owner or "optiinfra"
+        return FloorRefusal(FloorCase.CONTROLLER_OWNER, owner, f"set the minimum in {owner}, which owns this HPA")
+    others = [(name, how) for name, how in facts.min_replicas_managers if (name, how) != (FIELD_MANAGER, "Apply")]
+    for name, how in others:
+        if how == "Apply":
+            return FloorRefusal(FloorCase.APPLY_MANAGER, name, _remedy(name))
+    if others:
+        name = others[0][0]
+        return FloorRefusal(FloorCase.UPDATE_MANAGER, name, _remedy(name))
+    return None
+
+
+def _remedy(manager: str) -> str:
+    return f"remove minReplicas from the manifest of {manager}"
+
+
+def _step(current: int, goal: int, max_step: int | None) -> int:
+    if max_step is None:
+        return goal
+    step = max(1, max_step)
+    return max(goal, current - step) if goal < current else min(goal, current + step)
+
+
+def _own_entries(document: JsonObject) -> list[int]:
+    return [
+        index
+        for index, entry in enumerate(objects(document, "metadata", "managedFields"))
+        if text(entry, "manager") == FIELD_MANAGER
+        and text(entry, "operation") == "Apply"
+        and not text(entry, "subresource")
+    ]

@@ -1,0 +1,256 @@
+"""What is in the cluster, joined: pods, nodes, scalers and disruption budgets, mirrored and indexed.
+
+Questions are answered from memory and never scan the cluster: pods are indexed by their labels and by their node,
+scalers by their target. It covers the whole cluster, or a list of namespaces; then there are no nodes to see. It
+refuses to answer before everything was listed once: an empty answer would look like an idle cluster.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from optiinfra.cluster.budgets import BudgetRecord, parse_budget
+from optiinfra.cluster.client import KubernetesClient
+from optiinfra.cluster.document import Key
+from optiinfra.cluster.errors import Unavailable
+from optiinfra.cluster.labels import Operator, Selector, parse_selector
+from optiinfra.cluster.nodes import parse_node
+from optiinfra.cluster.pods import PodRecord, parse_pod
+from optiinfra.cluster.scalers import ScalerRecord, parse_scaler
+from optiinfra.cluster.watch import Reflector
+from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
+
+_K = TypeVar("_K")
+
+_RUNNING = "status.phase!=Succeeded,status.phase!=Failed"
+_NOT_INDEXED = frozenset(
+    {
+        # Nearly one value a pod: an index of them costs more than it saves.
+        "pod-template-hash",
+        "controller-revision-hash",
+        "statefulset.kubernetes.io/pod-name",
+        "apps.kubernetes.io/pod-index",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+        "controller-uid",
+        "job-name",
+    }
+)
+
+
+class Inventory:
+    """Mirrors and joins. `run()` goes on until cancelled; wait for `wait_synced` before asking."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        *,
+        namespaces: Sequence[str] = (),
+        pool_of: Callable[[Mapping[str, str]], str] | None = None,
+    ) -> None:
+        """No namespaces means the whole cluster. `pool_of` names the pool of a node from its labels."""
+        self._pool_of = pool_of
+        self._pods: dict[Key, PodRecord] = {}
+        self._by_label: dict[tuple[str, str, str], set[Key]] = defaultdict(set)
+        self._by_namespace: dict[str, set[Key]] = defaultdict(set)
+        self._by_node: dict[str, set[Key]] = defaultdict(set)
+        self._by_target: dict[tuple[str, str, str], dict[Key, ScalerFacts]] = defaultdict(dict)
+        self._blocking: dict[str, dict[Key, Selector]] = defaultdict(dict)
+        self._nodes: dict[str, NodeFacts] = {}
+        self._joined: dict[str, NodeFacts] = {}
+        prefixes = [f"/namespaces/{namespace}" for namespace in namespaces] or [""]
+        self._pod_mirrors = [
+            Reflector(
+                client,
+                f"/api/v1{prefix}/pods",
+                parse=parse_pod,
+                on_change=self._pod_changed,
+                field_selector=_RUNNING,
+            )
+            for prefix in prefixes
+        ]
+        self._scaler_mirrors = [
+            Reflector(
+                client,
+                f"/apis/autoscaling/v2{prefix}/horizontalpodautoscalers",
+                parse=parse_scaler,
+                on_change=self._scaler_changed,
+            )
+            for prefix in prefixes
+        ]
+        self._budget_mirrors = [
+            Reflector(
+                client,
+                f"/apis/policy/v1{prefix}/poddisruptionbudgets",
+                parse=parse_budget,
+                on_change=self._budget_changed,
+            )
+            for prefix in prefixes
+        ]
+        self._node_mirrors = (
+            [] if namespaces else [Reflector(client, "/api/v1/nodes", parse=parse_node, on_change=self._node_changed)]
+        )
+
+    @property
+    def _mirrors(
+        self,
+    ) -> list[Reflector[PodRecord] | Reflector[ScalerRecord] | Reflector[BudgetRecord] | Reflector[NodeFacts]]:
+        return [*self._pod_mirrors, *self._scaler_mirrors, *self._budget_mirrors, *self._node_mirrors]
+
+    async def run(self) -> None:
+        """Mirror until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for mirror in self._mirrors:
+                group.create_task(mirror.run(), name=f"mirror {mirror.path}")
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything was listed at least once."""
+        return all(mirror.synced for mirror in self._mirrors)
+
+    async def wait_synced(self) -> None:
+        """Wait until everything was listed once; bound it with asyncio.timeout."""
+        for mirror in self._mirrors:
+            await mirror.wait_synced()
+
+    def oldest_activity(self) -> float | None:
+        """Return when the most silent mirror last heard from the server (monotonic); None before all have."""
+        heard = [mirror.last_activity for mirror in self._mirrors]
+        known = [moment for moment in heard if moment is not None]
+        return min(known) if len(known) == len(heard) else None
+
+    def problems(self) -> tuple[str, ...]:
+        """Say in words which mirrors fail now, and which objects could not be read (at most ten)."""
+        failing = [f"{mirror.path}: {mirror.last_error}" for mirror in self._mirrors if mirror.last_error is not None]
+        unreadable = [
+            f"{mirror.path} {key}: {why}" for mirror in self._mirrors for key, why in list(mirror.rejected.items())[:10]
+        ]
+        return (*failing, *unreadable[:10])
+
+    def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
+        """Return the pods that a label selector picks, by name. An empty selector picks none: it is no answer."""
+        self._demand_synced()
+        parsed = parse_selector(selector)
+        if not parsed.requirements:
+            return ()
+        keys = [key for key in self._candidates(namespace, parsed) if parsed.matches(self._pods[key].labels)]
+        return tuple(self._facts(self._pods[key]) for key in sorted(keys))
+
+    def pod(self, namespace: str, name: str) -> PodFacts | None:
+        """Return one pod."""
+        self._demand_synced()
+        record = self._pods.get(Key(namespace, name))
+        return None if record is None else self._facts(record)
+
+    def pod_labels(self, namespace: str, name: str) -> Mapping[str, str]:
+        """Return the labels of one pod; empty when it is not there."""
+        record = self._pods.get(Key(namespace, name))
+        return {} if record is None else record.labels
+
+    def nodes(self) -> Mapping[str, NodeFacts]:
+        """Return all nodes with the pods on them; empty in scope Namespaces. Do not change it."""
+        self._demand_synced()
+        for name, node in self._nodes.items():
+            if name not in self._joined:
+                pods = tuple(self._facts(self._pods[key]) for key in sorted(self._by_node.get(name, ())))
+                pool = self._pool_of(node.labels) if self._pool_of is not None else ""
+                self._joined[name] = replace(node, pods=pods, pool=pool)
+        return dict(self._joined)
+
+    def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
+        """Return the HPAs that target a workload, by name."""
+        self._demand_synced()
+        found = self._by_target.get((namespace, kind, name), {})
+        return tuple(found[key] for key in sorted(found))
+
+    def scaler(self, namespace: str, name: str) -> ScalerRecord | None:
+        """Return one HPA and its target."""
+        self._demand_synced()
+        key = Key(namespace, name)
+        return next((mirror.items[key] for mirror in self._scaler_mirrors if key in mirror.items), None)
+
+    def held_scalers(self) -> tuple[ScalerRecord, ...]:
+        """Return all HPAs that carry our label: the sweep releases those without a living object."""
+        self._demand_synced()
+        return tuple(record for mirror in self._scaler_mirrors for record in mirror.items.values() if record.facts.held)
+
+    def _demand_synced(self) -> None:
+        if not self.synced:
+            missing = ", ".join(mirror.path for mirror in self._mirrors if not mirror.synced)
+            raise Unavailable(f"not everything was listed yet: {missing}")
+
+    def _candidates(self, namespace: str, selector: Selector) -> set[Key]:
+        best = self._by_namespace.get(namespace, set())
+        for requirement in selector.requirements:
+            if requirement.operator is Operator.IN and requirement.key not in _NOT_INDEXED:
+                sets = [self._by_label.get((namespace, requirement.key, value), set()) for value in requirement.values]
+                found = sets[0] if len(sets) == 1 else set().union(*sets)
+                best = min(best, found, key=len)
+        return best
+
+    def _facts(self, record: PodRecord) -> PodFacts:
+        blocking = self._blocking.get(record.key.namespace)
+        if not blocking or "DaemonSet" in record.facts.blockers:
+            return record.facts
+        if any(selector.matches(record.labels) for selector in blocking.values()):
+            return replace(record.facts, blockers=(*record.facts.blockers, "PDB"))
+        return record.facts
+
+    def _pod_changed(self, key: Key, old: PodRecord | None, new: PodRecord | None) -> None:
+        if old is not None:
+            self._unindex(key, old)
+        if new is not None:
+            self._pods[key] = new
+            self._by_namespace[key.namespace].add(key)
+            for label, value in new.labels.items():
+                if label not in _NOT_INDEXED:
+                    self._by_label[key.namespace, label, value].add(key)
+            if new.facts.node:
+                self._by_node[new.facts.node].add(key)
+                self._joined.pop(new.facts.node, None)
+
+    def _unindex(self, key: Key, old: PodRecord) -> None:
+        self._pods.pop(key, None)
+        _discard(self._by_namespace, key.namespace, key)
+        for label, value in old.labels.items():
+            _discard(self._by_label, (key.namespace, label, value), key)
+        if old.facts.node:
+            _discard(self._by_node, old.facts.node, key)
+            self._joined.pop(old.facts.node, None)
+
+    def _node_changed(self, key: Key, _old: NodeFacts | None, new: NodeFacts | None) -> None:
+        self._joined.pop(key.name, None)
+        if new is None:
+            self._nodes.pop(key.name, None)
+        else:
+            self._nodes[key.name] = new
+
+    def _scaler_changed(self, key: Key, old: ScalerRecord | None, new: ScalerRecord | None) -> None:
+        if old is not None:
+            target = (key.namespace, old.target_kind, old.target_name)
+            self._by_target[target].pop(key, None)
+            if not self._by_target[target]:
+                del self._by_target[target]
+        if new is not None:
+            self._by_target[key.namespace, new.target_kind, new.target_name][key] = new.facts
+
+    def _budget_changed(self, key: Key, old: BudgetRecord | None, new: BudgetRecord | None) -> None:
+        was = old.selector if old is not None and old.blocking else None
+        now = new.selector if new is not None and new.blocking else None
+        if was == now:
+            return
+        self._joined.clear()
+        if now is None:
+            self._blocking[key.namespace].pop(key, None)
+        else:
+            self._blocking[key.namespace][key] = now
+
+
+def _discard(index: dict[_K, set[Key]], entry: _K, key: Key) -> None:
+    members = index.get(entry)
+    if members is not None:
+        members.discard(key)
+        if not members:
+            del index[entry]

@@ -1,0 +1,172 @@
+"""A pod of the API as facts: what it asks for, whether it is ready, and what forbids moving it.
+
+Requests are counted as the scheduler counts them (init containers, restartable sidecars, overhead, pod-level
+resources). Environment variables pass only by an allow-list of engine settings, and never when the name smells of a
+secret. GPUs claimed through resource claims (DRA) are not visible in a pod and count as none here.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optiinfra.cluster.document import (
+    JsonObject,
+    Key,
+    flag,
+    integer,
+    key_of,
+    labels_of,
+    mapping,
+    objects,
+    text,
+    texts,
+    time_of,
+)
+from optiinfra.cluster.quantities import gpus_in, quantity_in, value_in
+from optiinfra.domain.units import UnixTime
+from optiinfra.domain.workload import ContainerFacts, PodFacts
+
+ARGUMENT_LIMIT = 512
+ARGUMENT_LENGTH_LIMIT = 4096
+_ENVIRONMENT = re.compile(
+    r"(?:VLLM_|SGLANG_|SGL_|LMCACHE_|NIM_|TRTLLM_|TRITON_)\w+"
+    r"|MODEL_ID|HF_MODEL_ID|QUANTIZE|DTYPE|KV_CACHE_DTYPE|NUM_SHARD|SHARDED|CUDA_MEMORY_FRACTION|PREFIX_CACHING"
+    r"|MAX_(?:CONCURRENT_REQUESTS|INPUT_TOKENS|INPUT_LENGTH|TOTAL_TOKENS|BATCH_SIZE|BATCH_TOTAL_TOKENS"
+    r"|BATCH_PREFILL_TOKENS|WAITING_TOKENS|CLIENT_BATCH_SIZE)|WAITING_SERVED_RATIO"
+)
+_SECRET = re.compile(r"TOKEN\Z|KEY|SECRET|PASSWORD|CREDENTIAL|AUTH")
+_DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+_SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+_SAFE_VOLUMES = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+
+
+@dataclass(frozen=True, slots=True)
+class PodRecord:
+    """A pod's facts, and what is needed to find and to join it."""
+
+    key: Key
+    facts: PodFacts
+    """Its blockers do not yet include "PDB": that depends on other objects."""
+    labels: Mapping[str, str]
+    controller: tuple[str, str]
+    """Kind and name of the controlling owner; two empty strings when there is none."""
+
+
+def parse_pod(document: JsonObject) -> PodRecord:
+    """Parse a v1 Pod."""
+    key = key_of(document)
+    spec = mapping(document, "spec")
+    status = mapping(document, "status")
+    containers = objects(spec, "containers")
+    ready, became_ready = _readiness(status)
+    controller = controller_of(document)
+    facts = PodFacts(
+        name=key.name,
+        uid=text(document, "metadata", "uid"),
+        ip=text(status, "podIP"),
+        node=sys.intern(text(spec, "nodeName")),
+        phase=sys.intern(text(status, "phase") or "Pending"),
+        ready=ready,
+        terminating=bool(text(document, "metadata", "deletionTimestamp")),
+        created=time_of(document, "metadata", "creationTimestamp") or UnixTime(0.0),
+        became_ready=became_ready,
+        gpus=_effective(spec, gpus_in),
+        containers=tuple(_container(container) for container in containers),
+        restarts=sum(integer(entry, "restartCount") for entry in objects(status, "containerStatuses")),
+        blockers=_blockers(document, spec, controller),
+        cpu_request_cores=_effective(spec, lambda resources: quantity_in(resources, "cpu") or 0.0),
+        memory_request_bytes=_effective(spec, lambda resources: quantity_in(resources, "memory") or 0.0),
+        namespace=key.namespace,
+    )
+    return PodRecord(key, facts, labels_of(document, "metadata", "labels"), controller)
+
+
+def controller_of(document: Mapping[str, Any]) -> tuple[str, str]:
+    """Return kind and name of the owner that controls an object, or two empty strings."""
+    for owner in objects(document, "metadata", "ownerReferences"):
+        if flag(owner, "controller"):
+            return sys.intern(text(owner, "kind")), sys.intern(text(owner, "name"))
+    return "", ""
+
+
+def _readiness(status: JsonObject) -> tuple[bool, UnixTime | None]:
+    for condition in objects(status, "conditions"):
+        if text(condition, "type") == "Ready" and text(condition, "status") == "True":
+            return True, time_of(condition, "lastTransitionTime")
+    return False, None
+
+
+def _container(container: JsonObject) -> ContainerFacts:
+    requests = mapping(container, "resources", "requests")
+    limits = mapping(container, "resources", "limits")
+    written = [*texts(container, "command"), *texts(container, "args")][:ARGUMENT_LIMIT]
+    return ContainerFacts(
+        name=sys.intern(text(container, "name")),
+        cpu_request_cores=value_in(requests, "cpu", missing="no CPU request"),
+        cpu_limit_cores=value_in(limits, "cpu", missing="no CPU limit"),
+        memory_request_bytes=value_in(requests, "memory", missing="no memory request"),
+        memory_limit_bytes=value_in(limits, "memory", missing="no memory limit"),
+        gpus=gpus_in(requests) or gpus_in(limits),
+        arguments=tuple(sys.intern(argument[:ARGUMENT_LENGTH_LIMIT]) for argument in written),
+        environment=_environment(container),
+    )
+
+
+def _environment(container: JsonObject) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in objects(container, "env")[:1000]:
+        name = text(entry, "name")
+        # A variable taken from a Secret or a ConfigMap has no literal value, and is left out.
+        if "value" in entry and _ENVIRONMENT.fullmatch(name) and not _SECRET.search(name):
+            found[sys.intern(name)] = sys.intern(text(entry, "value")[:ARGUMENT_LENGTH_LIMIT])
+    return found
+
+
+def _requested(container: JsonObject) -> JsonObject:
+    # The API server copies limits into missing requests when a pod is created; extended resources have both.
+    return {**mapping(container, "resources", "limits"), **mapping(container, "resources", "requests")}
+
+
+def _effective(spec: JsonObject, measure: Callable[[Mapping[str, Any]], float]) -> float:
+    """Count a resource as the scheduler does."""
+    pod_level = measure(_requested(spec))
+    running = sum(measure(_requested(container)) for container in objects(spec, "containers"))
+    sidecars = 0.0
+    peak = 0.0
+    for container in objects(spec, "initContainers"):
+        if text(container, "restartPolicy") == "Always":
+            sidecars += measure(_requested(container))
+            peak = max(peak, sidecars)
+        else:
+            peak = max(peak, sidecars + measure(_requested(container)))
+    # Pod-level requests, where given, replace the sum of the containers'.
+    return (pod_level or max(running + sidecars, peak)) + measure(mapping(spec, "overhead"))
+
+
+def _blockers(document: JsonObject, spec: JsonObject, controller: tuple[str, str]) -> tuple[str, ...]:
+    annotations = mapping(document, "metadata", "annotations")
+    # A mirror pod (owned by its Node) stays with its node as a DaemonSet's does.
+    if controller[0] in {"DaemonSet", "Node"}:
+        return ("DaemonSet",)
+    blockers: list[str] = []
+    safe = annotations.get(_SAFE_TO_EVICT)
+    if safe != "true":
+        if not controller[0]:
+            blockers.append("BarePod")
+        if _local_volumes(spec, str(annotations.get(_SAFE_VOLUMES, ""))):
+            blockers.append("LocalStorage")
+    # Karpenter also takes a duration from the pod's start; without a clock it counts as in force.
+    if safe == "false" or annotations.get(_DO_NOT_DISRUPT, "false") != "false":
+        blockers.append("DoNotDisrupt")
+    return tuple(blockers)
+
+
+def _local_volumes(spec: JsonObject, declared_safe: str) -> bool:
+    safe = {name.strip() for name in declared_safe.split(",")}
+    for volume in objects(spec, "volumes"):
+        local = "hostPath" in volume or ("emptyDir" in volume and text(volume, "emptyDir", "medium") != "Memory")
+        if local and text(volume, "name") not in safe:
+            return True
+    return False

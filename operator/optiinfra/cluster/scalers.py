@@ -1,0 +1,109 @@
+"""A HorizontalPodAutoscaler of the API as facts: limits, state, and who owns its minimum.
+
+Read-only: metrics and behaviour are not even parsed, so they can never be written back by mistake. An HPA that belongs
+to another controller (KEDA's ScaledObject, a KServe service) says so in `controller_owner`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optiinfra.cluster.document import JsonObject, Key, integer, integer_or_none, key_of, mapping, objects, text
+from optiinfra.cluster.pods import controller_of
+from optiinfra.domain.workload import ScalerFacts
+
+GROUP = "optiinfra.io"
+HELD_LABEL = "optiinfra.io/held"
+ORIGINAL_ANNOTATION = "optiinfra.io/original"
+DEFAULT_MINIMUM = 1
+"""What the API server uses when minReplicas is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerRecord:
+    """A scaler's facts, and which workload it drives."""
+
+    key: Key
+    facts: ScalerFacts
+    target_kind: str
+    target_name: str
+
+
+def hpa_path(namespace: str, name: str = "") -> str:
+    """Return the path of one HPA, or of a namespace's, or of all."""
+    base = "/apis/autoscaling/v2"
+    collection = (
+        f"{base}/namespaces/{namespace}/horizontalpodautoscalers" if namespace else f"{base}/horizontalpodautoscalers"
+    )
+    return f"{collection}/{name}" if name else collection
+
+
+def parse_scaler(document: JsonObject) -> ScalerRecord:
+    """Parse an autoscaling/v2 HorizontalPodAutoscaler."""
+    key = key_of(document)
+    active, reason = _scaling_active(document)
+    owner = _foreign_controller(document)
+    labels = mapping(document, "metadata", "labels")
+    minimum = integer_or_none(document, "spec", "minReplicas")
+    facts = ScalerFacts(
+        name=key.name,
+        uid=text(document, "metadata", "uid"),
+        resource_version=text(document, "metadata", "resourceVersion"),
+        min_replicas=DEFAULT_MINIMUM if minimum is None else minimum,
+        max_replicas=integer(document, "spec", "maxReplicas"),
+        current_replicas=integer(document, "status", "currentReplicas"),
+        desired_replicas=integer(document, "status", "desiredReplicas"),
+        scaling_active=active,
+        scaling_active_reason=reason,
+        owned_by_us=owned_by_us(document),
+        controller_owner=owner,
+        min_replicas_managers=field_managers(document, "spec", "minReplicas"),
+        held=HELD_LABEL in labels,
+        original_min_replicas=_original(document),
+    )
+    return ScalerRecord(
+        key,
+        facts,
+        target_kind=text(document, "spec", "scaleTargetRef", "kind"),
+        target_name=text(document, "spec", "scaleTargetRef", "name"),
+    )
+
+
+def _scaling_active(document: JsonObject) -> tuple[bool | None, str]:
+    for condition in objects(document, "status", "conditions"):
+        if text(condition, "type") == "ScalingActive":
+            status = text(condition, "status")
+            return {"True": True, "False": False}.get(status), text(condition, "reason")
+    return None, ""
+
+
+def owned_by_us(document: Mapping[str, Any]) -> bool:
+    """Tell whether one of our objects controls this one."""
+    return any(
+        text(owner, "apiVersion").startswith(f"{GROUP}/") and owner.get("controller") is True
+        for owner in objects(document, "metadata", "ownerReferences")
+    )
+
+
+def _foreign_controller(document: JsonObject) -> str:
+    kind, name = controller_of(document)
+    return f"{kind}/{name}" if kind and not owned_by_us(document) else ""
+
+
+def _original(document: JsonObject) -> int | None:
+    written = mapping(document, "metadata", "annotations").get(ORIGINAL_ANNOTATION)
+    return int(written) if isinstance(written, str) and written.isdigit() and len(written) < 10 else None
+
+
+def field_managers(document: Mapping[str, Any], *path: str) -> tuple[tuple[str, str], ...]:
+    """Return (manager, operation) of everybody whose managedFields entry holds the field; subresources excluded."""
+    found: list[tuple[str, str]] = []
+    for entry in objects(document, "metadata", "managedFields"):
+        if text(entry, "subresource"):
+            continue
+        owned: Any = entry.get("fieldsV1")
+        for step in path:
+            owned = owned.get(f"f:{step}") if isinstance(owned, Mapping) else None
+        if owned is not None:
+            found.append((text(entry, "manager"), text(entry, "operation")))
+    return tuple(found)
