@@ -389,3 +389,50 @@ def test_what_is_stored_can_be_read_when_a_newer_operator_wrote_the_status(serve
     assert read.status_error.startswith("status.bottleneck.")
     assert read.status.bottleneck is None
     assert read.spec.target_ref is not None
+
+
+def test_largest_objects_stay_within_the_budget_of_the_rules(server: Cluster, namespace: str):
+    name = "a" * 252
+    variants = [
+        {
+            "name": f"{'v' * 62}{number}",
+            "targetRef": {"apiVersion": "g" * 253, "kind": "K" * 63, "name": f"{name}{number}"},
+            "maxShare": "10.0000%",
+            "scaling": {"scalerRef": {"name": name}, "minReplicas": 1, "maxReplicas": 10_000, "startupTime": "99999h"},
+        }
+        for number in range(8)
+    ]
+    windows = [{"days": ["Mon", "Tue"], "start": "00:00", "duration": "24h"}] * 16
+    _create(
+        server,
+        ResourceOptimization,
+        namespace,
+        "large",
+        {"variants": variants, "policy": {"maintenanceWindows": windows}},
+    )
+    evidence = [{"signal": "s" * 64, "source": "engine", "window": "99999h", "unknown": "u" * 256}] * 16
+    recommendations = [
+        {
+            "id": f"{number:032}", "type": "Replicas", "reason": "R" * 64, "message": "m" * 1024, "setting": "s" * 256,
+            "current": "c" * 256, "proposed": "p" * 256, "lower": "l" * 256, "upper": "u" * 256, "direction": "ScaleUp",
+            "confidence": 1, "evidence": evidence, "patch": "p" * 4096, "issuedAt": "2026-01-31T12:00:00Z",
+            "expiresAt": "2026-02-01T12:00:00Z", "insight": {"text": "t" * 2048, "rank": 1},
+        }
+        for number in range(32)
+    ]  # fmt: skip
+    written = _patch(
+        server, ResourceOptimization, namespace, "large", {"status": {"recommendations": recommendations}}, "status"
+    )
+    assert ResourceOptimization.parse(written).status_error == ""
+    pools = [
+        {
+            "name": f"{'p' * 61}{number:02}",
+            "nodeSelector": {f"{'d' * 250}/{'k' * 60}{key}": "v" * 63 for key in range(8)},
+            "prices": {"gpuHour": "1" * 12, "cpuCoreHour": "0.04", "memoryGiBHour": "0.005"},
+        }
+        for number in range(32)
+    ]
+    sources = [{"type": "Prometheus", "url": f"http://{'h' * 500}/{number}"} for number in range(4)]
+    _create(
+        server, ClusterResourceOptimization, namespace, "large", {"pools": pools, "metricsSources": sources}, dry=True
+    )
