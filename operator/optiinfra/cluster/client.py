@@ -8,6 +8,7 @@ call queued writes nothing. Paths are raw ("/apis/autoscaling/v2/..."), bodies a
 
 import asyncio
 import inspect
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -22,11 +23,12 @@ import orjson
 
 from optiinfra.cluster.credentials import Credentials
 from optiinfra.cluster.document import Json, JsonObject, decode, objects, text
-from optiinfra.cluster.errors import ClusterError, Expired, Malformed, Throttled, Unavailable, error_of
+from optiinfra.cluster.errors import ClusterError, Expired, Invalid, Malformed, Throttled, Unavailable, error_of
 from optiinfra.cluster.pacing import Backoff, TokenBucket
 
 FIELD_MANAGER = "optiinfra"
 _ERROR_BODY_LIMIT = 64 * 1024
+_PATH = re.compile(r"/[-A-Za-z0-9_.:/]{1,2048}\Z")
 
 Observe: TypeAlias = Callable[[str, str, int, float], None]
 """Called after every attempt with verb, resource, HTTP code (0: no answer) and seconds."""
@@ -62,7 +64,7 @@ class ClientLimits:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list."""
+    """One page of a list; emptied when the next one is asked for."""
 
     items: list[JsonObject]
     resource_version: str
@@ -159,13 +161,15 @@ class KubernetesClient:
         while True:
             call = _Call("list", "GET", path, dict(parameters), timeout_s=self.limits.list_timeout_s, retried=True)
             answer = await self._request(call)
-            yield Page(objects(answer, "items"), text(answer, "metadata", "resourceVersion"))
             token = text(answer, "metadata", "continue")
+            page = Page(objects(answer, "items"), text(answer, "metadata", "resourceVersion"))
+            del answer
+            yield page
+            # Only one page may live at a time, and the reader still holds this one.
+            page.items.clear()
             if not token:
                 return
             parameters["continue"] = token
-            # Only one page may live at a time.
-            del answer
 
     async def list(
         self, path: str, *, query: Mapping[str, str] | None = None, page_size: int = 500
@@ -298,10 +302,6 @@ class KubernetesClient:
             return await self._send(call)
         await self._bucket.take()
         async with self._slots:
-            if call.write and self.before_write is not None:
-                verdict = self.before_write()
-                if inspect.isawaitable(verdict):
-                    await verdict
             return await self._send(call)
 
     async def _send(self, call: _Call, *, force_refresh: bool = False) -> JsonObject:
@@ -330,6 +330,9 @@ class KubernetesClient:
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         if self._session is None:
             raise Unavailable("the client is not open: use `async with`", verb=call.verb, path=call.path)
+        if not _PATH.match(call.path) or "/." in call.path or "//" in call.path:
+            # Names come from users' specs; one with dots and slashes would lead to another object.
+            raise Invalid(f"{call.path[:256]!r} is not a path of the API", verb=call.verb)
         headers = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",  # in the cluster, bytes are cheaper than the server's processor time
@@ -338,6 +341,11 @@ class KubernetesClient:
         }
         if call.body is not None:
             headers["Content-Type"] = call.content_type
+        if call.write and not call.urgent and self.before_write is not None:
+            # The last thing before the bytes leave: even reading the credentials may have taken long.
+            verdict = self.before_write()
+            if inspect.isawaitable(verdict):
+                await verdict
         async with self._session.request(
             call.method,
             self._credentials.host + call.path,

@@ -76,7 +76,7 @@ class EventRecorder:
     ) -> EventOutcome:
         """Record an Event; `reason` and `action` are CamelCase words, `note` is for people."""
         now = self._clock()
-        note = note[:_NOTE_LIMIT]
+        note = note.encode()[:_NOTE_LIMIT].decode("utf-8", "ignore")
         identity = (regarding.uid, event_type.value, reason, note)
         series = self._series.get(identity)
         try:

@@ -19,6 +19,7 @@ from optiinfra.cluster.errors import Conflict, Invalid
 from optiinfra.cluster.scalers import HELD_LABEL, ORIGINAL_ANNOTATION, hpa_path, parse_scaler
 from optiinfra.domain.workload import ScalerFacts
 
+_OURS = ((FIELD_MANAGER, "Apply"),)
 _ATTEMPTS = 3
 """An HPA's status changes every 15 s, and each change is a new resourceVersion."""
 
@@ -90,7 +91,8 @@ class Floor:
             facts = parse_scaler(document).facts
             if not facts.held and not _own_entries(document):
                 return FloorRefusal(FloorCase.NOT_HELD, "", "nothing to release")
-            ours = facts.min_replicas_managers == ((FIELD_MANAGER, "Apply"),)
+            # Without any manager the ownership records were wiped; label and annotation still tell whose the floor is.
+            ours = facts.min_replicas_managers in {(), _OURS}
             original = facts.original_min_replicas
             try:
                 if ours and original is not None and original != facts.min_replicas:
@@ -115,7 +117,11 @@ class Floor:
             refusal = refusal_of(facts)
             if refusal is not None:
                 return refusal
-            original = facts.original_min_replicas if facts.held else None
+            ours = facts.min_replicas_managers == _OURS
+            original = facts.original_min_replicas if facts.held or ours else None
+            if original is None and ours:
+                # The present value is ours, so it must not become the "original".
+                return FloorRefusal(FloorCase.NOT_HELD, "", f"release it: {ORIGINAL_ANNOTATION} was removed")
             if original is None:
                 if must_be_held:
                     return FloorRefusal(FloorCase.NOT_HELD, "", "take the floor again before moving it")
@@ -127,11 +133,8 @@ class Floor:
                 )
             try:
                 written = await self._apply(key, facts, value=value, original=original)
-            except Conflict as conflict:
-                if conflict.fields:
-                    # Somebody took the field between our read and our write.
-                    taken = conflict.fields[0]
-                    return FloorRefusal(FloorCase.APPLY_MANAGER, taken.manager, _remedy(taken.manager))
+            except Conflict:
+                # Changed, or taken by somebody, between our read and our write: the next read tells which.
                 if attempt == _ATTEMPTS:
                     raise
                 continue
@@ -179,7 +182,7 @@ class Floor:
 
     async def _changed(self, key: Key, document: JsonObject, error: Conflict | Invalid) -> bool:
         if isinstance(error, Conflict):
-            return not error.fields
+            return True
         now = await self._client.get(hpa_path(key.namespace, key.name))
         return text(now, "metadata", "resourceVersion") != text(document, "metadata", "resourceVersion")
 

@@ -110,6 +110,17 @@ def selector_of(document: Mapping[str, Any]) -> Selector:
     return Selector(tuple(requirements))
 
 
-def format_labels(labels: Mapping[str, str]) -> str:
-    """Write equality requirements, sorted, as a selector string."""
-    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+def format_selector(selector: Selector) -> str:
+    """Write a selector in the grammar of `kubectl -l`."""
+    return ",".join(_format(requirement) for requirement in selector.requirements)
+
+
+def _format(requirement: Requirement) -> str:
+    if requirement.operator is Operator.EXISTS:
+        return requirement.key
+    if requirement.operator is Operator.ABSENT:
+        return f"!{requirement.key}"
+    if requirement.operator is Operator.IN and len(requirement.values) == 1:
+        return f"{requirement.key}={next(iter(requirement.values))}"
+    word = "in" if requirement.operator is Operator.IN else "notin"
+    return f"{requirement.key} {word} ({','.join(sorted(requirement.values))})"

@@ -1,22 +1,29 @@
 """The target of an object, whatever its kind: resolved by discovery, read through its scale subresource.
 
-Discovery answers are kept for ten minutes, so a CRD that is installed later is found without a restart. The pod
-template is never read. `Absent` means that the target (or its kind) does not exist; `TargetWithoutScale` that nothing
-can ever scale it.
+Deployments and StatefulSets, which nearly all targets are, are mirrored once `run()` goes: a fleet of thousands asked
+about twice a minute would otherwise cost the API server hundreds of reads a second. A mirror that is not fresh, or that
+does not know the target, is not believed: then it is read live, as every other kind is. Discovery answers are kept for
+ten minutes, so a CRD that is installed later is found without a restart. The pod template is never parsed.
+`Absent` means that the target (or its kind) does not exist; `TargetWithoutScale` that nothing can ever scale it.
 """
 
+import asyncio
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from optiinfra.cluster.client import KubernetesClient
-from optiinfra.cluster.document import JsonObject, integer, integer_or_none, mapping, objects, text, texts
+from optiinfra.cluster.document import JsonObject, Key, integer, integer_or_none, key_of, mapping, objects, text, texts
 from optiinfra.cluster.errors import Absent, Invalid, TargetWithoutScale
-from optiinfra.cluster.labels import format_labels, selector_of
+from optiinfra.cluster.labels import format_selector, selector_of
+from optiinfra.cluster.watch import Reflector
 
 DISCOVERY_KEPT_S = 600.0
 DISCOVERY_MISS_KEPT_S = 30.0
+MIRROR_FRESH_S = 180.0
+"""Bookmarks come about once a minute; a mirror that heard nothing for longer is not believed."""
+_MIRRORED = {("apps/v1", "Deployment"): "deployments", ("apps/v1", "StatefulSet"): "statefulsets"}
 _GROUP_VERSION = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?v[0-9][a-z0-9]*\Z")
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?\Z")
 
@@ -48,15 +55,40 @@ class _Kind:
 
 
 class Targets:
-    """Reads targets."""
+    """Reads targets. `run()` is optional and makes reading cheap."""
 
-    def __init__(self, client: KubernetesClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: KubernetesClient,
+        *,
+        namespaces: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """No namespaces means the whole cluster."""
         self._client = client
         self._clock = clock
         self._kinds: dict[str, tuple[float, dict[str, _Kind]]] = {}
+        prefixes = [f"/namespaces/{namespace}" for namespace in namespaces] or [""]
+        self._mirrors = {
+            kind: [
+                Reflector(client, f"/apis/apps/v1{prefix}/{plural}", parse=parse_workload, clock=clock)
+                for prefix in prefixes
+            ]
+            for kind, plural in _MIRRORED.items()
+        }
+
+    async def run(self) -> None:
+        """Mirror Deployments and StatefulSets until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for mirrors in self._mirrors.values():
+                for mirror in mirrors:
+                    group.create_task(mirror.run(), name=f"mirror {mirror.path}")
 
     async def read(self, *, api_version: str, kind: str, namespace: str, name: str) -> TargetFacts:
         """Read a target."""
+        mirrored = self._mirrored(api_version, kind, Key(namespace, name))
+        if mirrored is not None:
+            return mirrored
         collection = await self._collection(api_version, kind, namespace)
         if not _NAME.match(name):
             raise Invalid(f"targetRef.name {name[:253]!r} cannot be the name of an object")
@@ -65,18 +97,23 @@ class Targets:
         if text(scale, "metadata", "uid") not in {"", text(document, "metadata", "uid")}:
             raise Absent(f"{kind} {namespace}/{name} was replaced while it was read", verb="get", path=collection)
         desired = integer_or_none(scale, "spec", "replicas")
-        return TargetFacts(
+        facts = parse_workload(document)
+        return replace(
+            facts,
             api_version=api_version,
-            kind=kind,
-            namespace=namespace,
-            name=name,
-            uid=text(document, "metadata", "uid"),
-            resource_version=text(document, "metadata", "resourceVersion"),
             desired_replicas=1 if desired is None else desired,
             replicas=integer(scale, "status", "replicas"),
-            ready_replicas=_ready(document),
-            selector=text(scale, "status", "selector") or _own_selector(document),
+            selector=text(scale, "status", "selector") or facts.selector,
         )
+
+    def _mirrored(self, api_version: str, kind: str, key: Key) -> TargetFacts | None:
+        for mirror in self._mirrors.get((api_version, kind), ()):
+            heard = mirror.last_activity
+            fresh = mirror.synced and mirror.last_error is None and heard is not None
+            if fresh and heard is not None and self._clock() - heard < MIRROR_FRESH_S and key in mirror.items:
+                # Items of lists name neither apiVersion nor kind.
+                return replace(mirror.items[key], api_version=api_version, kind=kind)
+        return None
 
     async def _collection(self, api_version: str, kind: str, namespace: str) -> str:
         if not _GROUP_VERSION.match(api_version):
@@ -105,6 +142,29 @@ class Targets:
         return kinds
 
 
+def parse_workload(document: JsonObject) -> TargetFacts:
+    """Parse an object by the conventions of apps/v1; a kind with its own scale paths is corrected by its scale."""
+    key = key_of(document)
+    desired = integer_or_none(document, "spec", "replicas") if _is_apps(document) else None
+    return TargetFacts(
+        api_version=text(document, "apiVersion"),
+        kind=text(document, "kind"),
+        namespace=key.namespace,
+        name=key.name,
+        uid=text(document, "metadata", "uid"),
+        resource_version=text(document, "metadata", "resourceVersion"),
+        desired_replicas=1 if desired is None else desired,
+        replicas=integer(document, "status", "replicas") if _is_apps(document) else 0,
+        ready_replicas=_ready(document),
+        selector=format_selector(selector_of(mapping(document, "spec", "selector"))) if _is_apps(document) else "",
+    )
+
+
+def _is_apps(document: JsonObject) -> bool:
+    # The items of a list carry neither apiVersion nor kind; only apps/v1 is listed here.
+    return text(document, "apiVersion") in {"", "apps/v1"}
+
+
 def _kinds_of(discovery: JsonObject) -> dict[str, _Kind]:
     resources = objects(discovery, "resources")
     scalable = {text(entry, "name") for entry in resources}
@@ -120,12 +180,4 @@ def _ready(document: JsonObject) -> int | None:
     if "readyReplicas" in status:
         return integer(status, "readyReplicas")
     # Workloads of apps/v1 omit the field while it is zero; other kinds may not know it at all.
-    return 0 if text(document, "apiVersion") == "apps/v1" else None
-
-
-def _own_selector(document: JsonObject) -> str:
-    selector = mapping(document, "spec", "selector")
-    labels = mapping(selector, "matchLabels")
-    if not labels or selector_of(selector).requirements[len(labels) :]:
-        return ""
-    return format_labels({key: str(value) for key, value in labels.items()})
+    return 0 if _is_apps(document) else None

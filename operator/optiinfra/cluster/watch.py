@@ -102,13 +102,14 @@ class Reflector(Generic[T]):
             try:
                 if not self._resource_version:
                     await self._list()
-                    backoff.reset()
                 if await self._watch():
                     backoff.reset()
                 self.last_error = None
             except Expired:
                 self._resource_version = ""
                 _LOGGER.info("the watch of %s expired; listing again", self.path)
+                # A server that expires every watch at once must not be asked for full lists without a pause.
+                await asyncio.sleep(backoff.next_s())
             except ClusterError as error:
                 self.last_error = error
                 delay = max(backoff.next_s(), min(error.retry_after_s or 0.0, self._times.retry_ceiling_s))
