@@ -5,6 +5,7 @@ rest money decides, then confidence. A candidate without a price is not one that
 that save something and before those that cost something. It needs no key, no network and no clock.
 """
 
+from decimal import Decimal
 from typing import Final
 
 from optiinfra.analysis.advice import ActionPlan, Advice, Explanation, PlanStep, Provenance
@@ -13,6 +14,9 @@ from optiinfra.analysis.vocabulary import NumberName, PlanStepKind, ReasonCode, 
 from optiinfra.domain.evidence import Bottleneck, Direction, RecommendationType
 
 NAME: Final = "deterministic"
+
+_SMALLEST: Final = 1e-9
+"""Numbers below it are shown as 0."""
 
 _QUIET: Final = frozenset({Bottleneck.NONE, Bottleneck.IDLE, Bottleneck.UNKNOWN})
 _RELIEF: Final = {
@@ -52,7 +56,7 @@ _PROPOSALS: Final = {
     RecommendationType.IDLE_GPU: "Give the GPUs back",
 }
 
-_STEP_TEXTS: Final = {
+STEP_TEXTS: Final = {
     PlanStepKind.REVIEW_EVIDENCE: "Read the evidence of the recommendation.",
     PlanStepKind.TEST_OUTSIDE_PRODUCTION: "Try the setting on a copy of the service first.",
     PlanStepKind.WAIT_FOR_QUIET_HOURS: "Wait for the maintenance window or a quiet hour.",
@@ -106,8 +110,9 @@ def describe(number: NamedNumber) -> str:
 
 def shown(value: float) -> str:
     """Return a number with at most three significant digits, never in scientific notation."""
-    rounded = float(f"{value:.3g}")
-    return f"{rounded:.0f}" if abs(rounded) >= 100 or rounded == int(rounded) else f"{rounded:.12g}"
+    if abs(value) < _SMALLEST:
+        return "0"
+    return format(Decimal(f"{value:.3g}"), "f")
 
 
 def explain(candidate: InsightCandidate) -> Explanation:
@@ -134,7 +139,7 @@ def plan(candidate: InsightCandidate) -> ActionPlan:
     if candidate.direction is not Direction.SCALE_UP:
         kinds.append(PlanStepKind.WAIT_FOR_QUIET_HOURS)
     kinds += [PlanStepKind.APPLY_CHANGE, _WATCHED[candidate.type], PlanStepKind.ROLL_BACK_IF_WORSE]
-    return ActionPlan(candidate.id, tuple(PlanStep(kind, _STEP_TEXTS[kind]) for kind in kinds))
+    return ActionPlan(candidate.id, tuple(PlanStep(kind, STEP_TEXTS[kind]) for kind in kinds))
 
 
 def summarize(request: InsightRequest, ranking: tuple[str, ...]) -> str:

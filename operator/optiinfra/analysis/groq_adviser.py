@@ -5,6 +5,7 @@ cached, budget reserved, breaker closed; only then is anything sent. Ids are che
 no tools, no memory and no way to act. langchain and groq are imported at the first call that is really made.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -58,6 +59,7 @@ class GroqAdviser:
         self._fingerprint = ""
         self._http: httpx.AsyncClient | None = None
         self._model: ChatGroq | None = None
+        self._building = asyncio.Lock()
         self.breaker = Breaker(settings.breaker)
         self.budget = TokenBudget()
         self.cache = AdviceCache(size=settings.cache_size, time_to_live=settings.cache_seconds)
@@ -76,7 +78,7 @@ class GroqAdviser:
         if cached is not None:
             source = replace(cached.provenance, cached=True, attempts=0, tokens_in=0, tokens_out=0)
             return replace(cached, provenance=source)
-        model = self._ready_model()
+        model = await self._ready_model()
         reservation = self.budget.reserve(
             request.object_id,
             prompt.characters // _CHARACTERS_PER_TOKEN + _SCHEMA_TOKENS + self._settings.max_answer_tokens,
@@ -110,8 +112,9 @@ class GroqAdviser:
 
         account = Attempts()
         answered = 0
+        breaker = self.breaker  # a new key brings a new breaker; this call speaks about the old one
         try:
-            self.breaker.admit(now=self._monotonic())
+            breaker.admit(now=self._monotonic())
         except AdviserError:
             self.budget.settle(reservation, spent=0)
             raise
@@ -123,7 +126,7 @@ class GroqAdviser:
                 policy=self._settings.retry,
                 account=account,
             )
-            self.breaker.succeeded()
+            breaker.succeeded()
             settled = True
             tokens_in, tokens_out = _usage(message)
             # A service that counts nothing is charged as if it had used everything that was reserved.
@@ -132,57 +135,67 @@ class GroqAdviser:
         except AdviserError as error:
             if not settled:
                 settled = True
-                self._report_failure(error)
+                self._report_failure(breaker, error)
             raise
         finally:
             if not settled:  # cancelled, or a mistake of ours: neither speaks for or against the endpoint
-                self.breaker.withdrawn(now=self._monotonic())
+                breaker.withdrawn(now=self._monotonic())
                 account.lost += 1
             self.budget.settle(reservation, spent=answered + account.lost * reservation.tokens)
 
-    def _report_failure(self, error: AdviserError) -> None:
+    def _report_failure(self, breaker: Breaker, error: AdviserError) -> None:
+        if isinstance(error, NotConfigured):  # the key file went away between two attempts
+            breaker.withdrawn(now=self._monotonic())
+            return
         if not error.service_failure:
-            self.breaker.succeeded()
+            breaker.succeeded()
             return
         asked = error.retry_after if isinstance(error, RateLimited) else None
         if asked is not None and asked <= self._settings.retry.longest_wait:
             asked = None  # it was waited for already; the ordinary count applies
-        self.breaker.failed(now=self._monotonic(), cause=error.reason, asked_pause=asked)
+        breaker.failed(now=self._monotonic(), cause=error.reason, asked_pause=asked)
 
-    def _ready_model(self) -> "ChatGroq":
-        """Build the model at the first call.
+    async def _ready_model(self) -> "ChatGroq":
+        """Return the model, built at the first call.
 
         Raises:
             NotConfigured: the libraries are not installed.
         """
-        if self._model is not None:
-            return self._model
-        try:
-            import groq  # noqa: PLC0415  a third of the operator's memory: only where a model is really asked
-            from langchain_groq import ChatGroq  # noqa: PLC0415  same
+        async with self._building:
+            if self._model is not None:
+                return self._model
+            # In a thread: the imports take most of a second, and the loop also renews the Lease.
+            self._http, model = await asyncio.to_thread(_build, self._settings)
+            self._model = model
+            return model
 
-            from optiinfra.analysis.transport import build_http_client  # noqa: PLC0415  imports httpx
-        except ImportError as error:
-            raise NotConfigured(f"{error.name} is not installed; install optiinfra[llm]") from None
-        settings = self._settings
-        self._http = build_http_client(settings)
-        # max_retries=0: the SDK would repeat below our own layer. The key is a placeholder: the transport has it.
-        completions = groq.AsyncGroq(
-            api_key=_PLACEHOLDER, base_url=settings.endpoint, max_retries=0, http_client=self._http
-        ).chat.completions
-        self._model = ChatGroq(
-            # Handing both clients in keeps LangChain from building its own, with time-outs and retries of their own.
-            client=completions,
-            async_client=completions,
-            model_name=settings.model,
-            api_key=_PLACEHOLDER,
-            max_retries=0,
-            max_tokens=settings.max_answer_tokens,
-            reasoning_effort=settings.reasoning_effort or None,
-            temperature=0.0,
-            cache=False,
-        )
-        return self._model
+
+def _build(settings: AdviserSettings) -> "tuple[httpx.AsyncClient, ChatGroq]":
+    try:
+        import groq  # noqa: PLC0415  a third of the operator's memory: only where a model is really asked
+        from langchain_groq import ChatGroq  # noqa: PLC0415  same
+
+        from optiinfra.analysis.transport import build_http_client  # noqa: PLC0415  imports httpx
+    except ImportError as error:
+        raise NotConfigured(f"{error.name} is not installed; install optiinfra[llm]") from None
+    http = build_http_client(settings)
+    # max_retries=0: the SDK would repeat below our own layer. The key is a placeholder: the transport has it.
+    completions = groq.AsyncGroq(
+        api_key=_PLACEHOLDER, base_url=settings.endpoint, max_retries=0, http_client=http
+    ).chat.completions
+    model = ChatGroq(
+        # Handing both clients in keeps LangChain from building its own, with time-outs and retries of their own.
+        client=completions,
+        async_client=completions,
+        model_name=settings.model,
+        api_key=_PLACEHOLDER,
+        max_retries=0,
+        max_tokens=settings.max_answer_tokens,
+        reasoning_effort=settings.reasoning_effort or None,
+        temperature=0.0,
+        cache=False,
+    )
+    return http, model
 
 
 async def _call(model: "ChatGroq", prompt: Prompt) -> "AIMessage":

@@ -23,6 +23,9 @@ MAX_CANDIDATES: Final = 16
 MAX_NUMBERS: Final = 24
 """Numbers told for one candidate, and signals told for the object."""
 
+MAX_VALUE: Final = 1e18
+"""Larger ones are no measurement (an exabyte is 1e18 bytes)."""
+
 _CANDIDATE_ID: Final = re.compile(r"r[1-9][0-9]{0,2}", re.ASCII)
 
 
@@ -33,8 +36,12 @@ def _require(value: object, kind: type[StrEnum], field: str) -> None:
 
 
 def _require_finite(value: object, field: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestRefused(f"{field} must be a finite number; leave out what is unknown")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _can_be_told(value):
+        raise RequestRefused(f"{field} must be a finite number below {MAX_VALUE:g}; leave out what is unknown")
+
+
+def _can_be_told(value: float) -> bool:
+    return math.isfinite(value) and abs(value) < MAX_VALUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ def numbers_of(evidence: Iterable[Evidence]) -> tuple[NamedNumber, ...]:
     told: dict[NumberName, NamedNumber] = {}
     for item in evidence:
         name, unit = NumberName.of(item.signal), Unit.of(item.unit)
-        if name is None or unit is None or isinstance(item.value, Unknown) or not math.isfinite(item.value):
+        if name is None or unit is None or isinstance(item.value, Unknown) or not _can_be_told(item.value):
             continue
         told.setdefault(name, NamedNumber(name, item.value, unit))
     return tuple(told.values())[:MAX_NUMBERS]
@@ -148,7 +155,7 @@ def candidate_of(proposal: Proposal, *, position: int) -> InsightCandidate:
         (NumberName.CPU_CORES_FREED, proposal.savings.cpu_cores_freed, Unit.CORES),
         (NumberName.MEMORY_BYTES_FREED, proposal.savings.memory_bytes_freed, Unit.BYTES),
     )
-    numbers += [NamedNumber(name, value, unit) for name, value, unit in saved if value > 0 and math.isfinite(value)]
+    numbers += [NamedNumber(name, value, unit) for name, value, unit in saved if value > 0 and _can_be_told(value)]
     return InsightCandidate(
         id=f"r{position}",
         type=proposal.type,

@@ -2,12 +2,14 @@
 
 A given number may be said in any usual way: 0.93 as "93%", 0.1 seconds as "100 ms", 85899345920 bytes as "80 GiB",
 and rounded to the digits that are shown. A difference or a sum of given numbers is not given: the model's arithmetic
-is not checked, it is left out. Number words from two on count as numbers, "one" does not: it is mostly a pronoun.
+is not checked, it is left out. Number words from two on count as numbers, "one" does not: it is mostly a
+pronoun. Words that only make a number out of another one ("double", "half") are arithmetic.
 """
 
 import re
 from typing import Final
 
+from optiinfra.analysis.deterministic import shown
 from optiinfra.analysis.request import InsightRequest
 from optiinfra.analysis.vocabulary import Unit
 
@@ -26,10 +28,9 @@ _SCALES: Final = {
 _WORDS: Final = {
     word: float(value)
     for value, words in {
-        0.5: "half halve halves halved",
-        2: "two twice double doubles doubled doubling",
-        3: "three triple triples tripled thrice",
-        4: "four quadruple",
+        2: "two",
+        3: "three",
+        4: "four",
         5: "five",
         6: "six",
         7: "seven",
@@ -37,7 +38,7 @@ _WORDS: Final = {
         9: "nine",
         10: "ten",
         11: "eleven",
-        12: "twelve dozen",
+        12: "twelve",
         20: "twenty",
         30: "thirty",
         40: "forty",
@@ -46,12 +47,40 @@ _WORDS: Final = {
         70: "seventy",
         80: "eighty",
         90: "ninety",
-        100: "hundred hundreds",
-        1000: "thousand thousands",
-        1e6: "million millions",
     }.items()
     for word in words.split()
 }
+_DERIVED: Final = frozenset(
+    [
+        "half",
+        "halve",
+        "halves",
+        "halved",
+        "halving",
+        "twice",
+        "double",
+        "doubles",
+        "doubled",
+        "doubling",
+        "thrice",
+        "triple",
+        "triples",
+        "tripled",
+        "quadruple",
+        "dozen",
+        "dozens",
+        "hundred",
+        "hundreds",
+        "thousand",
+        "thousands",
+        "million",
+        "millions",
+        "billion",
+        "billions",
+    ]
+)
+"""Words that make a number out of another one: always the model's own arithmetic."""
+
 _WORD: Final = re.compile(r"[a-z]+")
 
 
@@ -74,7 +103,8 @@ def given_numbers(request: InsightRequest) -> tuple[float, ...]:
         (objectives.late_share, Unit.RATIO),
         (float(len(request.candidates)), Unit.COUNT),
     ]
-    return tuple(value * scale for value, unit in told for scale in _SCALES.get(unit, _NO_SCALES))
+    # As they were shown: the model never saw more digits.
+    return tuple(float(shown(value)) * scale for value, unit in told for scale in _SCALES.get(unit, _NO_SCALES))
 
 
 def ungiven_number(sentence: str, given: tuple[float, ...]) -> str | None:
@@ -87,20 +117,21 @@ def ungiven_number(sentence: str, given: tuple[float, ...]) -> str | None:
         if not _is_given(written, half_step=0.5 * 10.0**-decimals * scale, given=given):
             return match[0]
     for word in _WORD.findall(sentence.lower()):
-        if word in _WORDS and not _is_given(_WORDS[word], half_step=0.0, given=given):
+        if word in _DERIVED or (word in _WORDS and not _is_given(_WORDS[word], half_step=0.0, given=given)):
             return str(word)
     return None
 
 
 def _is_given(written: float, *, half_step: float, given: tuple[float, ...]) -> bool:
-    """Tell whether a given number, rounded to the digits that are written, is the number that is written.
+    """Tell whether a given number, rounded or cut to the digits that are written, is the number that is written.
 
-    Rounding may not turn a number into quite another one (0.4 into "0"), so the difference stays within 5%; and 1%
-    is always allowed, because people cut digits where they should round.
+    Neither may turn a number into quite another one (0.4 into "0"), so the difference also stays within 5%.
     """
     for number in given:
-        difference = abs(written - abs(number))
         size = abs(number)
-        if difference <= max(min(half_step * (1 + 1e-9), 0.05 * size), 0.01 * size):
+        rounded = abs(size - written) <= half_step
+        cut = 0 <= size - written < 2 * half_step
+        noise = abs(size - written) <= 1e-9 * size
+        if noise or ((rounded or cut) and abs(size - written) <= 0.05 * size):
             return True
     return False

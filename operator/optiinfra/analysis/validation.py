@@ -19,6 +19,7 @@ from typing import Final
 
 from optiinfra.analysis.advice import ActionPlan, Advice, Dropped, DropReason, Explanation, Insight, PlanStep
 from optiinfra.analysis.deterministic import NAME as DETERMINISTIC
+from optiinfra.analysis.deterministic import STEP_TEXTS
 from optiinfra.analysis.errors import InvalidAnswer, UnknownIds
 from optiinfra.analysis.request import InsightRequest
 from optiinfra.analysis.spoken import given_numbers, ungiven_number
@@ -56,7 +57,10 @@ def validate(request: InsightRequest, advice: Advice) -> Insight:
     plans = [
         ActionPlan(
             one.id,
-            tuple(PlanStep(step.kind, cleaner.clean(step.text, limit=MAX_STEP)) for step in one.steps[:MAX_STEPS]),
+            tuple(
+                PlanStep(step.kind, cleaner.clean(step.text, limit=MAX_STEP) or STEP_TEXTS[step.kind])
+                for step in one.steps[:MAX_STEPS]
+            ),
         )
         for one in advice.plans
     ]
