@@ -15,7 +15,7 @@ HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
 
 Version = tuple[int, int, int]
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)([-+][\w.+-]*)?")
+_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[\w.+-]*)?")
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -61,7 +61,8 @@ class Binary:
 def parse_version(text: str) -> Version | None:
     """Read the first version in a program's answer; a pre-release or vendor suffix makes it unusable.
 
-    (Google's kubectl "dispatcher" answers 1.32.4-dispatcher and is not a plain kubectl.)
+    Google's kubectl "dispatcher" answers 1.32.4-dispatcher and is not a plain kubectl; the build metadata
+    of Helm's releases (+g1a2b3c4) is harmless.
     """
     match = _VERSION.search(text)
     if match is None or match[4] is not None:

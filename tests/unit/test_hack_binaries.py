@@ -39,6 +39,7 @@ def cache(tmp_path):
         ("Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0", None),
         ("Kubernetes v0.0.0-master+$Format:%H$", None),
         ("v3.22.0", (3, 22, 0)),
+        ("v3.22.0+g1a2b3c4", (3, 22, 0)),
         ("v3.22", None),
         ("", None),
     ],
