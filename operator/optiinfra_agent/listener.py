@@ -38,6 +38,9 @@ def open_socket(settings: Settings) -> socket.socket:
             f"cannot listen on {settings.listen_address} port {settings.listen_port}: {error};"
             " free the port or change OPTIINFRA_AGENT_LISTEN_PORT"
         ) from error
+    # asyncio sets this only on sockets whose protocol number says TCP, and create_server leaves that number at 0.
+    # Without it an answer of two small packets waits 40 ms for the reader's acknowledgement (measured).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)  # noqa: FBT003 - the parameter has no name
     return listener
 

@@ -14,6 +14,9 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
 
 from optiinfra_agent import __version__, health
 from optiinfra_agent.collection import Collection
@@ -62,10 +65,9 @@ def _once(settings: Settings) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    # Both signals first reach uvicorn, which ends the pages and then raises them again; without a handler of our
-    # own that second time would end the process before the agent has left the orchestrator.
+    stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
+        signal.signal(number, stop)
     with open_socket(settings) as listener:
         port = listener.getsockname()[1]
         collection = Collection(settings)
@@ -81,12 +83,33 @@ def _serve(settings: Settings) -> int:
         application = Application(collection=collection, registration=registration, token=token)
         fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
         log.info("the agent listens", extra={"fields": fields})
-        asyncio.run(_pages(application, settings, listener))
+        asyncio.run(_pages(application, settings, listener, stop))
     registration.stop()
     collection.stop()
     log.info("the agent has ended")
     return 0
 
 
-async def _pages(application: Application, settings: Settings, listener: socket.socket) -> None:
-    await make_server(application, connections=settings.connections).serve(sockets=[listener])
+class _Stop:
+    """Takes SIGTERM and SIGINT before and after uvicorn does.
+
+    uvicorn takes them while it serves, ends the pages and then raises them again: without a handler of our own that
+    second time would end the process before the agent has left the orchestrator. And a signal that comes before
+    uvicorn listens to it must not be lost.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.server: uvicorn.Server | None = None
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+        if self.server is not None:
+            self.server.should_exit = True
+
+
+async def _pages(application: Application, settings: Settings, listener: socket.socket, stop: _Stop) -> None:
+    server = make_server(application, connections=settings.connections)
+    stop.server = server  # strictly before the check: a signal in between is then seen by the one or the other
+    if not stop.requested:
+        await server.serve(sockets=[listener])

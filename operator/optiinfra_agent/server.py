@@ -8,7 +8,8 @@
     /metrics           Prometheus text
     /v1/snapshot       the JSON that the operator reads; `X-Snapshot-Age-Seconds` spares readers the clock skew
 
-Seven fixed paths need no framework: measured, starlette would add 5.2 MiB to the 28 of uvicorn, on every node.
+Seven fixed paths need no framework: measured, starlette would add 1.5 MiB (5 without compiled bytecode) and 0.1 s to
+the start, for a dictionary of seven entries.
 Only GET and HEAD are answered, bodies are never read, no page waits for anything. With a token file every page but
 /health* needs the token: probes and load balancers carry none.
 """

@@ -4,8 +4,8 @@ A value that was not measured is an `Unknown` with its reason, a type of its own
 printed as 0. In JSON it becomes null, and the object's `unknown` map names the reason. The models are frozen, so
 one snapshot can be handed to any number of requests at once without a lock.
 
-Plain dataclasses, not pydantic: measured, pydantic adds 17 MiB of resident memory to a process that runs on every
-node. This module reads nothing and knows no source; it refuses NaN and infinity (`json` raises on them).
+Plain dataclasses, not pydantic: measured, pydantic adds 9 MiB to the 31 of a process that runs on every node, and
+0.2 s to its start. This module reads nothing and knows no source; it refuses NaN and infinity (`json` raises on them).
 """
 
 import json
