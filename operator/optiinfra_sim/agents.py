@@ -143,7 +143,7 @@ class Agents:
                 "io_some_ratio": round(0.005 * node.seed, 4),
                 "io_full_ratio": 0.0,
             },
-            "gpus": [_gpu(name, gpu, model=node.view.gpu_model) for gpu in node.gpus],
+            "gpus": [_gpu(gpu, node=node.view) for gpu in node.gpus],
             "allocations": [_allocation(name, gpu.index, gpu.claim) for gpu in node.gpus if gpu.claim is not None],
         }
 
@@ -213,15 +213,18 @@ def _claim(gpus: Sequence[_Gpu], pods: Sequence[PodView]) -> None:
                 gpu.claim = GpuClaim(pod=pod, container=container.name)
 
 
-def _gpu(node: str, gpu: _Gpu, *, model: str | None) -> dict[str, Any]:
+def _gpu(gpu: _Gpu, *, node: NodeView) -> dict[str, Any]:
     load = gpu.load
     busy = 0.0 if load is None else load.busy_ratio
+    memory = node.gpu_memory_bytes or GPU_MEMORY_BYTES
+    # A label cannot hold the blanks of the name that NVML reports.
+    model = GPU_MODEL if node.gpu_model in {None, GPU_MODEL.replace(" ", "-")} else node.gpu_model
     return {
-        "uuid": gpu_uuid(node, gpu.index),
+        "uuid": gpu_uuid(node.name, gpu.index),
         "index": gpu.index,
-        "model": model or GPU_MODEL,
-        "memory_total_bytes": GPU_MEMORY_BYTES,
-        "memory_used_bytes": 0 if load is None else int(GPU_MEMORY_BYTES * load.memory_ratio),
+        "model": model,
+        "memory_total_bytes": memory,
+        "memory_used_bytes": 0 if load is None else int(memory * load.memory_ratio),
         "memory_reserved_bytes": GPU_RESERVED_BYTES,
         "utilization_ratio": round(busy, 4),
         "memory_utilization_ratio": round(busy * 0.6, 4),

@@ -8,7 +8,7 @@ engines; the failure is logged once until it is over.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
+GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
 AGENT_LABEL = ("app.kubernetes.io/component", "agent")
 POLL_SECONDS = 1.0
 REQUEST_SECONDS = 5.0
@@ -74,6 +75,7 @@ class NodeView:
     name: str
     gpus: int
     gpu_model: str | None
+    gpu_memory_bytes: int | None
     cores: int
 
 
@@ -96,10 +98,11 @@ class ClusterFollower:
     async def run(self) -> None:
         """Follow until cancelled. The first view must succeed; later failures are waited out."""
         try:
-            api = await config.new_client_from_config(config_file=str(self._kubeconfig))
+            connect: Callable[..., Awaitable[client.ApiClient]] = config.new_client_from_config  # it has no types
+            api = await connect(config_file=str(self._kubeconfig))
         except (ConfigException, OSError) as error:
             raise FollowError(f"kubeconfig {self._kubeconfig} cannot be used: {error}") from error
-        try:
+        async with api:
             first = True
             while True:
                 try:
@@ -117,8 +120,6 @@ class ClusterFollower:
                     first = False
                     self._on_view(view)
                 await asyncio.sleep(POLL_SECONDS)
-        finally:
-            await api.close()
 
     async def _view(self, api: client.ApiClient) -> ClusterView:
         pods, nodes = await asyncio.gather(_list(api, "/api/v1/pods"), _list(api, "/api/v1/nodes"))
@@ -141,7 +142,8 @@ async def _list(api: client.ApiClient, path: str) -> list[dict[str, Any]]:
             auth_settings=["BearerToken"],
         )
         response = await api.call_api(*request, _request_timeout=REQUEST_SECONDS)
-        body = await response.read()
+        read: Callable[[], Awaitable[bytes]] = response.read  # it has no types
+        body = await read()
         if response.status != 200:
             raise FollowError(f"GET {path} answered {response.status}: {body[:200].decode(errors='replace')}")
         if len(body) > MAX_PAGE_BYTES:
@@ -182,10 +184,13 @@ def parse_node(item: dict[str, Any]) -> NodeView:
     metadata, status = item["metadata"], item.get("status", {})
     capacity = status.get("capacity", {})
     cores = str(capacity.get("cpu", "0"))
+    labels = metadata.get("labels", {})
+    mebibytes = labels.get(GPU_MEMORY_LABEL, "")
     return NodeView(
         name=metadata["name"],
         gpus=int(capacity.get(GPU_RESOURCE, 0)),
-        gpu_model=metadata.get("labels", {}).get(GPU_PRODUCT_LABEL),
+        gpu_model=labels.get(GPU_PRODUCT_LABEL),
+        gpu_memory_bytes=int(mebibytes) * 2**20 if mebibytes.isdigit() else None,
         cores=int(cores) if cores.isdigit() else 0,
     )
 

@@ -20,6 +20,7 @@ from optiinfra_sim.trace import Arrival
 SCALE_UP_PODS = 4
 SCALE_UP_FACTOR = 2
 POLICY_PERIOD_SECONDS = 15.0
+STABILISATION_SECONDS = 300.0
 HOLDS_LATE_SHARE = 0.01
 
 
@@ -111,7 +112,7 @@ class PlainHpa:
     min_replicas: int
     max_replicas: int
     sync_seconds: float = 15.0
-    stabilisation_seconds: float = 300.0
+    stabilisation_seconds: float = STABILISATION_SECONDS
     tolerance: float = 0.1
     name: str = field(init=False)
     _recommended: deque[Decision] = field(init=False, default_factory=deque)
@@ -129,9 +130,9 @@ class PlainHpa:
             self._recommended.append(Decision(now, replicas))
         proposed = self._formula(replicas=replicas, in_flight=in_flight)
         proposed = min(max(proposed, self.min_replicas), self.max_replicas)
-        self._recommended.append(Decision(now, proposed))
-        while self._recommended[0].time < now - self.stabilisation_seconds:
+        while self._recommended and self._recommended[0].time <= now - self.stabilisation_seconds:
             self._recommended.popleft()
+        self._recommended.append(Decision(now, proposed))
         if proposed < replicas:
             highest = max(decision.replicas for decision in self._recommended)
             return min(highest, replicas)
@@ -153,15 +154,18 @@ class PlainHpa:
         ratio = usage / len(in_flight) / self.target
         missing = max(0, replicas - len(in_flight))
         if not missing:
-            return replicas if abs(ratio - 1) <= self.tolerance else math.ceil(ratio * len(in_flight))
+            return replicas if self._tolerated(ratio) else math.ceil(ratio * len(in_flight))
         assumed = missing * self.target if ratio < 1 else 0.0
         counted = len(in_flight) + missing
         cautious = (usage + assumed) / counted / self.target
-        if abs(cautious - 1) <= self.tolerance or (ratio < 1 < cautious) or (cautious < 1 < ratio):
+        if self._tolerated(cautious) or (ratio < 1 < cautious) or (cautious < 1 < ratio):
             return replicas
         proposed = math.ceil(cautious * counted)
         turned = (cautious < 1 and proposed > replicas) or (cautious > 1 and proposed < replicas)
         return replicas if turned else proposed
+
+    def _tolerated(self, ratio: float) -> bool:
+        return 1 - self.tolerance <= ratio <= 1 + self.tolerance
 
 
 def simulate(load: Load, scaler: Scaler) -> Outcome:
@@ -207,11 +211,17 @@ def simulate(load: Load, scaler: Scaler) -> Outcome:
     )
 
 
-def under_hpa(load: Load, *, target: float) -> Outcome:
+def under_hpa(load: Load, *, target: float, stabilisation_seconds: float = STABILISATION_SECONDS) -> Outcome:
     """The load under a plain HPA on requests in flight per replica."""
-    if target <= 0:
-        raise ScenarioError("the HPA's target must be above 0 requests in flight per replica")
-    return simulate(load, PlainHpa(target=target, min_replicas=load.min_replicas, max_replicas=load.max_replicas))
+    if target <= 0 or stabilisation_seconds < 0:
+        raise ScenarioError("the HPA's target must be above 0 requests in flight per replica, stabilisation at least 0")
+    hpa = PlainHpa(
+        target=target,
+        min_replicas=load.min_replicas,
+        max_replicas=load.max_replicas,
+        stabilisation_seconds=stabilisation_seconds,
+    )
+    return simulate(load, hpa)
 
 
 def under_static(load: Load, *, replicas: int) -> Outcome:

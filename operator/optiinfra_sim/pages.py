@@ -101,6 +101,8 @@ class _Page:
         self._creation(name, text, [own])
 
     def _creation(self, name: str, text: str, labels: list[str]) -> None:
+        if not labels:
+            return  # a labelled family without samples has no such gauge either
         self.head(f"{name}_created", "gauge", text)
         for own in labels:
             self.lines.append(f"{name}_created{{{own}}} {self._created}" if own else f"{name}_created {self._created}")
@@ -389,4 +391,3 @@ def _http(page: _Page, engine: Engine) -> None:
         page.histogram("http_request_duration_seconds", text, metrics.http_coarse, labels=f'{handler},method="POST"')
     else:
         page.head("http_request_duration_seconds", "histogram", text)
-        page.head("http_request_duration_seconds_created", "gauge", text)

@@ -141,7 +141,8 @@ class FleetPlay:
     def serve(self, uid: str, *, at: float) -> None:
         """The pod's engine will serve from that moment on."""
         self._fleet.ready(uid, at=at)
-        self._serving[uid] = at
+        # An engine that loaded before the simulator began has counted since now, and says so.
+        self._serving[uid] = max(at, self._fleet.now)
 
     def leave(self, uid: str) -> None:
         """The pod is gone: its queue is routed again, its batch has its grace period."""
@@ -231,9 +232,14 @@ class FleetPlay:
         return None if replica is None else replica.engine
 
     def _note_decision(self) -> None:
-        replicas = len(self._fleet.replicas)
-        if self._begun is not None and (not self._decisions or self._decisions[-1].replicas != replicas):
-            self._decisions.append(Decision(self._fleet.now - self._begun, replicas))
+        if self._begun is None:
+            return
+        decision = Decision(self._fleet.now - self._begun, len(self._fleet.replicas))
+        # Pods that come and go in one look at the cluster are one decision.
+        while self._decisions and self._decisions[-1].time == decision.time:
+            self._decisions.pop()
+        if not self._decisions or self._decisions[-1].replicas != decision.replicas:
+            self._decisions.append(decision)
 
 
 class RecordedPlay:

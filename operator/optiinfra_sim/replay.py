@@ -43,9 +43,8 @@ class Recording:
 
     def page(self, *, elapsed: float) -> RecordedPage:
         """The page to serve ``elapsed`` seconds after the series began."""
-        # The last page lasts as long as the one before it.
-        interval = self.pages[-1].at - self.pages[-2].at
-        end = self.pages[-1].at + interval
+        # The last page lasts as long as the pages do on average.
+        end = self.pages[-1].at * len(self.pages) / (len(self.pages) - 1)
         if elapsed >= end:
             begin = self.pages[self.loop_from].at
             elapsed = begin + (elapsed - end) % (end - begin)
@@ -62,26 +61,34 @@ def read_recording(path: Path) -> Recording:
         raise RecordingError(f"recording {path.name} cannot be read: {error}") from error
     if len(raw) < 2:
         raise RecordingError(f"recording {path.name}: needs at least two pages, has {len(raw)}")
-    start = raw[0][0]
-    pages = tuple(_page(moment - start, body, name=path.name) for moment, body in raw)
-    if any(right.at <= left.at for left, right in itertools.pairwise(pages)):
-        raise RecordingError(f"recording {path.name}: two pages carry the same modification time")
+    if raw[0][0] == raw[-1][0]:
+        raise RecordingError(f"recording {path.name}: all pages carry the same modification time")
+    moments = _spread([moment - raw[0][0] for moment, _ in raw])
+    pages = tuple(_page(at, body, name=path.name) for at, (_, body) in zip(moments, raw, strict=True))
     loop_from = next((index for index, page in enumerate(pages) if page.waiting > 0), 0)
     return Recording(pages=pages, loop_from=loop_from)
 
 
+def _spread(moments: list[float]) -> list[float]:
+    """Modification times are whole seconds in most archives: pages of one second share it evenly."""
+    spread: list[float] = []
+    for second, group in itertools.groupby(moments):
+        count = len(list(group))
+        spread += [second + index / count for index in range(count)]
+    return spread
+
+
 def _members(archive: tarfile.TarFile, *, name: str) -> list[tuple[float, bytes]]:
-    raw: list[tuple[float, bytes]] = []
+    named: list[tuple[float, str, bytes]] = []
     for member in archive:
         if not member.isfile():
             continue
-        if len(raw) >= MAX_PAGES or member.size > MAX_PAGE_BYTES:
+        if len(named) >= MAX_PAGES or member.size > MAX_PAGE_BYTES:
             raise RecordingError(f"recording {name}: at most {MAX_PAGES} pages of {MAX_PAGE_BYTES} bytes")
         content = archive.extractfile(member)
         if content is not None:
-            raw.append((float(member.mtime), content.read()))
-    raw.sort(key=lambda page: page[0])
-    return raw
+            named.append((float(member.mtime), member.name, content.read()))
+    return [(moment, body) for moment, _, body in sorted(named, key=lambda page: page[:2])]
 
 
 def _page(at: float, body: bytes, *, name: str) -> RecordedPage:

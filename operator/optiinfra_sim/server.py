@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from optiinfra_sim.agents import Agents
 from optiinfra_sim.errors import ScenarioError
@@ -130,7 +131,7 @@ def state_json(stage: Stage) -> dict[str, Any]:
 
 
 def _application(
-    guard: Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]],
+    guard: Middleware,
     routes: Sequence[tuple[str, Callable[[web.Request], Awaitable[web.Response]]]],
 ) -> web.Application:
     application = web.Application(middlewares=[guard], client_max_size=MAX_CONTROL_BODY)
