@@ -15,14 +15,24 @@ from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.errors import InvalidValue
 from optiinfra.api.scalars import Amount, Duration, Label, ObjectName, Share, Text
+from optiinfra.domain.policy import Mode
 
-
-class Mode(StrEnum):
-    """Who decides that a change is made."""
-
-    RECOMMEND = "Recommend"
-    APPROVE = "Approve"
-    AUTO = "Auto"
+__all__ = [
+    "IMMUTABLE_TARGET",
+    "InsightsSpec",
+    "MaintenanceWindow",
+    "Mode",
+    "Modes",
+    "NameRef",
+    "ObjectivesSpec",
+    "PolicySpec",
+    "Prices",
+    "Switch",
+    "TargetRef",
+    "TimeOfDay",
+    "TimeZone",
+    "Weekday",
+]
 
 
 class Weekday(StrEnum):
