@@ -53,6 +53,21 @@ def quantile(parts: Sequence[Histogram], share: float) -> Value:
     return upper if inside <= 0.0 else lower + (upper - lower) * (rank - under) / inside
 
 
+def highest(parts: Sequence[Histogram]) -> Value:
+    """Return a bound that no observation exceeds; unknown where one lies above the largest finite bound."""
+    bounds = [
+        bound
+        for part in parts
+        for bound, under, count in zip(part.bounds, (0.0, *part.cumulative), part.cumulative, strict=False)
+        if count > under
+    ]
+    if not bounds:
+        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "nothing was observed in the window")
+    if math.inf in bounds:
+        return Unknown(UnknownReason.NOT_MEASURED, "an observation lies above the largest bucket")
+    return max(bounds)
+
+
 def _went_down(earlier: Histogram, later: Histogram) -> bool:
     return any(after < before for before, after in zip(earlier.cumulative, later.cumulative, strict=True))
 

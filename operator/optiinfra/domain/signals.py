@@ -66,6 +66,8 @@ class ServiceSignals:
     """Share of the window's pages (over replicas) with running > 0."""
     waiting_share: Value = Unknown(UnknownReason.NOT_MEASURED)
     """Share of the window's pages (over replicas) with waiting > 0."""
+    request_tokens_highest: Value = Unknown(UnknownReason.NOT_MEASURED)
+    """No request finished in the window was longer, prompt and answer together; as precise as the buckets are."""
     deferred: Value = Unknown(UnknownReason.NOT_MEASURED)
     """Of the requests that wait now, those that more capacity would not start (LoRA budget, KV transfer, grammar)."""
 
@@ -125,6 +127,7 @@ def summarise(
         generation_tokens_mean=_mean_length(within, Signal.REQUEST_GENERATION_TOKENS, generation, finished),
         busy_share=_share_above_zero(within, Signal.REQUESTS_RUNNING),
         waiting_share=_share_above_zero(within, Signal.REQUESTS_WAITING),
+        request_tokens_highest=_highest_length(within),
         deferred=_now(within, fresh, Signal.REQUESTS_DEFERRED, sum),
     )
 
@@ -279,3 +282,11 @@ def _mean_length(within: _Pages, signal: Signal, tokens: Value, finished: Value)
     if finished <= 0.0:
         return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no request finished in the window")
     return tokens / finished
+
+
+def _highest_length(within: _Pages) -> Value:
+    prompt = quantiles.highest(_growths(within, Signal.REQUEST_PROMPT_TOKENS))
+    if isinstance(prompt, Unknown):
+        return prompt
+    generation = quantiles.highest(_growths(within, Signal.REQUEST_GENERATION_TOKENS))
+    return generation if isinstance(generation, Unknown) else prompt + generation
