@@ -134,37 +134,41 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("function", FIELDS)
-def test_one_field_not_supported_leaves_the_others(stub: Stub, function: str) -> None:
-    stub.rules("gpus 2", f"code {function} 1 3")
+def test_one_field_not_supported_leaves_the_others(stub: Stub) -> None:
+    # GPU n lacks the n-th field, the last one lacks none.
+    functions = list(FIELDS)
+    stub.rules(f"gpus {len(functions) + 1}", *(f"code {name} {index} 3" for index, name in enumerate(functions)))
     snapshot = once(**stub.environment)
     assert nvml(snapshot)[0] == "ok"
-    whole, partial = snapshot["gpus"]
-    assert whole["unknown"] == {"sm_active_ratio": "unsupported"}
-    expected = dict.fromkeys(FIELDS[function], "unsupported")
-    assert partial["unknown"] == {"sm_active_ratio": "unsupported", **expected}
-    assert all(partial[field] is None for field in expected)
+    for gpu, function in zip(snapshot["gpus"], [*functions, None], strict=True):
+        expected = dict.fromkeys(("sm_active_ratio", *FIELDS.get(function, ())), "unsupported")
+        assert gpu["unknown"] == expected, function
+        assert {field for field, value in gpu.items() if value is None} == set(expected), function
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        (4, "denied"),
-        (17, "denied"),
-        (6, "unavailable"),
-        (21, "unavailable"),
-        (26, "unsupported"),
-        (27, "warming_up"),
-        (2, "failed"),
-        (10, "failed"),
-    ],
-)
-def test_reason_of_a_value_follows_its_code(stub: Stub, code: int, reason: str) -> None:
-    stub.rules(f"code nvmlDeviceGetPowerUsage -1 {code}", f"code nvmlDeviceGetMigMode -1 {code}")
-    gpu = once(**stub.environment)["gpus"][0]
-    assert gpu["unknown"]["power_watts"] == reason
-    assert gpu["mig_enabled"] is None
-    assert gpu["unknown"]["mig_enabled"] == reason
+REASONS = {
+    4: "denied",
+    17: "denied",
+    6: "unavailable",
+    21: "unavailable",
+    26: "unsupported",
+    27: "warming_up",
+    2: "failed",
+    10: "failed",
+}
+
+
+def test_reason_of_a_value_follows_its_code(stub: Stub) -> None:
+    codes = list(REASONS)
+    stub.rules(
+        f"gpus {len(codes)}",
+        *(f"code nvmlDeviceGetPowerUsage {index} {code}" for index, code in enumerate(codes)),
+        *(f"code nvmlDeviceGetMigMode {index} {code}" for index, code in enumerate(codes)),
+    )
+    for gpu, code in zip(once(**stub.environment)["gpus"], codes, strict=True):
+        assert gpu["unknown"]["power_watts"] == REASONS[code], code
+        assert gpu["mig_enabled"] is None, code
+        assert gpu["unknown"]["mig_enabled"] == REASONS[code], code
 
 
 def test_utilisation_is_unknown_under_mig(stub: Stub) -> None:
@@ -176,25 +180,27 @@ def test_utilisation_is_unknown_under_mig(stub: Stub) -> None:
     assert gpu["power_watts"] == 295.0
 
 
-@pytest.mark.parametrize(
-    ("rule", "field"),
-    [
-        ("value utilization 0 4294967295", "utilization_ratio"),
-        ("value memory_utilization 0 101", "memory_utilization_ratio"),
-        ("value power 0 4294967295", "power_watts"),
-        ("value power_limit 0 4294967295", "power_limit_watts"),
-        ("value energy 0 -1", "energy_joules_total"),
-        ("value temperature 0 2147483647", "temperature_celsius"),
-        ("value clock 0 4294967295", "sm_clock_hertz"),
-        ("value memory_used 0 99999999999", "memory_used_bytes"),
-        ("value memory_reserved 0 9e18", "memory_reserved_bytes"),
-    ],
+SENTINELS = (
+    ("utilization", 4294967295, "utilization_ratio"),
+    ("memory_utilization", 101, "memory_utilization_ratio"),
+    ("power", 4294967295, "power_watts"),
+    ("power_limit", 4294967295, "power_limit_watts"),
+    ("energy", -1, "energy_joules_total"),
+    ("temperature", 2147483647, "temperature_celsius"),
+    ("clock", 4294967295, "sm_clock_hertz"),
+    ("memory_used", 99999999999, "memory_used_bytes"),
+    ("memory_reserved", 9e18, "memory_reserved_bytes"),
 )
-def test_numbers_that_no_hardware_gives_are_unknown(stub: Stub, rule: str, field: str) -> None:
-    stub.rules(rule)
-    gpu = once(**stub.environment)["gpus"][0]
-    assert gpu[field] is None
-    assert gpu["unknown"][field] == "failed"
+
+
+def test_numbers_that_no_hardware_gives_are_unknown(stub: Stub) -> None:
+    stub.rules(
+        f"gpus {len(SENTINELS)}",
+        *(f"value {name} {index} {number}" for index, (name, number, _) in enumerate(SENTINELS)),
+    )
+    for gpu, (_, _, field) in zip(once(**stub.environment)["gpus"], SENTINELS, strict=True):
+        assert gpu[field] is None
+        assert gpu["unknown"] == {"sm_active_ratio": "unsupported", field: "failed"}
 
 
 def test_older_driver_without_newer_functions(old_stub: Stub) -> None:
