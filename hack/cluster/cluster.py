@@ -26,7 +26,8 @@ from hack.cluster.record import Record
 
 READY_SECONDS = 90.0
 POLL_SECONDS = 0.1
-API_GRACE_SECONDS = 10.0
+API_GRACE_SECONDS = 2.0
+"""It would wait for open watches, which never end by themselves; writes are done in milliseconds."""
 API_SERVER = "kube-apiserver"
 
 Say = Callable[[str], None]
@@ -188,12 +189,8 @@ class Cluster:
         names += ["kwok"] if self._kwok else []
         self._binaries = ensure(names, say=self._say)
         settings = {"controllers": self._controllers, "kwok": self._kwok, "audit": self._audit}
-        occupied = self.folder.exists() and any(self.folder.iterdir())
-        if occupied and Record.read(self.folder) is None:
-            raise ClusterError(f"{self.folder} is not empty and not a cluster: choose another --dir")
         with self._locked():
             self._up(settings, owned=owned)
-            self._add_nodes()
         return self
 
     def _up(self, settings: dict[str, Any], *, owned: bool) -> None:
@@ -203,10 +200,13 @@ class Cluster:
                 raise ClusterError(f"{self.folder} runs with other settings, {earlier.settings}: `down` it first")
             self._record = earlier
             self._say(f"already up at {self.url}")
-        else:
-            if earlier is not None:
-                _stop(earlier)
-            self._launch(earlier, settings, owned=owned)
+            self._add_nodes()
+            return
+        if earlier is not None:
+            _stop(earlier)
+        elif any(self.folder.iterdir()):
+            raise ClusterError(f"{self.folder} is not empty and not a cluster: choose another --dir")
+        self._launch(earlier, settings, owned=owned)
 
     def down(self, *, keep: bool = False) -> bool:
         """End what `up` started and remove its directory, unless told to keep it. False: nothing was there."""
@@ -282,11 +282,12 @@ class Cluster:
             if self._controllers:
                 account = "/api/v1/namespaces/default/serviceaccounts/default"
                 self._wait("the controller-manager", lambda: bool(self.request("GET", account)))
+            self._say(f"control plane ready after {time.monotonic() - started:.1f} s")
+            self._add_nodes()
         except BaseException:
             # Nothing half started stays behind; the logs and the directory do, for whoever looks for the cause.
             self.down(keep=True)
             raise
-        self._say(f"control plane ready after {time.monotonic() - started:.1f} s")
 
     def _commands(self) -> dict[str, list[str]]:
         return components.commands(

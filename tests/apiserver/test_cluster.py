@@ -334,3 +334,18 @@ def test_every_pod_address_of_a_cluster_can_be_listened_on(apiserver):
             connection, _ = server.accept()
             with connection:
                 assert connection.getsockname()[0] == address
+
+
+def test_two_starts_at_once_on_one_folder_make_one_cluster(tmp_path):
+    clusters = [Cluster(tmp_path / "shared", controllers=False) for _ in range(2)]
+    threads = [threading.Thread(target=cluster.up) for cluster in clusters]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert clusters[0].url == clusters[1].url
+        assert all(cluster.request("GET", "/api") for cluster in clusters)
+        assert len(Record.read(tmp_path / "shared").processes) == 2
+    finally:
+        clusters[0].down()
