@@ -33,6 +33,12 @@ _DAMPING: Final = 0.97
 _MOST_GAP: Final = 4
 """Steps over which the last value stands in for a missing one; it keeps intervals of up to a minute usable."""
 _MOST_HORIZON: Final = 240
+_MOST_GROWTH: Final = 2.0
+"""Three minutes of trend say no more than a doubling; what is more shows when it comes."""
+_LEAST_LOAD: Final = 8.0
+"""Requests from which the doubling is counted when there are fewer."""
+_TIE: Final = 1.02
+"""A forecast this little worse than the last level counts as equal: at the foot of a ramp both are still the same."""
 _HALF_LIFE: Final = 80.0
 """Steps after which a back-test counts half: what a morning shows is worth more than last night."""
 _CHUNK: Final = 256
@@ -68,13 +74,23 @@ class Forecast:
         return self.value / self.last if self.last > 0.0 else 1.0
 
 
-def forecast(history: LoadHistory, *, now: UnixTime, horizon: Seconds) -> Forecast | Unknown:
-    """Forecast the requests in flight `horizon` from now."""
-    return forecast_fleet([history], now=now, horizons=[horizon])[0]
+def forecast(
+    history: LoadHistory, *, now: UnixTime, horizon: Seconds, waiting_weight: float = 1.0
+) -> Forecast | Unknown:
+    """Forecast the requests in flight `horizon` from now.
+
+    `waiting_weight` is the share at which waiting requests count as load: a backlog is the sum of what was not served
+    earlier, so its growth is not the growth of the load.
+    """
+    return forecast_fleet([history], now=now, horizons=[horizon], waiting_weights=[waiting_weight])[0]
 
 
 def forecast_fleet(
-    histories: Sequence[LoadHistory], *, now: UnixTime, horizons: Sequence[Seconds]
+    histories: Sequence[LoadHistory],
+    *,
+    now: UnixTime,
+    horizons: Sequence[Seconds],
+    waiting_weights: Sequence[float] | None = None,
 ) -> tuple[Forecast | Unknown, ...]:
     """Forecast many workloads at once, each with its own horizon."""
     results: list[Forecast | Unknown] = []
@@ -84,15 +100,18 @@ def forecast_fleet(
             stack(part, now=now, steps=STEPS),
             steps=[history.step for history in part],
             horizons=horizons[first : first + _CHUNK],
+            waiting_weights=np.array(
+                [1.0] * len(part) if waiting_weights is None else waiting_weights[first:][:_CHUNK]
+            ),
         )
     return tuple(results)
 
 
 def forecast_stacked(
-    stacked: FloatArray, *, steps: Sequence[Seconds], horizons: Sequence[Seconds]
+    stacked: FloatArray, *, steps: Sequence[Seconds], horizons: Sequence[Seconds], waiting_weights: Array
 ) -> list[Forecast | Unknown]:
     """Forecast workloads whose histories are stacked already (`history.stack` with `STEPS`)."""
-    load = stacked[Column.RUNNING].astype(np.float64) + stacked[Column.WAITING]
+    load = stacked[Column.RUNNING].astype(np.float64) + waiting_weights[:, None] * stacked[Column.WAITING]
     filled = _fill_gaps(load)
     ahead = np.array(
         [min(_MOST_HORIZON, max(1, math.ceil(horizon / step))) for horizon, step in zip(horizons, steps, strict=True)],
@@ -116,15 +135,20 @@ def forecast_stacked(
         if points < LEAST_POINTS:
             results.append(Unknown(UnknownReason.TOO_FEW_SAMPLES, f"{points} of {LEAST_POINTS} back-tests"))
             continue
-        active = bool(test.error[row] <= test.baseline[row])
+        active = bool(test.error[row] <= _TIE * test.baseline[row] + 1e-6)
         rises = active and slope[row, -1] > 0.0
-        margin = float(test.margin[row] * math.sqrt(max(predicted[row, -1], 1.0))) if rises else 0.0
+        point = float(predicted[row, -1])
+        value = last
+        if rises:
+            value = min(
+                point + float(test.margin[row]) * math.sqrt(max(point, 1.0)), _MOST_GROWTH * max(last, _LEAST_LOAD)
+            )
         results.append(
             Forecast(
-                value=float(predicted[row, -1]) + margin if rises else last,
+                value=value,
                 last=last,
                 slope=float(slope[row, -1] / step) if rises else 0.0,
-                margin=margin,
+                margin=max(0.0, value - point) if rises else 0.0,
                 horizon=horizon,
                 active=active,
                 error=Ratio(float(test.error[row])),

@@ -44,6 +44,7 @@ class Column(IntEnum):
 
     RUNNING = 0
     WAITING = 1
+    """Without those that more capacity would not start."""
     KV_CACHE_USAGE = 2
     """Mean over replicas, ratio."""
     WORK_RATE = 3
@@ -92,7 +93,7 @@ class LoadHistory:
         self._advance(slot)
         whole = 0 < min(signals.replicas_expected, ready) <= signals.replicas_reporting
         at = self._end - 1
-        values = (signals.running, signals.waiting, signals.kv_cache_usage_mean, signals.work_rate)
+        values = (signals.running, servable_waiting(signals), signals.kv_cache_usage_mean, signals.work_rate)
         for row, value in enumerate(values):
             if whole and not isinstance(value, Unknown):
                 if not math.isfinite(value) or value < 0.0:
@@ -198,6 +199,13 @@ class LoadHistory:
             data[:, :kept] = self._data[:, self._end - kept : self._end]
             self._data, self._end = data, kept
         self._end += steps
+
+
+def servable_waiting(signals: ServiceSignals) -> Value:
+    """Waiting requests that more capacity would start: all, less the deferred ones where an engine tells them."""
+    if isinstance(signals.waiting, Unknown) or isinstance(signals.deferred, Unknown):
+        return signals.waiting
+    return max(0.0, signals.waiting - signals.deferred)
 
 
 def stack(histories: Sequence[LoadHistory], *, now: UnixTime, steps: int) -> FloatArray:

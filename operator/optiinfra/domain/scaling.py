@@ -18,7 +18,7 @@ import numpy as np
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Direction, Evidence
 from optiinfra.domain.forecast import STEPS, Array, Forecast, forecast_stacked
-from optiinfra.domain.history import Column, LoadHistory, stack
+from optiinfra.domain.history import Column, FloatArray, LoadHistory, servable_waiting, stack
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.signals import ServiceSignals
@@ -35,11 +35,16 @@ DRAIN_DELAYS: Final = 4.0
 ROUNDING_SLACK: Final = 0.15
 """Replicas: growing starts this far above a whole number, shrinking this far below, so that noise does not flap."""
 SHRINK_SLACK: Final = 0.05
-"""Share added to the held need before shrinking to it."""
+"""Share added to the held need before shrinking to it, at least."""
+SCATTER_SLACK: Final = 2.0
+"""The same in standard deviations of the load, where they are more."""
 STALE_AFTER: Final = Seconds(60.0)
 DEFAULT_HOLD: Final = Seconds(180.0)
 _LONGEST_PAUSE: Final = Seconds(600.0)
 _MOST_PEAKS: Final = 64
+_SCATTER_STEPS: Final = 80
+_LEAST: Final = 1e-6
+"""Rates and loads below this are nothing: dividing by them says nothing either."""
 _CHUNK: Final = 256
 
 
@@ -175,25 +180,30 @@ class _Needs:
     """Requests per second that one busy replica was measured to serve."""
     peak: Array
     """What the peaks of the signals' window need: the what-if."""
+    scatter: Array
+    """How far the load strays from its own minute, as a share of it."""
     forecasts: list[Forecast | Unknown] = field(default_factory=list)
 
     @classmethod
     def of(cls, inputs: Sequence[ScalingInput], *, now: UnixTime) -> "_Needs":
         signals = [given.signals for given in inputs]
         stacked = stack([given.history for given in inputs], now=now, steps=STEPS)
-        running, waiting = _column(signals, "running"), _column(signals, "waiting")
+        running, waiting = _column(signals, "running"), _waiting(signals)
         reporting = np.array([float(s.replicas_reporting) for s in signals])
         limit, inferred = _batch_limits(inputs, stacked[Column.RUNNING], stacked[Column.WAITING], stacked[Column.READY])
         slots = limit * SLOT_TARGET
-        in_flight = running + waiting
+        share = _waiting_share(inputs, running)
         kv_mean = _column(signals, "kv_cache_usage_mean")
         # A waiting request holds no KV cache yet; it is taken to want as much as a running one.
-        kv_per_running = np.divide(kv_mean * reporting, running, out=np.zeros_like(running), where=running > 0.0)
-        by_kv = (kv_mean * reporting + kv_per_running * np.nan_to_num(waiting)) / KV_TARGET
-        by_slots = in_flight / slots
+        kv_per_running = np.divide(kv_mean * reporting, running, out=np.zeros_like(running), where=running > _LEAST)
+        by_kv = (kv_mean * reporting + kv_per_running * np.nan_to_num(waiting * share)) / KV_TARGET
+        by_slots = (running + waiting * share) / slots
         by_drain, service_rate = _drain(inputs, stacked[Column.WORK_RATE], stacked[Column.READY])
         forecasts: list[Forecast | Unknown] = forecast_stacked(
-            stacked, steps=[i.history.step for i in inputs], horizons=[i.start_up for i in inputs]
+            stacked,
+            steps=[i.history.step for i in inputs],
+            horizons=[i.start_up for i in inputs],
+            waiting_weights=share,
         )
         expected = np.full(len(inputs), np.nan)
         for index, (given, seen) in enumerate(zip(inputs, forecasts, strict=True)):
@@ -212,12 +222,47 @@ class _Needs:
             inferred=inferred,
             service_rate=service_rate,
             peak=np.fmax(peak_flight / slots, peak_kv / KV_TARGET),
+            scatter=_scatter(stacked),
             forecasts=forecasts,
         )
 
 
+def _waiting_share(inputs: Sequence[ScalingInput], running: Array) -> Array:
+    """Slots that one waiting request asks for: clearing it in time needs only a part of a slot's time.
+
+    A request holds its slot for running / rate seconds; without a rate it counts in full.
+    """
+    rate = _column([given.signals for given in inputs], "request_rate")
+    held = np.divide(running, rate, out=np.full_like(running, np.nan), where=(rate > _LEAST) & (running > _LEAST))
+    share = held / np.array([_drain_span(given) for given in inputs])
+    return np.where(np.isnan(share), 1.0, np.clip(share, 0.0, 1.0))
+
+
+def _drain_span(given: ScalingInput) -> float:
+    return max(1.0, DRAIN_DELAYS * given.objectives.queue_delay)
+
+
+def _scatter(stacked: FloatArray) -> Array:
+    """Standard deviation of the load around its minute in the last twenty minutes, as a share; 0 while not known."""
+    load = (stacked[Column.RUNNING] + stacked[Column.WAITING])[:, -_SCATTER_STEPS:].astype(np.float64)
+    level = sum(load[:, offset : offset + load.shape[1] - 3] for offset in range(4)) / 4.0
+    known = np.isfinite(level)
+    away = np.where(known, load[:, 3:] - level, 0.0)
+    count = known.sum(axis=1)
+    mean = np.where(known, level, 0.0).sum(axis=1) / np.maximum(count, 1)
+    deviation = np.sqrt((away**2).sum(axis=1) / np.maximum(count, 1))
+    return np.where(mean > 0.0, deviation / np.maximum(mean, 1e-9), 0.0)
+
+
 def _column(signals: Sequence[ServiceSignals], name: str) -> Array:
-    values: list[Value] = [getattr(signal, name) for signal in signals]
+    return _array([getattr(signal, name) for signal in signals])
+
+
+def _waiting(signals: Sequence[ServiceSignals]) -> Array:
+    return _array([servable_waiting(signal) for signal in signals])
+
+
+def _array(values: Sequence[Value]) -> Array:
     return np.array([math.nan if isinstance(value, Unknown) else value for value in values], dtype=np.float64)
 
 
@@ -230,7 +275,7 @@ def _batch_limits(inputs: Sequence[ScalingInput], running: Array, waiting: Array
     given_source = np.array([given.settings.batch_limit_source == "inferred" for given in inputs])
     queued = (waiting >= 1.0) & (ready >= 1.0) & np.isfinite(running)
     plateau = np.where(queued, running / np.where(ready >= 1.0, ready, 1.0), 0.0).max(axis=1)
-    now_waiting = _column([given.signals for given in inputs], "waiting")
+    now_waiting = _waiting([given.signals for given in inputs])
     now_plateau = _column([given.signals for given in inputs], "running_per_replica_max")
     plateau = np.fmax(plateau, np.where(now_waiting >= 1.0, now_plateau, 0.0))
     inferred = (np.isnan(limit) & (plateau >= 1.0)) | given_source
@@ -241,24 +286,24 @@ def _drain(inputs: Sequence[ScalingInput], work: Array, ready: Array) -> tuple[A
     """Replicas that clear the backlog which would be there when one asked for now is ready."""
     signals = [given.signals for given in inputs]
     reporting = np.array([float(s.replicas_reporting) for s in signals])
-    waiting = _column(signals, "waiting")
+    waiting = _waiting(signals)
     rate = _column(signals, "request_rate")
     work_rate = _column(signals, "work_rate")
     now_each = np.divide(rate, reporting, out=np.full_like(rate, np.nan), where=reporting > 0.0)
     # A window that is mostly idle shows a low rate. The best hour of the history is nearer to what a replica can do.
     per_replica = np.where((ready >= 1.0) & np.isfinite(work), work / np.where(ready >= 1.0, ready, 1.0), 0.0)
     best_work = per_replica.max(axis=1)
-    known = (rate > 0.0) & (work_rate > 0.0) & (best_work > 0.0)
+    known = (rate > _LEAST) & (work_rate > _LEAST) & (best_work > 0.0)
     best_each = np.divide(best_work * rate, work_rate, out=np.full_like(rate, np.nan), where=known)
     each = np.fmax(now_each, best_each)
-    each = np.where(each > 0.0, each, np.nan)
+    each = np.where(each > _LEAST, each, np.nan)
     arrivals = np.maximum(rate + np.nan_to_num(_column(signals, "waiting_slope")), 0.0)
     start_up = np.array([float(i.start_up) for i in inputs])
     serving = np.array([float(i.ready) for i in inputs])
     starting = np.array([float(i.starting) for i in inputs])
     # Replicas that start already become ready on the way: half the time on average.
     backlog = waiting + arrivals * start_up - (serving + starting / 2.0) * each * start_up
-    span = np.array([max(1.0, DRAIN_DELAYS * i.objectives.queue_delay) for i in inputs])
+    span = np.array([_drain_span(given) for given in inputs])
     need = (arrivals / STABLE_SHARE + np.maximum(backlog, 0.0) / span) / each
     late = (waiting >= 1.0) & (backlog > 0.0)
     return np.where(np.isnan(need), np.nan, np.where(late, need, 0.0)), each
@@ -281,12 +326,13 @@ def _decide_one(given: ScalingInput, needs: _Needs, index: int, *, now: UnixTime
     grown = math.ceil(need - ROUNDING_SLACK)
     blocked = _shrink_blocks(given, memory, now=now)
     what_if = 0 if math.isnan(needs.peak[index]) else math.ceil(needs.peak[index] - 1e-9)
-    lowest = max(_with_slack(held), what_if)
+    scatter = float(needs.scatter[index])
+    lowest = max(_with_slack(held, scatter), what_if)
     if grown > given.current:
         desired = grown
     elif blocked or lowest >= given.current:
         desired = given.current
-        rule = Rule.STEADY if _with_slack(need) >= given.current else Rule.HOLD
+        rule = Rule.STEADY if _with_slack(need, scatter) >= given.current else Rule.HOLD
     else:
         desired, rule = lowest, Rule.SURPLUS
     bounded = min(max(desired, given.minimum), given.maximum)
@@ -316,9 +362,10 @@ def _decide_one(given: ScalingInput, needs: _Needs, index: int, *, now: UnixTime
     )
 
 
-def _with_slack(need: float) -> int:
-    """Replicas to shrink to for a need."""
-    return math.ceil(need * (1.0 + SHRINK_SLACK) + ROUNDING_SLACK) if need > 0.0 else 0
+def _with_slack(need: float, scatter: float) -> int:
+    """Replicas to shrink to for a need, so that the load's own noise does not at once ask for more again."""
+    slack = max(SHRINK_SLACK, SCATTER_SLACK * min(scatter, 1.0))
+    return math.ceil(need * (1.0 + slack) + ROUNDING_SLACK) if need > 0.0 else 0
 
 
 def _nothing_known(signals: ServiceSignals) -> Unknown:
@@ -347,10 +394,11 @@ def _shrink_blocks(given: ScalingInput, memory: NeedMemory, *, now: UnixTime) ->
         reasons.append(f"{signals.replicas_reporting} of {signals.replicas_expected} replicas report")
     if given.starting > 0 or given.ready < given.current:
         reasons.append(f"{given.ready} of {given.current} replicas are ready, {given.starting} start")
-    if isinstance(signals.running, Unknown) or isinstance(signals.waiting, Unknown):
+    waiting = servable_waiting(signals)
+    if isinstance(signals.running, Unknown) or isinstance(waiting, Unknown):
         reasons.append("requests in flight are not known")
-    elif signals.waiting >= max(1, signals.replicas_reporting):
-        reasons.append(f"{signals.waiting:.0f} requests wait")
+    elif waiting >= max(1, signals.replicas_reporting):
+        reasons.append(f"{waiting:.0f} requests wait")
     if now - memory.since < given.hold:
         reasons.append(f"load is known for {now - memory.since:.0f} of {given.hold:.0f} s")
     for name, value, limit in (
