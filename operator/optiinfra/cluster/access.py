@@ -175,7 +175,7 @@ class Access:
     async def server_version(self) -> ServerVersion:
         """Return the server's version; some distributions write the minor as "36+"."""
         answer = await self._client.get("/version")
-        numbers = [re.match(r"\d+", text(answer, part)) for part in ("major", "minor")]
+        numbers = [re.match(r"[0-9]{1,4}", text(answer, part)) for part in ("major", "minor")]
         if numbers[0] is None or numbers[1] is None:
             raise Malformed(f"the server calls its version {text(answer, 'gitVersion')[:64]!r}", path="/version")
         return ServerVersion(int(numbers[0][0]), int(numbers[1][0]), text(answer, "gitVersion"))

@@ -403,8 +403,8 @@ async def _error(call: _Call, response: aiohttp.ClientResponse) -> ClusterError:
 
 
 def _retry_after(header: str) -> float | None:
-    if header.strip().isdigit():
-        return float(header[:9])
+    if header.isascii() and header.strip().isdigit():
+        return float(header.strip()[:9])
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except (TypeError, ValueError):

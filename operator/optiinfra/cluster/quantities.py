@@ -14,7 +14,9 @@ from kubernetes.utils.quantity import parse_quantity
 from optiinfra.cluster.errors import Malformed
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 
-_GRAMMAR = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d{1,2})?\Z")
+_GRAMMAR = re.compile(
+    r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?\Z"
+)
 
 
 @lru_cache(maxsize=4096)

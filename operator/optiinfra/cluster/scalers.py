@@ -92,7 +92,11 @@ def _foreign_controller(document: JsonObject) -> str:
 
 def _original(document: JsonObject) -> int | None:
     written = mapping(document, "metadata", "annotations").get(ORIGINAL_ANNOTATION)
-    return int(written) if isinstance(written, str) and written.isdigit() and len(written) < 10 else None
+    return (
+        int(written)
+        if isinstance(written, str) and written.isascii() and written.isdigit() and len(written) < 10
+        else None
+    )
 
 
 def field_managers(document: Mapping[str, Any], *path: str) -> tuple[tuple[str, str], ...]:

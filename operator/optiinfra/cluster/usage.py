@@ -15,7 +15,7 @@ from optiinfra.cluster.quantities import quantity_in, value_in
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
 
-_WINDOW = re.compile(r"(?:(\d+)m)?(\d+(?:\.\d+)?)s\Z")
+_WINDOW = re.compile(r"(?:(\d{1,6})m)?(\d{1,6}(?:\.\d{1,9})?)s\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
