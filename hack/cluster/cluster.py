@@ -118,6 +118,12 @@ class Cluster:
         """The programs in use, by name."""
         return dict(self._binaries)
 
+    def binary(self, name: str) -> Path:
+        """Return the path of a program, in the version that belongs to this cluster; get it when needed."""
+        if name not in self._binaries:
+            self._binaries |= ensure([name], say=self._say)
+        return self._binaries[name]
+
     def log(self, name: str) -> Path:
         """Return the log of one process."""
         return self._files.logs / f"{name}.log"
@@ -130,7 +136,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - named as in subprocess
         """Run kubectl as administrator and return what it prints; raise ClusterError when it fails."""
-        return run_kubectl(self._binary("kubectl"), self.kubeconfig, arguments, input)
+        return run_kubectl(self.binary("kubectl"), self.kubeconfig, arguments, input)
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """Make a kubeconfig for a user with a client certificate; RBAC decides what it may do."""
@@ -291,7 +297,7 @@ class Cluster:
 
     def _commands(self) -> dict[str, list[str]]:
         return components.commands(
-            self._binary,
+            self.binary,
             addresses=self._running().addresses,
             files=self._files,
             controllers=self._controllers,
@@ -353,11 +359,6 @@ class Cluster:
             user = certificates.pair_in(self._files.keys, "admin")
             self._client = Client(port=self._running().addresses.api, authority=self.ca, user=user)
         return self._client
-
-    def _binary(self, name: str) -> Path:
-        if name not in self._binaries:
-            self._binaries |= ensure([name], say=self._say)
-        return self._binaries[name]
 
 
 def _stop(record: Record) -> None:
