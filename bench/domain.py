@@ -1,0 +1,267 @@
+"""What the decisions cost: a fleet of workloads, a cluster of nodes, histories and sketches, timed on one core.
+
+`python -m bench.domain` prints a table, `--json` the same for machines. Inputs are made up and seeded; they measure
+time and size, not quality. The limits that the project promises are printed beside the figures they are about, and
+the exit status is 1 when one is missed.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from optiinfra.domain.consolidation import plan
+from optiinfra.domain.engine_settings import EngineSettings
+from optiinfra.domain.forecast import forecast_fleet
+from optiinfra.domain.history import MOST_BYTES, POINTS, LoadHistory
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.right_sizing import ContainerUsage, ContainerUsageHistory, recommend
+from optiinfra.domain.scaling import NeedMemory, ScalingDecision, ScalingInput, decide
+from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import ContainerFacts, NodeFacts, PodFacts
+
+NOW = UnixTime(1.7e9 - 1.7e9 % 15.0)
+STEP = 15.0
+GIB = 2.0**30
+UNMEASURED = Unknown(UnknownReason.NOT_MEASURED)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One figure."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        """True when there is no limit or the value is within it."""
+        return self.limit is None or self.value <= self.limit
+
+
+def timed(work: Callable[[], object], *, times: int = 3) -> float:
+    """Best of a few runs, seconds."""
+    best = float("inf")
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def signals_at(moment: float, *, running: float, waiting: float, replicas: int) -> ServiceSignals:
+    """Signals of one healthy service."""
+    return ServiceSignals(
+        time=UnixTime(moment),
+        window=Seconds(60.0),
+        replicas_expected=replicas,
+        replicas_reporting=replicas,
+        running=running,
+        waiting=waiting,
+        waiting_slope=0.0,
+        waiting_max=waiting,
+        running_max=running,
+        running_per_replica_max=running / replicas,
+        kv_cache_usage=0.5,
+        kv_cache_usage_mean=0.4,
+        kv_cache_usage_max=0.5,
+        kv_cache_capacity_tokens=400_000.0,
+        request_rate=running / 8.0,
+        prompt_token_rate=running * 100.0,
+        generation_token_rate=running * 30.0,
+        work_rate=running * 220.0,
+        preemption_rate=0.0,
+        prefix_hit_ratio=0.3,
+        lmcache_hit_ratio=UNMEASURED,
+        time_to_first_token_p95=0.4,
+        inter_token_latency_p95=0.03,
+        queue_time_p95=0.1,
+        request_latency_p95=8.0,
+        prompt_tokens_mean=800.0,
+        generation_tokens_mean=240.0,
+        busy_share=1.0,
+    )
+
+
+def history_of(rng: np.random.Generator, *, points: int) -> LoadHistory:
+    """A day-like wave with noise, ending now."""
+    history = LoadHistory()
+    phase, level = rng.uniform(0.0, 6.28), rng.uniform(5.0, 500.0)
+    wave = level * (1.0 + 0.6 * np.sin(phase + np.arange(points) / 400.0)) * rng.normal(1.0, 0.08, points)
+    for index, value in enumerate(np.maximum(np.round(wave), 0.0).tolist()):
+        moment = NOW - (points - 1 - index) * STEP
+        history.observe(signals_at(moment, running=value, waiting=0.0, replicas=4), 4)
+    return history
+
+
+def fleet(rng: np.random.Generator, *, size: int) -> list[ScalingInput]:
+    """Workloads whose histories repeat every 200, as 5,000 full ones take longer to make up than to decide."""
+    histories = [history_of(rng, points=500) for _ in range(min(size, 200))]
+    inputs = []
+    for index in range(size):
+        running = float(rng.uniform(5.0, 500.0))
+        inputs.append(
+            ScalingInput(
+                signals=signals_at(NOW, running=running, waiting=float(rng.choice([0.0, 0.0, 20.0])), replicas=4),
+                settings=EngineSettings(batch_limit=64.0, batch_limit_source="argument"),
+                history=histories[index % len(histories)],
+                current=4,
+                ready=4,
+                starting=0,
+                minimum=1,
+                maximum=64,
+                start_up=Seconds(180.0),
+                memory=NeedMemory(UnixTime(NOW - 600.0), UnixTime(NOW - 15.0), ()),
+            )
+        )
+    return inputs
+
+
+def cluster(rng: np.random.Generator, *, size: int, packed: bool, pools: int) -> list[NodeFacts]:
+    """GPU nodes in some pools; packed ones have odd remainders, so that hardly a pod finds a place."""
+    nodes = []
+    for index in range(size):
+        pods, left = [], 8.0
+        for number in range(8):
+            gpus = float(rng.choice([3.0, 5.0] if packed else [1.0, 1.0, 2.0, 4.0]))
+            if gpus > left or (not packed and rng.random() < 0.4):
+                continue
+            left -= gpus
+            pods.append(
+                PodFacts(
+                    name=f"p{index}-{number}",
+                    uid=f"{index}-{number}",
+                    ip="10.0.0.1",
+                    node=f"n{index}",
+                    phase="Running",
+                    ready=True,
+                    terminating=False,
+                    created=NOW,
+                    became_ready=NOW,
+                    gpus=gpus,
+                    blockers=("PDB",) if rng.random() < 0.05 else (),
+                    cpu_request_cores=float(rng.uniform(1.0, 12.0)),
+                    memory_request_bytes=float(rng.uniform(8.0, 96.0)) * GIB,
+                    namespace="inference",
+                )
+            )
+        nodes.append(
+            NodeFacts(
+                name=f"n{index:05d}",
+                pool=f"pool-{index % pools}",
+                gpu_model="H100",
+                gpus=8.0,
+                cpu_cores=96.0,
+                memory_bytes=1024.0 * GIB,
+                ready=True,
+                unschedulable=False,
+                pods=tuple(pods),
+            )
+        )
+    return nodes
+
+
+def scaling_results(rng: np.random.Generator, *, size: int) -> list[Result]:
+    """Deciding and forecasting for a fleet."""
+    inputs = fleet(rng, size=size)
+    decisions = decide(inputs, now=NOW)
+    changed = sum(1 for d in decisions if isinstance(d, ScalingDecision) and d.desired != d.current)
+    histories, horizons = [i.history for i in inputs], [i.start_up for i in inputs]
+    return [
+        Result(f"decide, {size} workloads ({changed} changes)", timed(lambda: decide(inputs, now=NOW)), "s", 2.0),
+        Result(
+            f"of which forecast with back-test, {size}",
+            timed(lambda: forecast_fleet(histories, now=NOW, horizons=horizons)),
+            "s",
+        ),
+        Result("decide, one workload", timed(lambda: decide(inputs[:1], now=NOW), times=50) * 1e3, "ms"),
+    ]
+
+
+def consolidation_results(rng: np.random.Generator, *, size: int) -> list[Result]:
+    """Planning for a large cluster."""
+    results = []
+    for name, packed, pools in (("half empty", False, 5), ("packed", True, 5), ("half empty, one pool", False, 1)):
+        nodes = cluster(rng, size=size, packed=packed, pools=pools)
+        result = plan(nodes, now=NOW, max_moves=10**6)
+        label = f"consolidation, {size} nodes {name} ({len(result.freed)} freed, {len(result.moves)} moves)"
+        work = partial(plan, nodes, now=NOW, max_moves=10**6)
+        results.append(Result(label, timed(work), "s", 1.0))
+    return results
+
+
+def history_results(rng: np.random.Generator) -> list[Result]:
+    """Keeping and saving the load of one workload."""
+    usual = history_of(rng, points=POINTS)
+    noise = LoadHistory()
+    for index in range(POINTS):
+        running, waiting, work = (float(value) for value in rng.uniform(0.0, 1e4, 3))
+        seen = signals_at(NOW + index * STEP, running=running, waiting=waiting, replicas=4)
+        noise.observe(replace(seen, work_rate=work, kv_cache_usage_mean=float(rng.random())), 4)
+    seen = signals_at(NOW, running=100.0, waiting=0.0, replicas=4)
+    data = usual.to_bytes()
+    return [
+        Result("load history observe", timed(lambda: usual.observe(seen, 4), times=200) * 1e6, "us"),
+        Result("load history of six hours, day-like", len(data), "bytes", MOST_BYTES),
+        Result("load history of six hours, pure noise", len(noise.to_bytes()), "bytes", MOST_BYTES),
+        Result("load history save", timed(usual.to_bytes, times=10) * 1e3, "ms"),
+        Result("load history load", timed(lambda: LoadHistory.from_bytes(data), times=10) * 1e3, "ms"),
+    ]
+
+
+def right_sizing_results(rng: np.random.Generator) -> list[Result]:
+    """Learning and proposing for one container."""
+    usage = ContainerUsageHistory()
+    minutes = 8 * 1440
+    cpu, memory = rng.gamma(2.0, 0.3, minutes).tolist(), rng.normal(4e9, 3e8, minutes).tolist()
+    began = time.perf_counter()
+    for minute in range(minutes):
+        usage.observe(ContainerUsage(UnixTime(NOW + minute * 60.0), cpu[minute], memory[minute]))
+    each = (time.perf_counter() - began) / minutes
+    facts = ContainerFacts(
+        name="vllm",
+        cpu_request_cores=8.0,
+        cpu_limit_cores=UNMEASURED,
+        memory_request_bytes=64.0 * GIB,
+        memory_limit_bytes=UNMEASURED,
+        gpus=1.0,
+    )
+    return [
+        Result("container usage observe", each * 1e6, "us"),
+        Result("container usage, eight days", len(usage.to_bytes()), "bytes", 2048),
+        Result("right-sizing recommend", timed(lambda: recommend(facts, usage), times=50) * 1e6, "us"),
+    ]
+
+
+def main() -> int:
+    """Run all and print; 1 when a limit is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=5000, help="workloads and nodes (default 5000)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    rng = np.random.default_rng(1)
+    results = [
+        *scaling_results(rng, size=options.size),
+        *consolidation_results(rng, size=options.size),
+        *history_results(rng),
+        *right_sizing_results(rng),
+    ]
+    if options.json:
+        print(json.dumps([asdict(result) | {"kept": result.kept} for result in results], indent=1))
+    else:
+        for result in results:
+            limit = "" if result.limit is None else f"  (limit {result.limit:g}{'' if result.kept else ', MISSED'})"
+            print(f"{result.name:<70} {result.value:>10.4g} {result.unit}{limit}")
+    return 0 if all(result.kept for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
