@@ -65,6 +65,7 @@ class GroqStub:
     complaints: list[str] = field(default_factory=list)
     sent_bytes: int = 0
     port: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -94,6 +95,7 @@ class GroqStub:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.text()
         body = json.loads(raw)
+        self.asked.set()
         self.requests.append(Recorded(dict(request.headers), body, raw))
         if request.headers.get("Authorization") != f"Bearer {self.key}":
             # The real service repeats the key in this message: it must not get into our logs or status.

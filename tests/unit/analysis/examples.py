@@ -9,9 +9,9 @@ from optiinfra.domain.units import Money, Ratio
 
 
 def candidate(
-    id: str = "r1",
+    id: str = "r1",  # noqa: A002  the field's own name
     *,
-    type: RecommendationType = RecommendationType.REPLICAS,
+    type: RecommendationType = RecommendationType.REPLICAS,  # noqa: A002  same
     direction: Direction = Direction.SCALE_DOWN,
     reason: ReasonCode = ReasonCode.LOAD_FITS_FEWER,
     confidence: float = 0.9,

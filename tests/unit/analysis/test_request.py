@@ -94,9 +94,9 @@ def test_a_candidate_with_anything_but_closed_words_and_numbers_is_refused(chang
 
 
 def test_a_number_with_a_name_or_unit_of_its_own_is_refused():
-    with pytest.raises(RequestRefused, match="number.name"):
+    with pytest.raises(RequestRefused, match=r"number\.name"):
         NamedNumber("waiting", 1.0)  # type: ignore[arg-type]  # a plain string on purpose
-    with pytest.raises(RequestRefused, match="number.unit"):
+    with pytest.raises(RequestRefused, match=r"number\.unit"):
         NamedNumber(NumberName.WAITING, 1.0, "ratio")  # type: ignore[arg-type]  # same
     with pytest.raises(RequestRefused, match="finite"):
         NamedNumber(NumberName.WAITING, math.inf)

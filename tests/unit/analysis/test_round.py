@@ -7,6 +7,8 @@ import pytest
 from optiinfra.analysis.errors import RoundFailed, StepTimedOut
 from optiinfra.analysis.round import STEPS, RoundWorkflow, StepTimeouts
 
+GENEROUS = StepTimeouts()
+
 
 @dataclass
 class Batch:
@@ -20,10 +22,12 @@ class Steps:
     def __init__(self, *, fails: dict[str, Exception] | None = None, hangs: str = "") -> None:
         self.fails = fails or {}
         self.hangs = hangs
+        self.reached = asyncio.Event()
 
     async def _step(self, name: str, work: Batch) -> Batch:
         work.seen.append(name)
         if name == self.hangs:
+            self.reached.set()
             await asyncio.Event().wait()
         if name in self.fails:
             raise self.fails[name]
@@ -51,7 +55,7 @@ class Steps:
         return work.acts
 
 
-def workflow(steps: Steps, *, timeouts: StepTimeouts = StepTimeouts(), durations: list | None = None):
+def workflow(steps: Steps, *, timeouts: StepTimeouts = GENEROUS, durations: list | None = None):
     ticks = itertools.count()
     record = durations if durations is not None else []
     return RoundWorkflow(
@@ -123,9 +127,9 @@ async def test_a_timeout_of_the_steps_own_is_not_taken_for_ours():
 
 async def test_cancelling_a_round_cancels_it():
     batch = Batch()
-    task = asyncio.create_task(workflow(Steps(hangs="execute")).run(batch))
-    while "execute" not in batch.seen:
-        await asyncio.sleep(0)
+    steps = Steps(hangs="execute")
+    task = asyncio.create_task(workflow(steps).run(batch))
+    await steps.reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
