@@ -87,6 +87,9 @@ class OperatorSettings(BaseSettings):
     hold_seconds: float = Field(default=180.0, ge=0, le=3600)
     """How long the largest need is remembered before replicas may fall."""
 
+    idle_span_seconds: float = Field(default=600.0, ge=30, le=86400)
+    """Shortest span of samples from which a GPU counts as idle. Danger: shorter spans call pauses idleness."""
+
     lease_name: str = Field(default="optiinfra-operator", max_length=63)
     """Name of the Lease; one per set of replicas."""
 

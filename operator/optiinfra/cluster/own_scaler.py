@@ -33,6 +33,8 @@ class OwnScaler:
     min_replicas: int
     max_replicas: int
     server_minor: int
+    metric_name: str = ""
+    """Value of the metric's name label; empty: the owner's name. Variants of one service have one each."""
     name: str = ""
     """Empty: "optiinfra-" and the owner's name."""
 
@@ -86,7 +88,10 @@ def build_own_scaler(scaler: OwnScaler) -> JsonObject:
                 {
                     "type": "External",
                     "external": {
-                        "metric": {"name": METRIC, "selector": {"matchLabels": {NAME_LABEL: scaler.owner_name}}},
+                        "metric": {
+                            "name": METRIC,
+                            "selector": {"matchLabels": {NAME_LABEL: scaler.metric_name or scaler.owner_name}},
+                        },
                         "target": {"type": "AverageValue", "averageValue": "1"},
                     },
                 }

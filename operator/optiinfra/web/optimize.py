@@ -35,7 +35,6 @@ class RunAnswer(BaseModel):
     """The round that will take the object."""
 
     round_id: str
-    dry_run: bool
     status: Literal["scheduled"] = "scheduled"
 
 
@@ -50,11 +49,7 @@ def _gate(request: Request) -> Gate:
 
 
 @router.post("/optimize/run", status_code=202)
-async def run(
-    request: Request,
-    wanted: RunRequest,
-    dry_run: Annotated[bool, Query(alias="dryRun")] = False,  # noqa: FBT002  a query parameter
-) -> RunAnswer:
+async def run(request: Request, wanted: RunRequest) -> RunAnswer:
     """Start a round for one object now; it goes next in line."""
     await _gate(request).demand(
         request,
@@ -64,10 +59,10 @@ async def run(
         name=wanted.name,
         subresource="run",
     )
-    ticket = _view(request).run_now(wanted.kind, wanted.namespace, wanted.name, dry_run=dry_run)
+    ticket = _view(request).run_now(wanted.kind, wanted.namespace, wanted.name)
     if ticket is None:
         raise HTTPException(404, f"there is no {wanted.kind} {wanted.namespace}/{wanted.name}")
-    return RunAnswer(round_id=ticket.round_id, dry_run=ticket.dry_run)
+    return RunAnswer(round_id=ticket.round_id)
 
 
 @router.get("/optimize/status")

@@ -33,7 +33,6 @@ class Ticket:
     """The answer to a request for a round."""
 
     round_id: str
-    dry_run: bool
 
 
 class OperatorView(Protocol):
@@ -62,11 +61,8 @@ class OperatorView(Protocol):
     def find(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
         """Return one object as last seen."""
 
-    def run_now(self, kind: str, namespace: str, name: str, *, dry_run: bool) -> Ticket | None:
+    def run_now(self, kind: str, namespace: str, name: str) -> Ticket | None:
         """Put an object next in line for a round; None when there is no such object."""
-
-    def decision(self, namespace: str, name: str) -> Decision | None:
-        """Return the published decision of one service; None while the operator is unsure."""
 
     def decisions(self, namespace: str) -> Sequence[Decision]:
         """Return all published decisions of a namespace."""

@@ -1,0 +1,179 @@
+"""`optiinfra operator`: one replica of the operator in one process, until SIGTERM.
+
+Everything is put together here and nowhere else: settings, control, Kopf's watch, the HTTP servers. A lost Lease, or a
+part that cannot go on, ends the process with an error, so that the kubelet starts a clean one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from aiohttp import web
+
+from optiinfra import handlers, logs
+from optiinfra.cluster.access import Access, Attributes
+from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.proxy import LeaderProxy
+from optiinfra.control.operator import Operator, running
+from optiinfra.errors import OptiInfraError, SettingsError
+from optiinfra.settings import OperatorSettings, read_settings
+from optiinfra.web.app import create_app
+from optiinfra.web.external_metrics import ExternalMetrics, reviewed, tls_context
+from optiinfra.web.followers import LeaderDecisions
+from optiinfra.web.ports import Caller, Component, Decision, Ticket
+from optiinfra.web.server import serving
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The operator in the words of the HTTP side."""
+
+    operator: Operator
+
+    @property
+    def leading(self) -> bool:
+        return self.operator.leading
+
+    @property
+    def leader_address(self) -> str:
+        return self.operator.leader_address
+
+    def ready(self) -> Component:
+        return Component(*self.operator.ready())
+
+    def alive(self) -> Component:
+        return Component(*self.operator.alive())
+
+    def components(self) -> Mapping[str, Component]:
+        return {name: Component(*state) for name, state in self.operator.health().items()}
+
+    def objects(self, namespace: str | None) -> Sequence[Mapping[str, Any]]:
+        return self.operator.objects(namespace)
+
+    def find(self, kind: Any, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return self.operator.find(kind, namespace, name)
+
+    def run_now(self, kind: Any, namespace: str, name: str) -> Ticket | None:
+        ticket = self.operator.run_now(kind, namespace, name)
+        return None if ticket is None else Ticket(ticket)
+
+    def decisions(self, namespace: str) -> Sequence[Decision]:
+        return [
+            Decision(item.namespace, item.name, item.replicas, item.decided_at)
+            for item in self.operator.decisions(namespace)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reviewer:
+    """Authentication and authorisation by the API server, in the words of the HTTP side."""
+
+    access: Access
+
+    async def authenticate(self, token: str) -> Caller | None:
+        identity = await self.access.review_token(token)
+        return None if identity is None else Caller(identity.user, identity.groups, identity.extra)
+
+    async def authorize(
+        self, caller: Caller, *, verb: str, group: str, resource: str, namespace: str, name: str, subresource: str
+    ) -> bool:
+        attributes = Attributes(verb, group, resource, namespace, name, subresource)
+        return (await self.access.may(caller, attributes)).allowed
+
+
+@contextlib.asynccontextmanager
+async def _external_metrics(
+    settings: OperatorSettings, operator: Operator, reviewer: _Reviewer, proxy: LeaderProxy
+) -> AsyncIterator[None]:
+    """Serve external.metrics.k8s.io while the context is open, where it is enabled."""
+    if not settings.external_metrics_enabled:
+        yield
+        return
+    headers = await operator.access.request_headers()
+    view = _View(operator)
+    decisions = LeaderDecisions(view, proxy, settings.proxy_token_file)
+    api = ExternalMetrics(decisions=decisions.of, permit=reviewed(reviewer), headers=headers)
+    context = tls_context(
+        certificate_file=str(settings.tls_certificate_file),
+        key_file=str(settings.tls_key_file),
+        client_authority=headers.client_authority,
+    )
+    runner = web.AppRunner(api.application(), access_log=None, keepalive_timeout=60.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(
+            runner, settings.http_host, settings.external_metrics_port, ssl_context=context, backlog=64
+        ).start()
+        _LOG.info("external metrics served", extra={"port": settings.external_metrics_port})
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def run(settings: OperatorSettings) -> None:
+    """Run one replica until SIGTERM or SIGINT.
+
+    Raises:
+        LeadershipLost: and every other error that must end the process.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(settings) as operator, LeaderProxy() as proxy:
+        reviewer = _Reviewer(operator.access)
+        app = create_app(
+            operator=_View(operator),
+            reviewer=reviewer if settings.http_authentication else None,
+            forwarder=proxy,
+        )
+        async with (
+            serving(app, host=settings.http_host, port=settings.http_port) as port,
+            _external_metrics(settings, operator, reviewer, proxy),
+        ):
+            _LOG.info("operator started", extra={"port": port, "identity": settings.identity})
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_until_done(operator.run(stop), stop))
+                group.create_task(handlers.run(operator.loop, settings, stop=stop))
+
+
+async def _until_done(work: Any, stop: asyncio.Event) -> None:
+    try:
+        await work
+    finally:
+        stop.set()  # whatever ended the operator ends the watch too
+
+
+def _first_reason(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@click.command()
+def operator() -> None:
+    """Run the operator. Its settings are environment variables OPTIINFRA_*; see docs/reference/settings.md."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    logs.configure(settings.log_level)
+    if settings.kubeconfig is not None:
+        os.environ["KUBECONFIG"] = str(settings.kubeconfig)  # Kopf's own login reads it
+    try:
+        asyncio.run(run(settings))
+    except (OptiInfraError, ClusterError, ssl.SSLError, OSError, BaseExceptionGroup) as error:
+        reason = _first_reason(error)
+        if not isinstance(reason, OptiInfraError | ClusterError | ssl.SSLError | OSError):
+            raise
+        _LOG.error("operator ended", extra={"error": f"{type(reason).__name__}: {reason}"})
+        sys.exit(1)

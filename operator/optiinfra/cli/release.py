@@ -1,0 +1,59 @@
+"""`optiinfra release --all`: give every held value back. Run by the chart's pre-delete Job, and by hand in need.
+
+It first sets the kill switch (an annotation on the operator's Lease), so that a running leader writes nothing any more,
+then releases each held HPA by the same rules as always: only what is still ours, in one step or in several.
+"""
+
+import asyncio
+import sys
+
+import click
+
+from optiinfra import logs
+from optiinfra.cluster.client import KubernetesClient
+from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.floor import Floor
+from optiinfra.cluster.kill_switch import KillSwitch
+from optiinfra.cluster.scalers import HELD_LABEL, hpa_path, parse_scaler
+from optiinfra.control.release import Released, release_all
+from optiinfra.errors import SettingsError
+from optiinfra.settings import OperatorSettings, Scope, read_settings
+
+
+async def run(settings: OperatorSettings, *, max_step: int | None, kill: bool) -> list[Released]:
+    """Set the kill switch and release everything in scope."""
+    kubeconfig = str(settings.kubeconfig) if settings.kubeconfig is not None else None
+    namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ("",)
+    async with KubernetesClient.from_environment(kubeconfig) as client:
+        if kill:
+            await KillSwitch(client, namespace=settings.namespace, lease=settings.lease_name).turn_on()
+            # The leader reads its Lease every retry period; after two of them it has seen the switch.
+            await asyncio.sleep(2 * settings.retry_period_seconds)
+        held = [
+            parse_scaler(document)
+            for namespace in namespaces
+            for document in await client.list(hpa_path(namespace), query={"labelSelector": f"{HELD_LABEL}=true"})
+        ]
+        return await release_all(Floor(client), held, max_step=max_step)
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Release every held HorizontalPodAutoscaler in scope.")
+@click.option(
+    "--max-step", type=click.IntRange(min=1), help="Replicas to lower at a time, 15 s apart; all at once when left out."
+)
+@click.option("--keep-switch-off", is_flag=True, help="Do not set the kill switch; the operator may take floors again.")
+def release(*, everything: bool, max_step: int | None, keep_switch_off: bool) -> None:
+    """Give held minReplicas back to what they were."""
+    if not everything:
+        raise click.UsageError("say --all: there is no other choice yet, and it should not happen by accident")
+    try:
+        settings = read_settings()
+        logs.configure(settings.log_level)
+        results = asyncio.run(run(settings, max_step=max_step, kill=not keep_switch_off))
+    except (SettingsError, ClusterError) as error:
+        raise click.ClickException(str(error)) from error
+    for result in results:
+        click.echo(f"{result.key.namespace}/{result.key.name}: {result.outcome}")
+    click.echo(f"{sum(1 for result in results if result.done)} of {len(results)} released")
+    sys.exit(0 if all(result.done for result in results) else 1)

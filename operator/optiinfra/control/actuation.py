@@ -1,0 +1,271 @@
+"""How an order reaches the workload: Signal publishes it, Own keeps an HPA that follows it, Floor holds minReplicas.
+
+The only module that decides to write into users' objects. It asks first whether it may (SelfSubjectAccessReview), keeps
+to the ownership rules of `optiinfra.cluster.floor`, and answers with what came of it; it never forces and never retries
+in the same round. Whatever it cannot do is an `Effect` with the remedy, and the published series stays honest.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from optiinfra.api.reasons import EXPLANATIONS, Reason
+from optiinfra.api.v1alpha1.common import Mode
+from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.cluster.access import Attributes, Verdict
+from optiinfra.cluster.document import Key
+from optiinfra.cluster.errors import AlreadyExists, ClusterError, Conflict
+from optiinfra.cluster.floor import FloorCase, FloorHeld, FloorRefusal, FloorReleased
+from optiinfra.cluster.own_scaler import OwnScaler
+from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.work import Effect, ServiceWork, TargetWork
+from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.workload import ScalerFacts
+
+_PERMISSION_SECONDS = 60.0
+_LIFETIME_INTERVALS = 3.0
+_LEAST_LIFETIME = 30.0
+
+
+class FloorWriter(Protocol):
+    """Takes and releases floors; `optiinfra.cluster.floor` is the real one."""
+
+    async def take(self, key: Key, *, uid: str, value: int) -> FloorHeld | FloorRefusal:
+        """Hold minReplicas at a value."""
+
+    async def release(
+        self, key: Key, *, uid: str = "", max_step: int | None = None
+    ) -> FloorHeld | FloorReleased | FloorRefusal:
+        """Give the floor back."""
+
+
+class OwnWriter(Protocol):
+    """Applies and deletes our own HPAs; `optiinfra.cluster.own_scaler` is the real one."""
+
+    async def apply(self, scaler: OwnScaler, *, uid: str = "") -> str:
+        """Create or update; returns the uid."""
+
+    async def delete(self, key: Key, *, uid: str, resource_version: str = "") -> bool:
+        """Delete exactly that one."""
+
+
+class PermissionReader(Protocol):
+    """Asks what this process may do; `optiinfra.cluster.access` is the real one."""
+
+    async def may_i(self, attributes: Attributes) -> Verdict:
+        """SelfSubjectAccessReview."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalMetricsState:
+    """Whether our external metrics API can be read by the HPA controller."""
+
+    served: bool
+    message: str
+    """Why not; empty when it is."""
+
+
+@dataclass(slots=True)
+class Actuator:
+    """Carries out orders. `server_minor` and `external` are filled in at start."""
+
+    board: DecisionBoard
+    floors: FloorWriter
+    own: OwnWriter
+    access: PermissionReader
+    external: Callable[[], ExternalMetricsState]
+    server_minor: int = 0
+    _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
+    _applied: dict[ObjectKey, tuple[str, OwnScaler]] = field(default_factory=dict)
+
+    async def carry_out(self, service: ServiceWork, target: TargetWork) -> None:
+        """Bring the world to what `target.order` says, and note the effect."""
+        if target.problem is not None or target.facts is None:
+            self.board.withdraw(service.key.namespace, published_name(service, target))
+            return
+        try:
+            match target.target.scaling.actuation:
+                case Actuation.SIGNAL:
+                    self._publish(service, target)
+                case Actuation.OWN:
+                    await self._own(service, target)
+                case Actuation.FLOOR:
+                    await self._floor(service, target)
+        except Conflict as error:
+            target.effect = Effect(effective=None, reason=Reason.API_ERROR, message=f"tried again next round: {error}")
+        except ClusterError as error:
+            target.effect = Effect(effective=False, reason=Reason.API_ERROR, message=str(error)[:500])
+
+    def _publish(self, service: ServiceWork, target: TargetWork) -> None:
+        name = published_name(service, target)
+        if target.order is None:
+            self.board.withdraw(service.key.namespace, name)
+            return
+        # It outlives a few missed rounds, and no more: what nobody renews must disappear.
+        lifetime = max(_LEAST_LIFETIME, _LIFETIME_INTERVALS * service.settings.interval)
+        self.board.publish(service.key.namespace, name, replicas=target.order, lifetime=lifetime)
+
+    # Own
+
+    async def _own(self, service: ServiceWork, target: TargetWork) -> None:
+        ours = next((scaler for scaler in target.scalers if scaler.owned_by_us), None)
+        others = sorted(scaler.name for scaler in target.scalers if not scaler.owned_by_us)
+        if others or not wants_to_act(service):
+            self.board.withdraw(service.key.namespace, published_name(service, target))
+            if ours is not None and await self._may(service, target, "delete"):
+                await self._delete_own(service, ours)
+            if others:
+                target.effect = Effect(
+                    effective=False,
+                    reason=Reason.SCALER_EXISTS,
+                    message=f"{', '.join(others[:5])} targets the workload too; delete it, or use Signal or Floor",
+                )
+            return
+        external = self.external()
+        if not external.served:
+            target.effect = Effect(effective=False, reason=Reason.METRIC_API_OWNED, message=external.message)
+            return
+        if not await self._may(service, target, "create", "patch"):
+            return
+        # Published before the HPA exists: the HPA controller's first look must find a number.
+        self._publish(service, target)
+        wanted = self._own_scaler(service, target)
+        known = self._applied.get(service.key)
+        unchanged = ours is not None and known == (ours.uid, wanted) and _matches(ours, wanted)
+        if unchanged or target.order is None:
+            return
+        try:
+            uid = await self.own.apply(wanted, uid=ours.uid if ours is not None else "")
+        except AlreadyExists:
+            target.effect = Effect(
+                effective=False,
+                reason=Reason.SCALER_EXISTS,
+                message=f"HorizontalPodAutoscaler {wanted.key.name} exists and is not ours; delete or rename it",
+            )
+            return
+        self._applied[service.key] = (uid, wanted)
+
+    def _own_scaler(self, service: ServiceWork, target: TargetWork) -> OwnScaler:
+        assert target.limits is not None
+        reference = target.target.target_ref
+        return OwnScaler(
+            namespace=service.key.namespace,
+            owner_name=service.key.name,
+            owner_uid=service.obj.metadata.uid,
+            target_api_version=reference.api_version,
+            target_kind=reference.kind,
+            target_name=reference.name,
+            # An HPA with minReplicas 0 needs a gate that most servers lack; zero is reached by other actuations.
+            min_replicas=max(1, target.limits.minimum),
+            max_replicas=target.limits.maximum,
+            server_minor=self.server_minor,
+            metric_name=published_name(service, target),
+            name=f"optiinfra-{published_name(service, target)}"[:253],
+        )
+
+    async def _delete_own(self, service: ServiceWork, ours: ScalerFacts) -> None:
+        await self.own.delete(
+            Key(service.key.namespace, ours.name), uid=ours.uid, resource_version=ours.resource_version
+        )
+        self._applied.pop(service.key, None)
+
+    # Floor
+
+    async def _floor(self, service: ServiceWork, target: TargetWork) -> None:
+        # The floor is not the published count: whoever reads the gauge is told by actuation Signal.
+        self.board.withdraw(service.key.namespace, published_name(service, target))
+        assert target.facts is not None
+        scaler = target.facts.scaler
+        assert scaler is not None  # collect has made its absence a problem
+        key = Key(service.key.namespace, scaler.name)
+        if not wants_to_act(service):
+            if scaler.held and await self._may(service, target, "patch"):
+                await self.floors.release(key, uid=scaler.uid, max_step=service.settings.policy.max_replica_step)
+            return
+        if target.order is None or not isinstance(target.decision, ScalingDecision):
+            return
+        if not await self._may(service, target, "patch"):
+            return
+        value, effect = floor_value(target, scaler, step=service.settings.policy.max_replica_step)
+        if value is not None and not (scaler.held and scaler.min_replicas == value):
+            outcome = await self.floors.take(key, uid=scaler.uid, value=value)
+            if isinstance(outcome, FloorRefusal):
+                effect = Effect(effective=False, reason=_REFUSED[outcome.case], message=outcome.remedy)
+        target.effect = effect
+
+    async def _may(self, service: ServiceWork, target: TargetWork, *verbs: str) -> bool:
+        for verb in verbs:
+            key = (service.key.namespace, verb)
+            known = self._permissions.get(key)
+            now = time.monotonic()
+            if known is None or known[0] <= now:
+                verdict = await self.access.may_i(
+                    Attributes(
+                        verb=verb,
+                        group="autoscaling",
+                        resource="horizontalpodautoscalers",
+                        namespace=service.key.namespace,
+                    )
+                )
+                known = (now + _PERMISSION_SECONDS, verdict.allowed)
+                self._permissions[key] = known
+            if not known[1]:
+                target.effect = Effect(
+                    effective=False,
+                    reason=Reason.PERMISSION_MISSING,
+                    message=f"may not {verb} HorizontalPodAutoscalers in {service.key.namespace}; "
+                    "set actuation.enabled in the chart's values",
+                )
+                return False
+        return True
+
+    def forget(self, key: ObjectKey) -> None:
+        """Drop what is remembered of an object that is gone."""
+        self._applied.pop(key, None)
+
+
+_REFUSED = {
+    FloorCase.APPLY_MANAGER: Reason.FIELD_OWNED,
+    FloorCase.UPDATE_MANAGER: Reason.FIELD_OWNED,
+    FloorCase.CONTROLLER_OWNER: Reason.SCALER_OWNED_BY_CONTROLLER,
+    FloorCase.NOT_HELD: Reason.FLOOR_LOST,
+}
+
+
+def wants_to_act(service: ServiceWork) -> bool:
+    """Tell whether this object may change anything at all, whatever the numbers are."""
+    modes = service.settings.modes
+    acts = {modes.scale_up, modes.scale_down} != {Mode.RECOMMEND}
+    return acts and not service.settings.suspended
+
+
+def published_name(service: ServiceWork, target: TargetWork) -> str:
+    """Name under which a target's decision is published: the object's, with the variant's where there are several."""
+    if service.obj.spec.target_ref is not None:
+        return service.key.name
+    return f"{service.key.name}.{target.target.name}"
+
+
+def floor_value(target: TargetWork, scaler: ScalerFacts, *, step: int) -> tuple[int | None, Effect | None]:
+    """Settle the floor to hold now: in steps, never above the live maximum, never lower while the HPA is not active."""
+    assert isinstance(target.decision, ScalingDecision)
+    assert target.facts is not None
+    wanted = min(target.decision.floor, scaler.max_replicas)
+    held = scaler.min_replicas if scaler.held else None
+    base = max(held or 0, scaler.min_replicas)
+    if wanted > base:
+        if any(pod.gpus > 0 and pod.phase == "Pending" and not pod.node for pod in target.facts.pods):
+            return held, Effect(effective=False, reason=Reason.PODS_PENDING)
+        return min(wanted, max(base, target.facts.desired_replicas) + step, scaler.max_replicas), None
+    if held is None:
+        return None, None  # nothing to hold: the user's own minimum is enough
+    if wanted < held and scaler.scaling_active is not True:
+        text = f"{EXPLANATIONS[Reason.ONE_WAY_FLOOR]} ({scaler.scaling_active_reason or 'no condition yet'})"
+        return held, Effect(effective=False, reason=Reason.ONE_WAY_FLOOR, message=text)
+    return max(wanted, held - step), None
+
+
+def _matches(ours: ScalerFacts, wanted: OwnScaler) -> bool:
+    return ours.min_replicas == wanted.min_replicas and ours.max_replicas == wanted.max_replicas

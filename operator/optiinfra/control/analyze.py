@@ -1,0 +1,400 @@
+"""The round's second step: let the domain judge. Pure calls on what collect put together, in a worker thread.
+
+Nothing here waits, reads a clock or touches the cluster. One object that makes the domain raise is that object's
+problem (`AnalysisFailed`, with the traceback in the log); the others go on.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optiinfra import metrics
+from optiinfra.api.reasons import Reason
+from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork, Work
+from optiinfra.domain import (
+    bottleneck,
+    consolidation,
+    idle,
+    kv_cache,
+    right_sizing,
+    scaling,
+    signals,
+    tuning,
+    utilization,
+)
+from optiinfra.domain.cost import saving
+from optiinfra.domain.evidence import (
+    Direction,
+    Evidence,
+    Finding,
+    FindingType,
+    Proposal,
+    RecommendationType,
+    Refusal,
+)
+from optiinfra.domain.policy import Limits
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.units import Ratio, Seconds, UnixTime
+from optiinfra.domain.workload import NodeFacts, PodFacts, WorkloadFacts
+from optiinfra.engines import settings as engine_settings
+
+_LOG = logging.getLogger(__name__)
+_STARTUPS_KEPT = 32
+_LONGEST_STARTUP = 3600.0
+UNMEASURED_STARTUP = Seconds(180.0)
+"""Start-up time assumed until one was measured; long, so that the first forecasts look far enough ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisTimes:
+    """Windows of the analysis, from the operator's settings."""
+
+    window: Seconds
+    stale_after: Seconds
+    hold: Seconds
+    idle_span: Seconds
+    """Shortest span of samples from which idleness is concluded."""
+
+    @property
+    def idle_policy(self) -> idle.IdlePolicy:
+        """From when a GPU counts as idle."""
+        built_in = idle.IdlePolicy()
+        return dataclasses.replace(
+            built_in,
+            minimum_span=self.idle_span,
+            warm_up=Seconds(min(built_in.warm_up, self.idle_span)),
+        )
+
+
+def analyze(work: Work, times: AnalysisTimes) -> Work:
+    """Judge every object of the round."""
+    inputs: list[tuple[ServiceWork, TargetWork, scaling.ScalingInput]] = []
+    for service in work.services:
+        try:
+            inputs += _service(service, work, times)
+        except Exception as error:  # noqa: BLE001  the domain's own mistake must stay with its object; it is logged
+            _failed(service, error)
+    _decide(inputs, now=work.at)
+    for service in work.services:
+        try:
+            _propose(service, times)
+        except Exception as error:  # noqa: BLE001  as above
+            _failed(service, error)
+    for cluster in work.clusters:
+        try:
+            _cluster(cluster, now=work.at, times=times)
+        except Exception as error:  # noqa: BLE001  as above
+            _failed(cluster, error)
+    return work
+
+
+def _failed(item: ServiceWork | ClusterWork, error: Exception) -> None:
+    _LOG.exception("analysis failed", extra={"object": str(item.key)})
+    metrics.OBJECT_FAILURES.labels("analyze", type(error).__name__).inc()
+    item.problem = Problem(Reason.ANALYSIS_FAILED, f"{type(error).__name__}: {error}"[:500])
+
+
+def _service(
+    service: ServiceWork, work: Work, times: AnalysisTimes
+) -> list[tuple[ServiceWork, TargetWork, scaling.ScalingInput]]:
+    inputs = []
+    for target in service.targets:
+        facts = target.facts
+        if facts is None:
+            continue
+        target.signals = signals.summarise(
+            facts.pages,
+            now=work.at,
+            window=times.window,
+            stale_after=times.stale_after,
+            replicas_expected=facts.ready_replicas,
+        )
+        newest = max((pages[-1] for pages in facts.pages.values() if pages), key=lambda page: page.time, default=None)
+        containers = next((pod.containers for pod in facts.pods if pod.containers), ())
+        target.settings = engine_settings.read(containers, newest)
+        target.utilization = utilization.summarise(
+            facts, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after
+        )
+        target.diagnosis = bottleneck.diagnose(
+            target.signals, target.settings, service.settings.objectives, gpu_busy=target.utilization.gpu_ratio_mean
+        )
+        target.limits = limits_of(service, target, facts)
+        if facts.ready_replicas and target.signals.replicas_reporting:
+            target.memory.history.observe(target.signals, facts.ready_replicas)
+        if target.problem is None:
+            inputs.append((service, target, _input(service, target, facts, times, now=work.at)))
+    return inputs
+
+
+def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> Limits:
+    """The user's limits: the scaler's, narrowed by the object's, widened by nobody."""
+    own, scaler, policy = work.target.scaling, facts.scaler, service.settings.policy
+    lowest = 0 if own.scale_to_zero.enabled else 1
+    minimum = lowest if own.min_replicas is None else own.min_replicas
+    if scaler is not None and own.actuation is not Actuation.OWN:
+        # A floor of ours is not the user's minimum: that one was written down when the floor was taken.
+        users = scaler.original_min_replicas if scaler.held and scaler.original_min_replicas is not None else None
+        minimum = max(minimum, scaler.min_replicas if users is None else users)
+        maximum = scaler.max_replicas if own.max_replicas is None else min(scaler.max_replicas, own.max_replicas)
+    elif own.max_replicas is not None:
+        maximum = own.max_replicas
+    else:
+        # Nobody gave a maximum, so nobody is bound by one; what policy allows in one step is as far as advice goes.
+        maximum = max(facts.desired_replicas, 1) + policy.max_replica_step
+    return Limits(
+        minimum=min(minimum, maximum),
+        maximum=maximum,
+        max_replica_step=policy.max_replica_step,
+        max_gpu_step=policy.max_gpu_step,
+        gpus_per_replica=facts.gpus_per_replica,
+        cooldown=policy.cooldown,
+    )
+
+
+def _input(
+    service: ServiceWork, work: TargetWork, facts: WorkloadFacts, times: AnalysisTimes, *, now: UnixTime
+) -> scaling.ScalingInput:
+    assert work.signals is not None
+    assert work.limits is not None
+    given = work.target.scaling.startup_time.seconds
+    return scaling.ScalingInput(
+        signals=work.signals,
+        settings=work.settings,
+        history=work.memory.history,
+        current=facts.desired_replicas,
+        ready=facts.ready_replicas,
+        starting=max(0, facts.desired_replicas - facts.ready_replicas),
+        minimum=work.limits.minimum,
+        maximum=work.limits.maximum,
+        start_up=given if given is not None else measured_startup(work, facts.pods, now=now),
+        objectives=service.settings.objectives,
+        memory=work.memory.previous.memory if work.memory.previous else None,
+        hold=times.hold,
+        stale_after=times.stale_after,
+        forecast_enabled=work.target.scaling.forecast.enabled,
+        current_floor=facts.scaler.min_replicas if facts.scaler is not None and facts.scaler.held else 0,
+    )
+
+
+def measured_startup(work: TargetWork, pods: Sequence[PodFacts], *, now: UnixTime) -> Seconds:
+    """95th percentile of creation-to-ready of the workload's own pods, or a careful assumption until there is one."""
+    fresh = [
+        pod.became_ready - pod.created
+        for pod in pods
+        # A pod that restarted became ready again: that time says nothing about a new pod.
+        if pod.became_ready is not None
+        and pod.restarts == 0
+        and 0.0 <= pod.became_ready - pod.created < _LONGEST_STARTUP
+        if now - pod.created < 7 * 86400
+    ]
+    known = (*work.memory.startups, *(value for value in fresh if value not in work.memory.startups))
+    work.memory.startups = known[-_STARTUPS_KEPT:]
+    if not work.memory.startups:
+        return UNMEASURED_STARTUP
+    ordered = sorted(work.memory.startups)
+    return Seconds(max(1.0, ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]))
+
+
+def _decide(inputs: Sequence[tuple[ServiceWork, TargetWork, scaling.ScalingInput]], *, now: UnixTime) -> None:
+    if not inputs:
+        return
+    try:
+        decisions = scaling.decide([given for _, _, given in inputs], now=now)
+    except Exception as error:  # noqa: BLE001  as above
+        if len(inputs) == 1:
+            _failed(inputs[0][0], error)
+            return
+        # One input spoils the arrays of all: decide one by one, so that only its own object fails.
+        for single in inputs:
+            _decide([single], now=now)
+        return
+    for (_, target, _), decision in zip(inputs, decisions, strict=True):
+        target.decision = decision
+        if isinstance(decision, scaling.ScalingDecision):
+            target.memory.previous = decision
+
+
+def _propose(service: ServiceWork, times: AnalysisTimes) -> None:
+    if service.problem is not None:
+        return
+    spec, objectives = service.obj.spec, service.settings.objectives
+    for target in service.targets:
+        if target.facts is None or target.signals is None or target.diagnosis is None:
+            continue
+        answers: list[Proposal | Refusal] = list(_replicas(service, target))
+        if spec.kv_cache.enabled:
+            answers += kv_cache.advise(target.signals, target.settings, target.diagnosis, objectives)
+        if spec.tuning.enabled:
+            answers += tuning.advise(target.signals, target.settings, target.diagnosis, objectives)
+        if spec.right_sizing.enabled:
+            answers += _right_sizing(service, target)
+        target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
+        target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
+        target.findings = (target.diagnosis.finding(), *_idle_finding(target, times))
+
+
+def _replicas(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:
+    decision, facts = target.decision, target.facts
+    assert facts is not None
+    if isinstance(decision, Unknown):
+        return [Refusal(RecommendationType.REPLICAS, str(decision.reason), decision.detail or str(decision))]
+    if decision is None or decision.direction is Direction.NONE:
+        return []
+    freed = max(0, decision.current - decision.desired)
+    return [
+        Proposal(
+            type=RecommendationType.REPLICAS,
+            reason=str(decision.rule),
+            message=decision.message,
+            setting="replicas",
+            current=str(decision.current),
+            proposed=str(decision.desired),
+            lower=str(decision.lower),
+            upper=str(decision.upper),
+            direction=decision.direction,
+            confidence=decision.confidence,
+            evidence=decision.evidence,
+            savings=saving(
+                service.prices,
+                gpus=freed * facts.gpus_per_replica,
+                cpu_cores=freed * max((pod.cpu_request_cores for pod in facts.pods), default=0.0),
+                memory_bytes=freed * max((pod.memory_request_bytes for pod in facts.pods), default=0.0),
+            ),
+            subject=target.target.name,
+        )
+    ]
+
+
+def _right_sizing(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:
+    facts = target.facts
+    assert facts is not None
+    containers = next((pod.containers for pod in facts.pods if pod.containers), ())
+    if not containers:
+        return []
+    if not service.usage:
+        text = "container use is not measured: the cluster serves no metrics.k8s.io"
+        return [Refusal(RecommendationType.RESOURCES, str(UnknownReason.NOT_MEASURED), text)]
+    answers: list[Proposal | Refusal] = []
+    for container in containers:
+        history = service.usage.get(container.name)
+        if history is None:
+            text = f"containers[{container.name}]: no use was measured"
+            answers.append(Refusal(RecommendationType.RESOURCES, str(UnknownReason.NOT_MEASURED), text))
+            continue
+        answers += right_sizing.recommend(
+            container,
+            history,
+            replicas=max(1, facts.ready_replicas),
+            containers=len(containers),
+            model_server=container.name == target.settings.container,
+        )
+    return answers
+
+
+def _idle_finding(target: TargetWork, times: AnalysisTimes) -> list[Finding]:
+    assert target.signals is not None
+    assert target.utilization is not None
+    verdict = idle.workload_idle(
+        target.signals, target.utilization, minimum_span=times.window, policy=times.idle_policy
+    )
+    return [verdict] if isinstance(verdict, Finding) else []
+
+
+def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> None:
+    spec = cluster.obj.spec
+    nodes = tuple(cluster.nodes.values())
+    proposals: list[Proposal] = []
+    if spec.idle_gpus.enabled:
+        for node in nodes:
+            judged = idle.verdicts(
+                node,
+                now=now,
+                window=spec.idle_gpus.window.seconds,
+                stale_after=times.stale_after,
+                policy=times.idle_policy,
+            )
+            cluster.verdicts += judged
+            cluster.findings += idle.node_findings(judged)
+            proposals += _idle_gpus(cluster, node, judged)
+    if spec.consolidation.enabled and nodes:
+        cluster.plan = consolidation.plan(nodes, now=now, max_moves=_most_moves(nodes))
+        proposals += _emptyable(cluster, window=spec.consolidation.window.seconds, now=now)
+    cluster.proposals = tuple(proposals)
+
+
+def _idle_gpus(cluster: ClusterWork, node: NodeFacts, judged: Sequence[idle.GpuVerdict]) -> list[Proposal]:
+    count = idle.idle_gpus(judged)
+    if not count:
+        return []
+    surest = [verdict for verdict in judged if verdict.state.startswith("Idle")]
+    held = sum(1 for verdict in surest if verdict.pod)
+    return [
+        Proposal(
+            type=RecommendationType.IDLE_GPU,
+            reason=str(FindingType.IDLE_GPU),
+            message=f"{count} GPUs of node {node.name} did nothing for the whole window; pods hold {held} of them",
+            setting="gpus",
+            current=f"{count} idle",
+            proposed="freed",
+            lower="freed",
+            upper="freed",
+            direction=Direction.NONE,
+            confidence=Ratio(min(verdict.confidence for verdict in surest)),
+            evidence=surest[0].evidence,
+            savings=saving(
+                cluster.prices.get(node.pool, cluster.prices[""]), gpus=float(count), gpu_model=node.gpu_model
+            ),
+            subject=node.name,
+        )
+    ]
+
+
+def _most_moves(nodes: Sequence[object]) -> int:
+    # A plan that moves more pods than there are nodes is a migration, not a clean-up.
+    return max(16, len(nodes))
+
+
+def _emptyable(cluster: ClusterWork, *, window: Seconds, now: UnixTime) -> list[Proposal]:
+    assert cluster.plan is not None
+    since = cluster.memory.emptyable_since
+    freed = {node.node: node for node in cluster.plan.freed}
+    for gone in [name for name in since if name not in freed]:
+        del since[gone]
+    proposals = []
+    for name, node in freed.items():
+        first = since.setdefault(name, now)
+        facts = cluster.nodes[name]
+        stood = now - first
+        if stood < window:
+            continue
+        evidence: tuple[Evidence, ...] = (
+            Evidence("node_gpus", float(node.gpus), "gpus", Seconds(0.0), "kubernetes"),
+            Evidence("pods_to_move", float(node.moves), "", Seconds(0.0), "derived"),
+            Evidence("emptyable_for", stood, "seconds", Seconds(stood), "derived"),
+        )
+        proposals.append(
+            Proposal(
+                type=RecommendationType.CONSOLIDATION,
+                reason=str(FindingType.EMPTYABLE_NODE),
+                message=f"node {name} with {node.gpus:g} GPUs could be emptied by moving {node.moves} pods elsewhere",
+                setting="node",
+                current="in use",
+                proposed="removed",
+                lower="removed",
+                upper="removed",
+                direction=Direction.NONE,
+                confidence=Ratio(0.8 if node.moves else 0.9),
+                evidence=evidence,
+                savings=saving(
+                    cluster.prices.get(node.pool, cluster.prices[""]),
+                    gpus=float(node.gpus),
+                    gpu_model=node.gpu_model,
+                    cpu_cores=facts.cpu_cores,
+                    memory_bytes=facts.memory_bytes,
+                ),
+                subject=name,
+            )
+        )
+    return proposals

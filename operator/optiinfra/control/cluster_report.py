@@ -1,0 +1,118 @@
+"""What a round found about nodes, as the status of a ClusterResourceOptimization: pure."""
+
+from collections.abc import Sequence
+
+from optiinfra.api.conditions import merge
+from optiinfra.api.scalars import Time
+from optiinfra.api.status_from import round_number, to_percent, to_refusal
+from optiinfra.api.v1alpha1 import ClusterResourceOptimizationStatus, ClusterSummary, PoolStatus
+from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
+from optiinfra.control.conditions import cluster_conditions
+from optiinfra.control.recommend import ledger_of, recommendations_of
+from optiinfra.control.work import ClusterWork
+from optiinfra.domain import idle
+from optiinfra.domain.evidence import RecommendationType, Refusal
+from optiinfra.domain.idle import GpuState, GpuVerdict
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.units import HOURS_PER_MONTH, UnixTime
+from optiinfra.domain.workload import NodeFacts
+
+
+def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> ClusterResourceOptimizationStatus:
+    """Build the status after a round."""
+    old, metadata, spec = cluster.obj.status, cluster.obj.metadata, cluster.obj.spec
+    recommendations = recommendations_of(
+        [("", proposal) for proposal in cluster.proposals],
+        old.recommendations,
+        object_uid=metadata.uid,
+        texts={},
+        now=now,
+    )
+    nodes = list(cluster.nodes.values())
+    return ClusterResourceOptimizationStatus(
+        observed_generation=metadata.generation,
+        conditions=merge(old.conditions, cluster_conditions(cluster), generation=metadata.generation, now=now),
+        summary=_summary(cluster, nodes, now=now),
+        pools=tuple(_pool(cluster, pool.name) for pool in spec.pools),
+        recommendations=recommendations,
+        refusals=tuple(to_refusal(refusal) for refusal in _refusals(cluster))[:MAX_REFUSALS],
+        actions=old.actions,
+        used_approvals=old.used_approvals,
+        savings=ledger_of(
+            recommendations, old.actions, old.savings, realised=None, currency=str(spec.currency), now=now
+        ),
+        last_round=RoundStatus(id=round_id, at=Time.of(now)),
+    )
+
+
+def _refusals(cluster: ClusterWork) -> list[Refusal]:
+    planned = cluster.plan.refusals if cluster.plan is not None else ()
+    refused = [Refusal(RecommendationType.CONSOLIDATION, str(item.reason), item.message) for item in planned]
+    return [*cluster.refusals, *refused]
+
+
+def _allocated(nodes: Sequence[NodeFacts]) -> float:
+    return sum(pod.gpus for node in nodes for pod in node.pods if pod.phase not in ("Succeeded", "Failed"))
+
+
+def _busy(nodes: Sequence[NodeFacts]) -> Value:
+    """Mean utilisation of all GPUs whose agents are heard, from the newest snapshots."""
+    values = [
+        gpu.utilization_ratio
+        for node in nodes
+        if node.agent
+        for gpu in node.agent[-1].gpus
+        if not isinstance(gpu.utilization_ratio, Unknown)
+    ]
+    if not values:
+        return Unknown(UnknownReason.NOT_MEASURED, "no agent reports GPU utilisation")
+    return sum(values) / len(values)
+
+
+def _idle(verdicts: Sequence[GpuVerdict]) -> Value:
+    """GPUs that were surely idle; unknown while no GPU has a verdict yet."""
+    if not verdicts:
+        return Unknown(UnknownReason.NOT_MEASURED, "no agent reports GPUs")
+    if all(verdict.state is GpuState.UNKNOWN for verdict in verdicts):
+        return Unknown(UnknownReason.TOO_FEW_SAMPLES, verdicts[0].message)
+    return float(idle.idle_gpus(verdicts))
+
+
+def _summary(cluster: ClusterWork, nodes: Sequence[NodeFacts], *, now: UnixTime) -> ClusterSummary:
+    idle_count = _idle(cluster.verdicts)
+    times = [node.agent[-1].time for node in nodes if node.agent]
+    return ClusterSummary(
+        pools=len(cluster.obj.spec.pools),
+        nodes=len(nodes),
+        gpus=sum(node.gpus for node in nodes),
+        gpus_allocated=_allocated(nodes),
+        idle_gpus=str(idle_count.reason) if isinstance(idle_count, Unknown) else int(idle_count),
+        emptyable_nodes=len(cluster.plan.freed) if cluster.plan is not None else 0,
+        gpu_percent=to_percent(_busy(nodes)),
+        measured_at=Time.of(max(times, default=now)),
+    )
+
+
+def _pool(cluster: ClusterWork, name: str) -> PoolStatus:
+    nodes = [node for node in cluster.nodes.values() if node.pool == name]
+    names = {node.name for node in nodes}
+    verdicts = [verdict for verdict in cluster.verdicts if verdict.node in names]
+    idle_count = _idle(verdicts)
+    prices = cluster.prices[name]
+    gpus = sum(node.gpus for node in nodes)
+    hourly = [prices.gpu_hour_of(node.gpu_model) for node in nodes]
+    priced = [
+        price * node.gpus + prices.cpu_core_hour * node.cpu_cores + prices.memory_gib_hour * node.memory_bytes / 1024**3
+        for price, node in zip(hourly, nodes, strict=True)
+        if not isinstance(price, Unknown)
+    ]
+    return PoolStatus(
+        name=name,
+        nodes=len(nodes),
+        gpus=gpus,
+        gpus_allocated=_allocated(nodes),
+        gpus_idle=None if isinstance(idle_count, Unknown) else idle_count,
+        emptyable_nodes=sum(1 for node in cluster.plan.freed if node.node in names) if cluster.plan else 0,
+        gpu_percent=to_percent(_busy(nodes)),
+        per_month=round_number(sum(priced) * HOURS_PER_MONTH) if nodes and len(priced) == len(nodes) else None,
+    )

@@ -1,0 +1,246 @@
+"""The round's first step: put together what is known of each object. Snapshots only; the network is never waited for.
+
+What is missing becomes a `Problem` of its object with the reason that a person needs, and ends the matter for that
+object in this round. Which HPA drives a target is settled here too: none, one, or too many.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from optiinfra.api.conversion import effective
+from optiinfra.api.reasons import Reason
+from optiinfra.api.settings import Target
+from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, ClusterResourceOptimization, ResourceOptimization
+from optiinfra.api.v1alpha1.cluster_resource_optimization import ClusterResourceOptimizationSpec, Pool
+from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
+from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
+from optiinfra.cluster.targets import TargetFacts
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.registry import DRY_RUN_ANNOTATION, Broken, Registry
+from optiinfra.control.snapshots import SnapshotStore
+from optiinfra.control.targets import TargetTable
+from optiinfra.control.usage import UsageTable
+from optiinfra.control.work import BrokenWork, ClusterWork, Problem, ServiceWork, TargetWork, Work
+from optiinfra.domain.cost import PriceList
+from optiinfra.domain.units import UnixTime
+from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts, WorkloadFacts
+
+
+class ClusterView(Protocol):
+    """The mirrored part of the cluster; `optiinfra.cluster.inventory` is the real one."""
+
+    def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
+        """Pods of a namespace that a label selector picks."""
+
+    def nodes(self) -> Mapping[str, NodeFacts]:
+        """All nodes with their pods; empty with scope Namespaces."""
+
+    def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
+        """HPAs that target a workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Builds the work of a round from what is known."""
+
+    registry: Registry
+    memories: dict[ObjectKey, ObjectMemory]
+    cluster: ClusterView
+    targets: TargetTable
+    snapshots: SnapshotStore
+    usage: UsageTable
+    clock: Callable[[], float]
+
+    def collect(self, work: Work) -> Work:
+        """Fill in services, clusters and broken objects."""
+        work.at = UnixTime(self.clock())
+        work.nodes = self._nodes()
+        cluster = next((known for _, known in self.registry.clusters()), None)
+        for key in work.keys:
+            known = self.registry.get(key)
+            if known is None or known.metadata.deleting:
+                work.gone.append(key)
+            elif isinstance(known, Broken):
+                work.broken.append(BrokenWork(key, known))
+            elif isinstance(known, ResourceOptimization):
+                work.services.append(self._service(key, known, cluster))
+            else:
+                work.clusters.append(self._cluster(key, known, work.nodes))
+        return work
+
+    def _nodes(self) -> dict[str, NodeFacts]:
+        pools = [pool for _, known in self.registry.clusters() for pool in known.spec.pools]
+        joined: dict[str, NodeFacts] = {}
+        for name, node in self.cluster.nodes().items():
+            readings, error = self.snapshots.agent(name)
+            joined[name] = dataclasses.replace(node, pool=_pool_of(node, pools), agent=readings, agent_error=error)
+        return joined
+
+    def _service(
+        self, key: ObjectKey, obj: ResourceOptimization, cluster: ClusterResourceOptimization | None
+    ) -> ServiceWork:
+        memory = self.memories.setdefault(key, ObjectMemory())
+        settings = effective(obj.spec, cluster.spec.defaults if cluster else None)
+        pool = obj.spec.pool_ref.name if obj.spec.pool_ref else ""
+        service = ServiceWork(
+            key=key,
+            obj=obj,
+            settings=settings,
+            memory=memory,
+            prices=prices_of(cluster.spec, pool) if cluster else PriceList(),
+            currency=str(cluster.spec.currency) if cluster else "",
+            targets=[TargetWork(target=target, memory=memory.target(target.name)) for target in settings.targets],
+            usage=self.usage.of(key),
+            dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
+        )
+        _read_approvals(service, now=self.clock())
+        for target in service.targets:
+            self._fill(service, target)
+        first = next((target.problem for target in service.targets if target.problem is not None), None)
+        if all(target.problem is not None for target in service.targets):
+            service.problem = first
+        return service
+
+    def _fill(self, service: ServiceWork, work: TargetWork) -> None:
+        key, target = service.key, work.target
+        acting = self.registry.acting(key, target.target_ref)
+        if acting != key:
+            work.problem = Problem(
+                Reason.CONFLICT, f"{acting} is older and acts on {_name(target)}; delete one of them"
+            )
+            return
+        known = self.targets.get(key.namespace, target.target_ref)
+        if known is None or (known.facts is None and known.error is None):
+            work.problem = Problem(Reason.COLLECTING, f"{_name(target)} is being read")
+            return
+        if known.error is not None:
+            work.problem = target_problem(target, known.error)
+            return
+        assert known.facts is not None
+        pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
+        work.scalers = self.cluster.scalers_of(key.namespace, known.facts.kind, known.facts.name)
+        scaler, problem = choose_scaler(target, work.scalers)
+        uids = {pod.name: pod.uid for pod in pods}
+        work.facts = _facts(known.facts, pods, scaler, self.snapshots, uids)
+        work.problem = problem
+
+    def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
+        memory = self.memories.setdefault(key, ObjectMemory())
+        prices = {"": prices_of(obj.spec, "")} | {pool.name: prices_of(obj.spec, pool.name) for pool in obj.spec.pools}
+        return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=prices)
+
+
+def _name(target: Target) -> str:
+    return f"{target.target_ref.kind}/{target.target_ref.name}"
+
+
+def _pool_of(node: NodeFacts, pools: list[Pool]) -> str:
+    for pool in pools:
+        if all(node.labels.get(key) == value for key, value in pool.node_selector.items()):
+            return pool.name
+    return ""
+
+
+def prices_of(spec: ClusterResourceOptimizationSpec, pool: str) -> PriceList:
+    """Prices that hold in a pool: its own over those of the object. What nobody gives is unknown, never zero."""
+    found = next((candidate for candidate in spec.pools if candidate.name == pool), None)
+    layers = [found.prices, spec.prices] if found else [spec.prices]
+    gpu = next((layer.gpu_hour for layer in layers if layer.gpu_hour is not None), None)
+    core = next((layer.cpu_core_hour for layer in layers if layer.cpu_core_hour is not None), None)
+    memory = next((layer.memory_gib_hour for layer in layers if layer.memory_gib_hour is not None), None)
+    built_in = PriceList()
+    return PriceList(
+        gpu_hour=built_in.gpu_hour if gpu is None else gpu.money,
+        cpu_core_hour=built_in.cpu_core_hour if core is None else core.money,
+        memory_gib_hour=built_in.memory_gib_hour if memory is None else memory.money,
+    )
+
+
+def target_problem(target: Target, error: ClusterError) -> Problem:
+    """Say what an error in reading the target means to the person who named it."""
+    if isinstance(error, TargetWithoutScale):
+        return Problem(
+            Reason.TARGET_WITHOUT_SCALE,
+            f"{_name(target)} has no scale subresource; point targetRef at the object that owns the pods",
+            stalled=True,
+        )
+    if isinstance(error, Absent):
+        return Problem(
+            Reason.TARGET_NOT_FOUND,
+            f"{_name(target)} does not exist; create it, or name the right one in a new object",
+            stalled=True,
+        )
+    if isinstance(error, Invalid):
+        return Problem(Reason.INVALID_SPEC, str(error), stalled=True)
+    return Problem(Reason.API_ERROR, f"{_name(target)} could not be read: {error}")
+
+
+def choose_scaler(target: Target, scalers: tuple[ScalerFacts, ...]) -> tuple[ScalerFacts | None, Problem | None]:
+    """Settle which HPA drives a target, or why that cannot be said."""
+    scaling = target.scaling
+    ours = [scaler for scaler in scalers if scaler.owned_by_us]
+    others = [scaler for scaler in scalers if not scaler.owned_by_us]
+    if scaling.actuation is Actuation.OWN:
+        # Others are reported by actuation, which then removes our own: one HPA too many is a fight.
+        return (ours[0] if ours else None), None
+    named = scaling.scaler_ref
+    if named is not None and named.kind is ScalerKind.HPA:
+        found = next((scaler for scaler in others if scaler.name == named.name), None)
+        if found is None:
+            return None, Problem(
+                Reason.SCALER_NOT_FOUND,
+                f"HorizontalPodAutoscaler {named.name} does not exist or does not target {_name(target)}",
+            )
+    if len(others) > 1:
+        names = ", ".join(sorted(scaler.name for scaler in others)[:5])
+        return None, Problem(Reason.SEVERAL_SCALERS, f"{names} all target {_name(target)}; delete all but one")
+    if named is not None and named.kind is ScalerKind.SCALED_OBJECT:
+        owned = next((s for s in others if s.controller_owner == f"ScaledObject/{named.name}"), None)
+        if owned is None:
+            return None, Problem(
+                Reason.SCALER_NOT_FOUND, f"ScaledObject {named.name} has made no HorizontalPodAutoscaler for the target"
+            )
+        return owned, None
+    if scaling.actuation is Actuation.FLOOR and not others:
+        return None, Problem(
+            Reason.SCALER_NOT_FOUND, f"no HorizontalPodAutoscaler targets {_name(target)}; Floor needs one to hold"
+        )
+    return (others[0] if others else None), None
+
+
+def _facts(
+    target: TargetFacts,
+    pods: tuple[PodFacts, ...],
+    scaler: ScalerFacts | None,
+    snapshots: SnapshotStore,
+    uids: Mapping[str, str],
+) -> WorkloadFacts:
+    serving = [pod for pod in pods if pod.ready and not pod.terminating]
+    return WorkloadFacts(
+        namespace=target.namespace,
+        kind=target.kind,
+        name=target.name,
+        uid=target.uid,
+        desired_replicas=target.desired_replicas,
+        ready_replicas=len(serving),
+        pods=pods,
+        scaler=scaler,
+        pages=snapshots.pages(uids),
+        page_errors=snapshots.page_errors(uids),
+    )
+
+
+def _read_approvals(service: ServiceWork, *, now: float) -> None:
+    asked = [part.strip() for part in service.obj.metadata.annotations.get(APPROVE_ANNOTATION, "").split(",")]
+    wanted = {part for part in asked[:64] if part}
+    if not wanted:
+        return
+    status = service.obj.status
+    used = {approval.id for approval in status.used_approvals}
+    valid = {item.id for item in status.recommendations if item.expires_at.unix > now}
+    service.approved = frozenset(wanted & valid - used)
+    # A used id stays in the annotation until a person removes it: that is no mistake, and no reason to complain.
+    service.refused_approvals = tuple(sorted(wanted - valid - used))

@@ -1,0 +1,191 @@
+"""Which conditions a round wants to see on an object: the verdicts of every step, in the words of the API."""
+
+from typing import Protocol
+
+from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
+from optiinfra.api.reasons import Reason
+from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork
+from optiinfra.domain.readings import Unknown, UnknownReason
+
+_YES, _NO, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+
+class InsightVerdict(Protocol):
+    """What is to be said about insights."""
+
+    @property
+    def status(self) -> ConditionStatus:
+        """True, False or Unknown."""
+
+    @property
+    def reason(self) -> Reason:
+        """Why."""
+
+    @property
+    def message(self) -> str:
+        """In a sentence; empty for the reason's own."""
+
+
+def service_conditions(service: ServiceWork, insight: InsightVerdict) -> list[Wanted]:
+    """Return the conditions of a ResourceOptimization."""
+    problem = service.problem or next((t.problem for t in service.targets if t.problem is not None), None)
+    measured = _metrics(service)
+    wanted = [*_summary(problem, measured), measured, _analysis(service, problem)]
+    wanted.append(Wanted(ConditionType.INSIGHTS_AVAILABLE, insight.status, insight.reason, insight.message))
+    wanted.append(_effective(service))
+    wanted.append(_degraded(service, problem))
+    return wanted
+
+
+def _summary(problem: Problem | None, measured: Wanted) -> list[Wanted]:
+    """Ready, Reconciling, Stalled: what kstatus, Flux, Argo CD and `kubectl wait` read."""
+    if problem is not None and problem.stalled:
+        return [
+            Wanted(ConditionType.READY, _NO, problem.reason, problem.message),
+            Wanted(ConditionType.RECONCILING, _NO, problem.reason, problem.message),
+            Wanted(ConditionType.STALLED, _YES, problem.reason, problem.message),
+        ]
+    if problem is not None:
+        collecting = problem.reason is Reason.COLLECTING
+        return [
+            Wanted(ConditionType.READY, _NO, problem.reason, problem.message),
+            Wanted(ConditionType.RECONCILING, _YES if collecting else _NO, problem.reason, problem.message),
+            Wanted(ConditionType.STALLED, _NO, problem.reason, problem.message),
+        ]
+    collecting = measured.status is _UNKNOWN and measured.reason is Reason.COLLECTING
+    state = _YES if measured.status is _YES else _NO
+    return [
+        Wanted(ConditionType.READY, state, measured.reason, measured.message),
+        Wanted(ConditionType.RECONCILING, _YES if collecting else _NO, measured.reason, measured.message),
+        Wanted(ConditionType.STALLED, _NO, Reason.SUCCEEDED),
+    ]
+
+
+_BY_UNKNOWN = {
+    UnknownReason.UNREACHABLE: Reason.ENGINE_UNREACHABLE,
+    UnknownReason.REFUSED: Reason.AUTHENTICATION_FAILED,
+    UnknownReason.INVALID: Reason.ENGINE_PAGE_INVALID,
+    UnknownReason.STALE: Reason.METRICS_STALE,
+}
+
+
+def _metrics(service: ServiceWork) -> Wanted:
+    """Judge whether the engines were heard; the worst target speaks for the object."""
+    verdicts = [_target_metrics(target) for target in service.targets if target.facts is not None]
+    if not verdicts:
+        return Wanted(ConditionType.METRICS_AVAILABLE, _UNKNOWN, Reason.NOT_YET_ANALYZED)
+    order = {_NO: 0, _UNKNOWN: 1, _YES: 2}
+    return min(verdicts, key=lambda verdict: order[verdict.status])
+
+
+def _target_metrics(target: TargetWork) -> Wanted:
+    kind, facts, signals = ConditionType.METRICS_AVAILABLE, target.facts, target.signals
+    assert facts is not None
+    errors = facts.page_errors
+    name = target.target.name
+    if not facts.pods and facts.desired_replicas == 0:
+        return Wanted(kind, _YES, Reason.NO_PODS, f"{name} is scaled to zero")
+    if not any(pod.ready for pod in facts.pods):
+        return Wanted(kind, _NO, Reason.NO_PODS, f"{name}: no pod is ready")
+    if signals is None or signals.replicas_reporting == 0:
+        if errors:
+            pod, error = next(iter(sorted(errors.items())))
+            reason = _BY_UNKNOWN.get(error.reason, Reason.ENGINE_UNREACHABLE)
+            return Wanted(kind, _NO, reason, f"pod {pod}: {error.detail or error.reason}")
+        if facts.pages:
+            return Wanted(kind, _NO, Reason.METRICS_STALE, f"{name}: the newest page is too old")
+        return Wanted(kind, _UNKNOWN, Reason.COLLECTING, f"{name}: waiting for the first pages")
+    if isinstance(signals.running, Unknown):
+        return Wanted(kind, _NO, Reason.PARTIAL_METRICS, f"{name}: {signals.running}")
+    if signals.replicas_reporting < signals.replicas_expected:
+        silent = next(iter(sorted(errors.items())), None)
+        why = f": pod {silent[0]}: {silent[1].detail or silent[1].reason}" if silent else ""
+        # Replicas that start are no fault: the state is said without numbers, which change with each pod.
+        return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"{name}: not every ready replica reports{why}")
+    return Wanted(kind, _YES, Reason.SUCCEEDED, f"{name}: every ready replica reports")
+
+
+def _analysis(service: ServiceWork, problem: Problem | None) -> Wanted:
+    kind = ConditionType.ANALYSIS_COMPLETE
+    if problem is not None:
+        return Wanted(kind, _NO, problem.reason, problem.message)
+    unknown = next((t.decision for t in service.targets if isinstance(t.decision, Unknown)), None)
+    if unknown is not None:
+        return Wanted(kind, _NO, Reason.PARTIAL_METRICS, f"no decision: {unknown.detail or unknown.reason}")
+    if all(target.decision is None for target in service.targets):
+        return Wanted(kind, _UNKNOWN, Reason.NOT_YET_ANALYZED)
+    return Wanted(kind, _YES, Reason.SUCCEEDED)
+
+
+def _effective(service: ServiceWork) -> Wanted:
+    kind = ConditionType.ACTUATION_EFFECTIVE
+    if service.settings.suspended:
+        return Wanted(kind, _NO, Reason.SUSPENDED)
+    effects = [target.effect for target in service.targets if target.effect is not None]
+    bad = next((effect for effect in effects if effect.effective is False), None)
+    if bad is not None:
+        return Wanted(kind, _NO, bad.reason, bad.message)
+    unsure = next((effect for effect in effects if effect.effective is None), None)
+    if unsure is not None or not effects:
+        return Wanted(
+            kind,
+            _UNKNOWN,
+            unsure.reason if unsure is not None else Reason.NOT_YET_ANALYZED,
+            unsure.message if unsure is not None else "",
+        )
+    return Wanted(kind, _YES, effects[0].reason, effects[0].message)
+
+
+def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
+    """Judge whether something that usually works does not: the agents, an approval, an action that was undone."""
+    kind = ConditionType.DEGRADED
+    if problem is not None and problem.reason in (Reason.ANALYSIS_FAILED, Reason.API_ERROR):
+        return Wanted(kind, _YES, problem.reason, problem.message)
+    if service.obj.status_error:
+        return Wanted(kind, _YES, Reason.INVALID_SPEC, f"the stored status was set aside: {service.obj.status_error}")
+    if service.refused_approvals:
+        ids = ", ".join(service.refused_approvals[:5])
+        return Wanted(
+            kind, _YES, Reason.AWAITING_APPROVAL, f"approval of {ids} is refused: unknown or expired; remove it"
+        )
+    if any(action.state == "RolledBack" for action in service.actions):
+        return Wanted(kind, _YES, Reason.ROLLED_BACK)
+    for target in service.targets:
+        gpu = target.utilization.gpu_ratio_mean if target.utilization is not None else None
+        holds = target.facts is not None and target.facts.gpus_per_replica > 0
+        if holds and isinstance(gpu, Unknown) and gpu.reason in (UnknownReason.UNREACHABLE, UnknownReason.STALE):
+            return Wanted(kind, _YES, Reason.AGENT_UNREACHABLE, gpu.detail)
+    return Wanted(kind, _NO, Reason.SUCCEEDED)
+
+
+def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
+    """Return the conditions of a ClusterResourceOptimization."""
+    problem = cluster.problem
+    if problem is not None:
+        reason, message = problem.reason, problem.message
+        measured = Wanted(ConditionType.METRICS_AVAILABLE, _UNKNOWN, reason, message)
+    else:
+        measured = _agents(cluster)
+    analysis = (
+        Wanted(ConditionType.ANALYSIS_COMPLETE, _NO, problem.reason, problem.message)
+        if problem
+        else Wanted(ConditionType.ANALYSIS_COMPLETE, _YES, Reason.SUCCEEDED)
+    )
+    return [*_summary(problem, measured), measured, analysis, Wanted(ConditionType.DEGRADED, _NO, Reason.SUCCEEDED)]
+
+
+def _agents(cluster: ClusterWork) -> Wanted:
+    kind = ConditionType.METRICS_AVAILABLE
+    holding = [node for node in cluster.nodes.values() if node.gpus > 0]
+    if not holding:
+        return Wanted(kind, _YES, Reason.SUCCEEDED, "no node has GPUs")
+    heard = [node for node in holding if node.agent]
+    if not heard:
+        failed = next((node.agent_error for node in holding if node.agent_error is not None), None)
+        if failed is None:
+            return Wanted(kind, _UNKNOWN, Reason.COLLECTING, "waiting for the agents of the GPU nodes")
+        return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, failed.detail)
+    if len(heard) < len(holding):
+        silent = sorted(node.name for node in holding if not node.agent)
+        return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"no agent is heard on {', '.join(silent[:5])}")
+    return Wanted(kind, _YES, Reason.SUCCEEDED, "the agents of all GPU nodes are heard")

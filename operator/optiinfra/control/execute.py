@@ -1,0 +1,135 @@
+"""The round's fourth step: carry out the orders, object by object, and note each change as an action.
+
+Skipped as a whole when no object may act. What was written is verified by monitor in later rounds.
+"""
+
+import asyncio
+import logging
+
+from optiinfra import metrics
+from optiinfra.api.identity import action_id, recommendation_id
+from optiinfra.api.scalars import Time
+from optiinfra.api.v1alpha1.common import Mode
+from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
+from optiinfra.control.actuation import Actuator
+from optiinfra.control.memory import Trial
+from optiinfra.control.work import ServiceWork, TargetWork, Work
+from optiinfra.domain.evidence import Direction, Proposal, RecommendationType
+from optiinfra.domain.policy import PolicyState
+from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.units import UnixTime
+
+_LOG = logging.getLogger(__name__)
+_CONCURRENCY = 8
+
+
+def wants_execution(work: Work, actuator: Actuator) -> bool:
+    """Tell whether anything is to be published, written, withdrawn or released in this round."""
+    for service in work.services:
+        for target in service.targets:
+            if target.order is not None or target.memory.ordered is not None:
+                return True
+            if any(scaler.held or scaler.owned_by_us for scaler in target.scalers):
+                return True
+            if actuator.board.get(service.key.namespace, service.key.name) is not None:
+                return True
+    return False
+
+
+async def execute(work: Work, actuator: Actuator) -> Work:
+    """Carry out every order of the round."""
+    slots = asyncio.Semaphore(_CONCURRENCY)
+
+    async def one(service: ServiceWork, target: TargetWork) -> None:
+        async with slots:
+            await actuator.carry_out(service, target)
+            _note(service, target, now=work.at)
+
+    async with asyncio.TaskGroup() as group:
+        for service in work.services:
+            if service.dry_run:
+                continue
+            for target in service.targets:
+                group.create_task(one(service, target))
+    return work
+
+
+def _note(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
+    """Record a change of the ordered count as an action, and start its trial."""
+    memory, order = target.memory, target.order
+    failed = target.effect is not None and target.effect.effective is False
+    if order is None or failed:
+        memory.ordered = None if order is None else memory.ordered
+        return
+    decision, facts = target.decision, target.facts
+    if memory.ordered == order or facts is None or not isinstance(decision, ScalingDecision):
+        memory.ordered = order
+        return
+    before = facts.desired_replicas
+    memory.ordered, memory.ordered_at = order, now
+    if order == before:
+        return
+    direction = Direction.SCALE_UP if order > before else Direction.SCALE_DOWN
+    recommendation = _recommendation(service, target, order=order, before=before, direction=direction, now=now)
+    identifier = action_id(recommendation=recommendation, started=now)
+    service.actions.append(
+        ActionStatus(
+            id=identifier,
+            recommendation_id=recommendation,
+            type=RecommendationType.REPLICAS,
+            state=ActionState.APPLIED,
+            from_=str(before),
+            to=str(order),
+            at=Time.of(now),
+            message=f"{target.target.scaling.actuation}: {decision.message}"[:1024],
+        )
+    )
+    falls = direction is Direction.SCALE_DOWN
+    memory.policy = PolicyState(last_change=now, last_direction=direction, in_flight=identifier if falls else "")
+    if target.signals is not None:
+        memory.trial = Trial(identifier, recommendation, now, target.signals, before, order)
+    metrics.ACTIONS.labels(str(target.target.scaling.actuation), "applied").inc()
+    _LOG.info(
+        "replicas ordered",
+        extra={
+            "object": str(service.key),
+            "target": target.target.name,
+            "from": before,
+            "to": order,
+            "rule": str(decision.rule),
+            "actuation": str(target.target.scaling.actuation),
+        },
+    )
+
+
+def _recommendation(
+    service: ServiceWork, target: TargetWork, *, order: int, before: int, direction: Direction, now: UnixTime
+) -> str:
+    for item in service.obj.status.recommendations:
+        approved = item.id in service.approved and item.subject == target.target.name
+        if (
+            approved
+            and item.type is RecommendationType.REPLICAS
+            and service.settings.mode_for(direction) is Mode.APPROVE
+        ):
+            return item.id
+    assert isinstance(target.decision, ScalingDecision)
+    assert target.facts is not None
+    proposal = Proposal(
+        type=RecommendationType.REPLICAS,
+        reason=str(target.decision.rule),
+        message="",
+        setting="replicas" if target.target.scaling.actuation is not Actuation.FLOOR else "minReplicas",
+        current=str(before),
+        proposed=str(order),
+        lower=str(order),
+        upper=str(order),
+        direction=direction,
+        confidence=target.decision.confidence,
+        evidence=(),
+        subject=target.target.name,
+    )
+    return recommendation_id(
+        object_uid=service.obj.metadata.uid, target_uid=target.facts.uid, proposal=proposal, issued=now
+    )

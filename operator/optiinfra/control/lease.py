@@ -1,0 +1,164 @@
+"""Leadership by a Lease, so that of several replicas exactly one decides and writes.
+
+Our own, because the client library's elector was measured to let two leaders go on for ever. The rules: only the
+monotonic clock of this process measures time (a jumping wall clock must not make a leader); each request has its own
+short time-out; a leader that could not renew within the deadline is no leader any more, whatever the server thinks,
+and `check()` is called immediately before each write. On SIGTERM the Lease is given back at once.
+
+It refuses to compare its clock with the holder's: a foreign Lease counts as expired only after it stood unchanged for
+its whole duration while *we* watched.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from optiinfra.cluster.errors import ClusterError, Conflict
+from optiinfra.cluster.leases import LeaseRecord
+from optiinfra.errors import LeadershipLost
+
+_LOG = logging.getLogger(__name__)
+
+
+class LeaseStore(Protocol):
+    """What the elector needs of the API server; `optiinfra.cluster.leases` is the real one."""
+
+    async def read(self) -> LeaseRecord | None:
+        """Return the Lease, or None when there is none yet."""
+
+    async def write(self, record: LeaseRecord, *, previous: LeaseRecord | None) -> LeaseRecord:
+        """Create the Lease (previous None) or replace exactly that version; Conflict when somebody was faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """Durations in seconds: how long a holder is believed, when it gives up itself, and the pause between tries."""
+
+    duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+
+
+@dataclass(slots=True)
+class Elector:
+    """Takes, renews and gives back one Lease. `run` ends when leadership was lost or `stop` was called."""
+
+    store: LeaseStore
+    identity: str
+    times: LeaseTimes
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    on_leading: Callable[[], None]
+    """Called once, when the Lease was taken."""
+    leader: str = ""
+    """Identity of the present holder as far as known; may be ourselves."""
+    kill_switch: bool = False
+    """The Lease carries the kill-switch annotation: nothing may be written into users' objects any more."""
+    _deadline: float = field(default=float("-inf"))
+    _seen: LeaseRecord | None = None
+    _seen_at: float = 0.0
+    _led: bool = False
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check(self) -> None:
+        """Raise LeadershipLost unless this process may write at this very moment."""
+        if self.clock() >= self._deadline:
+            raise LeadershipLost("the Lease could not be renewed in time; this replica must not write")
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process may write at this moment."""
+        return self.clock() < self._deadline
+
+    async def run(self) -> None:
+        """Take and renew until stopped.
+
+        Raises:
+            LeadershipLost: this process led and could not renew; the process must end.
+        """
+        while not self._stopping.is_set():
+            await self._try()
+            if self._led and not self.leading:
+                raise LeadershipLost(f"lease not renewed within {self.times.renew_deadline:g} s")
+            await self._pause()
+        await self._release()
+
+    def stop(self) -> None:
+        """Ask `run` to give the Lease back and return."""
+        self._stopping.set()
+
+    async def _pause(self) -> None:
+        pause = self.times.retry_period * random.uniform(0.9, 1.1)  # noqa: S311  jitter, not a secret
+        try:
+            async with asyncio.timeout(pause):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _try(self) -> None:
+        # The deadline counts from before the request: the server's clock starts no earlier than that.
+        asked_at = self.clock()
+        try:
+            record = await self.store.read()
+            self._note(record, now=self.clock())
+            if record is not None and record.holder and record.holder != self.identity and not self._expired():
+                return
+            written = await self.store.write(self._wanted(record), previous=record)
+        except Conflict:
+            return  # another replica was faster; the next try sees it
+        except (ClusterError, TimeoutError) as error:
+            _LOG.warning("lease not reached", extra={"error": str(error), "leading": self.leading})
+            return
+        self._note(written, now=self.clock())
+        self._deadline = asked_at + self.times.renew_deadline
+        if not self._led and self.leading:
+            self._led = True
+            _LOG.info("leading", extra={"identity": self.identity})
+            self.on_leading()
+
+    def _wanted(self, record: LeaseRecord | None) -> LeaseRecord:
+        transitions = 0 if record is None else record.transitions + (record.holder != self.identity)
+        return LeaseRecord(
+            holder=self.identity,
+            duration_seconds=int(self.times.duration),
+            transitions=transitions,
+            annotations={} if record is None else record.annotations,
+            resource_version="" if record is None else record.resource_version,
+        )
+
+    def _note(self, record: LeaseRecord | None, *, now: float) -> None:
+        if record is None:
+            self._seen, self.leader = None, ""
+            return
+        if self._seen is None or record.resource_version != self._seen.resource_version:
+            self._seen_at = now
+        self._seen, self.leader = record, record.holder
+        self.kill_switch = record.annotations.get("optiinfra.io/kill-switch") == "true"
+
+    def _expired(self) -> bool:
+        assert self._seen is not None
+        duration = max(float(self._seen.duration_seconds), 1.0)
+        return self.clock() - self._seen_at > duration
+
+    async def _release(self) -> None:
+        held, self._deadline = self.leading, float("-inf")
+        if not held:
+            return
+        try:
+            record = await self.store.read()
+            if record is not None and record.holder == self.identity:
+                await self.store.write(
+                    LeaseRecord(
+                        holder="",
+                        duration_seconds=1,
+                        transitions=record.transitions,
+                        annotations=record.annotations,
+                        resource_version=record.resource_version,
+                    ),
+                    previous=record,
+                )
+        except (ClusterError, TimeoutError) as error:
+            _LOG.warning("lease not given back; it expires by itself", extra={"error": str(error)})

@@ -1,0 +1,237 @@
+"""The control loop of one leader: what is due goes through a round, and what a round says goes back into the queue.
+
+It also keeps what rounds live on fresh: targets are re-read, sources of pages are named for the scraper, decisions
+that nobody renewed expire. Everything here runs only while this replica leads; a follower keeps caches and nothing
+else. It holds no logic about workloads.
+"""
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optiinfra import metrics
+from optiinfra.analysis.errors import RoundFailed
+from optiinfra.analysis.round import RoundWorkflow
+from optiinfra.api.conversion import effective
+from optiinfra.api.errors import InvalidObject
+from optiinfra.api.v1alpha1 import ResourceOptimization, TargetRef
+from optiinfra.cluster.inventory import Inventory
+from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.keys import Kind, ObjectKey
+from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.queue import KeyedQueue
+from optiinfra.control.registry import Broken, Registry
+from optiinfra.control.targets import TargetTable
+from optiinfra.control.usage import UsageTable
+from optiinfra.control.work import Work
+from optiinfra.domain.units import UnixTime
+
+_LOG = logging.getLogger(__name__)
+BATCH = 500
+_KINDS: dict[str, Kind] = {
+    "ResourceOptimization": "ResourceOptimization",
+    "ClusterResourceOptimization": "ClusterResourceOptimization",
+}
+_FIRST_LOOK = 2.0
+"""Seconds after which a new object gets its first status even when its target has not answered."""
+_BROKEN_INTERVAL = 300.0
+_USAGE_INTERVAL = 60.0
+
+
+@dataclass(slots=True)
+class ControlLoop:
+    """Queue, rounds and upkeep. `leading` gates everything that costs or changes something."""
+
+    registry: Registry
+    memories: dict[ObjectKey, ObjectMemory]
+    queue: KeyedQueue[ObjectKey]
+    targets: TargetTable
+    usage: UsageTable
+    board: DecisionBoard
+    inventory: Inventory
+    forget: Callable[[ObjectKey], None]
+    """Called when an object is gone, for the parts that remember it elsewhere."""
+    interval_override: float | None = None
+    leading: bool = False
+    last_round: float = field(default_factory=time.monotonic)
+    tickets: dict[ObjectKey, str] = field(default_factory=dict)
+    """Ids promised to callers of `/optimize/run` for the next round of an object."""
+    _reading: set[asyncio.Task[None]] = field(default_factory=set)
+
+    # events
+
+    def seen(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Take an object from the watch or the sweep."""
+        try:
+            change = self.registry.upsert(_KINDS[kind], body)
+        except InvalidObject as error:
+            _LOG.error("object without usable metadata", extra={"kind": kind, "error": str(error)})
+            return
+        metrics.OBJECTS.labels(kind).set(sum(1 for key in self.registry.all_keys() if key.kind == kind))
+        if not change.needs_round:
+            return
+        if kind == "ClusterResourceOptimization":
+            self._start(change.key)
+            for key, _ in self.registry.services():  # its defaults and prices are everybody's
+                self.queue.add(key, delay=random.uniform(0.0, 2.0))  # noqa: S311  spread
+            return
+        self._start(change.key)
+
+    def gone(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Take a deletion from the watch."""
+        metadata = body.get("metadata", {})
+        self.vanished(ObjectKey(_KINDS[kind], metadata.get("namespace", ""), metadata["name"]))
+
+    def vanished(self, key: ObjectKey) -> None:
+        """Forget an object that exists no more; what it published disappears at once."""
+        known = self.registry.get(key)
+        if isinstance(known, ResourceOptimization):
+            self.board.withdraw(key.namespace, key.name)
+            for variant in known.spec.variants or ():
+                self.board.withdraw(key.namespace, f"{key.name}.{variant.name}")
+        self.registry.remove(key)
+        self.queue.remove(key)
+        self.memories.pop(key, None)
+        self.tickets.pop(key, None)
+        self.forget(key)
+        metrics.OBJECTS.labels(key.kind).set(sum(1 for other in self.registry.all_keys() if other.kind == key.kind))
+
+    def run_now(self, key: ObjectKey) -> str | None:
+        """Put an object next in line; returns the id of its round, or None when there is no such object."""
+        if self.registry.get(key) is None:
+            return None
+        ticket = self.tickets.setdefault(key, _round_id())
+        self.queue.add(key, urgent=True)
+        return ticket
+
+    # leadership
+
+    def lead(self) -> None:
+        """Begin: every known object gets a round."""
+        self.leading = True
+        self.last_round = time.monotonic()
+        for key in self.registry.all_keys():
+            self._start(key)
+
+    def _start(self, key: ObjectKey) -> None:
+        if not self.leading:
+            return
+        references = self._references(key)
+        if not references:
+            self.queue.add(key)
+            return
+        # The first status waits for the target's answer, but not for long: then it says that it is being read.
+        self.queue.add(key, delay=_FIRST_LOOK)
+        for reference in references:
+            self._read(key, reference)
+
+    def _references(self, key: ObjectKey) -> list[TargetRef]:
+        known = self.registry.get(key)
+        if not isinstance(known, ResourceOptimization):
+            return []
+        if known.spec.target_ref is not None:
+            return [known.spec.target_ref]
+        return [variant.target_ref for variant in known.spec.variants or ()]
+
+    def _read(self, key: ObjectKey, reference: TargetRef) -> None:
+        async def read() -> None:
+            before = self.targets.get(key.namespace, reference)
+            was = None if before is None else (before.facts, type(before.error))
+            await self.targets.refresh(key.namespace, reference)
+            after = self.targets.get(key.namespace, reference)
+            if after is not None and (after.facts, type(after.error)) != was:
+                self.queue.add(key)
+
+        task = asyncio.create_task(read(), name="read target")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    # rounds
+
+    async def run(self, workflow: RoundWorkflow[Work]) -> None:
+        """Take what is due through rounds, for ever; cancel to stop."""
+        while True:
+            keys = await self.queue.next_batch(BATCH)
+            ticket = next((self.tickets.pop(key) for key in keys if key in self.tickets), None)
+            work = Work(round_id=ticket or _round_id(), at=UnixTime(time.time()), keys=tuple(keys))
+            try:
+                await workflow.run(work)
+                metrics.ROUNDS.labels("ok").inc()
+            except RoundFailed as error:
+                metrics.ROUNDS.labels("failed").inc()
+                _LOG.exception("round failed", extra={"round": work.round_id, "step": error.step})
+            finally:
+                self.last_round = time.monotonic()
+                metrics.ROUND_OBJECTS.inc(len(keys))
+                metrics.LAST_ROUND.set(time.time())
+                self._requeue(keys)
+
+    def _requeue(self, keys: Iterable[ObjectKey]) -> None:
+        for key in keys:
+            self.queue.done(key)
+            if self.registry.get(key) is not None:
+                self.queue.add(key, delay=self.interval_of(key) * random.uniform(0.95, 1.0))  # noqa: S311  jitter
+
+    def interval_of(self, key: ObjectKey) -> float:
+        """Seconds between two rounds of an object."""
+        known = self.registry.get(key)
+        if known is None or isinstance(known, Broken):
+            return _BROKEN_INTERVAL
+        if self.interval_override is not None:
+            return self.interval_override
+        cluster = next((obj for _, obj in self.registry.clusters()), None)
+        defaults = cluster.spec.defaults if cluster is not None else None
+        if isinstance(known, ResourceOptimization):
+            return effective(known.spec, defaults).interval
+        return defaults.interval.seconds if defaults is not None and defaults.interval is not None else 30.0
+
+    # upkeep
+
+    async def upkeep(self) -> None:
+        """Keep targets and usage fresh and let decisions expire, for ever; cancel to stop."""
+        usage_due = time.monotonic()
+        while True:
+            self.board.expire()
+            metrics.QUEUE_DEPTH.set(len(self.queue))
+            metrics.QUEUE_DUE.set(self.queue.due)
+            for key, _ in self.registry.services():
+                interval = self.interval_of(key)
+                for reference in self._references(key):
+                    if self.targets.age(key.namespace, reference) >= max(1.0, interval - 0.5):
+                        self._read(key, reference)
+            if time.monotonic() >= usage_due:
+                usage_due = time.monotonic() + _USAGE_INTERVAL
+                await self._refresh_usage()
+            await asyncio.sleep(0.5)
+
+    async def _refresh_usage(self) -> None:
+        by_namespace: dict[str, dict[str, ObjectKey]] = {}
+        for key, obj in self.registry.services():
+            if not obj.spec.right_sizing.enabled:
+                continue
+            for reference in self._references(key):
+                known = self.targets.get(key.namespace, reference)
+                if known is None or known.facts is None or not known.facts.selector:
+                    continue
+                owners = by_namespace.setdefault(key.namespace, {})
+                for pod in self.inventory.pods_of(key.namespace, known.facts.selector):
+                    owners[pod.name] = key
+        for namespace, owners in by_namespace.items():
+            await self.usage.refresh(namespace, owners)
+
+    def forget_gone(self) -> None:
+        """Drop what is remembered of objects and targets that are gone; part of the sweep."""
+        alive = set(self.registry.all_keys())
+        for key in [key for key in self.memories if key not in alive]:
+            del self.memories[key]
+        self.usage.forget_except(alive)
+        self.targets.forget_except({(key.namespace, reference) for key in alive for reference in self._references(key)})
+
+
+def _round_id() -> str:
+    return uuid.uuid4().hex[:16]

@@ -1,0 +1,63 @@
+"""What the operator remembers of an object between rounds, beyond what its status says.
+
+Load history and the peaks behind the hold outlive a round; so do the first moment at which a recommendation was made
+and the signals before an action. What must survive a restart is in the object's status (recommendations, actions,
+used approvals) or in its checkpoint (history); everything here can be lost at the price of caution.
+"""
+
+from dataclasses import dataclass, field
+
+from optiinfra.domain.evidence import Bottleneck
+from optiinfra.domain.history import LoadHistory
+from optiinfra.domain.policy import PolicyState
+from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.signals import ServiceSignals
+
+
+@dataclass(slots=True)
+class Trial:
+    """An action under verification."""
+
+    action_id: str
+    recommendation_id: str
+    started: float
+    before: ServiceSignals
+    from_replicas: int
+    to_replicas: int
+
+
+@dataclass(slots=True)
+class TargetMemory:
+    """What is remembered of one workload."""
+
+    history: LoadHistory = field(default_factory=LoadHistory)
+    previous: ScalingDecision | None = None
+    policy: PolicyState = field(default_factory=PolicyState)
+    trial: Trial | None = None
+    ordered: int | None = None
+    """Replicas that were last published or written; None while nothing is."""
+    ordered_at: float = 0.0
+    startups: tuple[float, ...] = ()
+    """Seconds from creation to readiness of recent pods."""
+
+
+@dataclass(slots=True)
+class ObjectMemory:
+    """What is remembered of one object."""
+
+    targets: dict[str, TargetMemory] = field(default_factory=dict)
+    bottleneck: Bottleneck | None = None
+    bottleneck_since: float = 0.0
+    rounds: int = 0
+    restored: bool = False
+    """Whether the checkpoint was looked for."""
+    checkpointed_at: float = 0.0
+    checkpointed_digest: str = ""
+    emptyable_since: dict[str, float] = field(default_factory=dict)
+    """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
+    insight_question: str = ""
+    """Digest of the candidates that were last asked about."""
+
+    def target(self, name: str) -> TargetMemory:
+        """Return the memory of one workload, making it when it is new."""
+        return self.targets.setdefault(name, TargetMemory())

@@ -1,0 +1,412 @@
+"""The operator of one replica, assembled: caches on every replica, decisions on the one that leads.
+
+Start: client, mirrors, Lease. Leading: checkpoints are restored, then rounds, scrapers, insights, upkeep and the sweep
+run until the Lease is lost, which ends the process, or until it is asked to stop, which gives the Lease back first.
+What is seen from outside (health, status, decisions) is answered here for the HTTP side.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optiinfra import metrics
+from optiinfra.analysis.factory import AdviserSettings, build_adviser
+from optiinfra.analysis.insights import InsightsWorkflow
+from optiinfra.analysis.retry import RetryPolicy
+from optiinfra.analysis.round import RoundWorkflow
+from optiinfra.cluster.access import Access
+from optiinfra.cluster.checkpoints import Checkpoints
+from optiinfra.cluster.client import KubernetesClient
+from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.events import EventRecorder
+from optiinfra.cluster.fetch import Fetcher
+from optiinfra.cluster.floor import Floor
+from optiinfra.cluster.inventory import Inventory
+from optiinfra.cluster.leases import Leases
+from optiinfra.cluster.objects import Objects
+from optiinfra.cluster.own_scaler import OwnScalers
+from optiinfra.cluster.status import StatusWriter
+from optiinfra.cluster.targets import Targets
+from optiinfra.cluster.usage import Usage
+from optiinfra.control.actuation import Actuator, ExternalMetricsState
+from optiinfra.control.analyze import AnalysisTimes
+from optiinfra.control.checkpoint import Checkpointer
+from optiinfra.control.collect import Collector
+from optiinfra.control.decisions import DecisionBoard, Published
+from optiinfra.control.insights import InsightsWorker
+from optiinfra.control.keys import Kind, ObjectKey
+from optiinfra.control.lease import Elector, LeaseTimes
+from optiinfra.control.loop import ControlLoop
+from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.queue import KeyedQueue
+from optiinfra.control.registry import Broken, Registry
+from optiinfra.control.scraper import Scraper
+from optiinfra.control.snapshots import SnapshotStore
+from optiinfra.control.sources import Sources
+from optiinfra.control.steps import Steps
+from optiinfra.control.sweep import Sweep
+from optiinfra.control.targets import TargetTable
+from optiinfra.control.usage import UsageTable
+from optiinfra.control.work import Work
+from optiinfra.control.writer import Reporter
+from optiinfra.domain.units import Seconds
+from optiinfra.settings import OperatorSettings, Scope
+
+_LOG = logging.getLogger(__name__)
+_SWEEP_INTERVAL = 600.0
+_SILENT_MIRROR = 400.0
+_STUCK_ROUNDS = 120.0
+_FAREWELL = 5.0
+
+
+@dataclass(slots=True)
+class Operator:
+    """One replica. Build it with `running`."""
+
+    settings: OperatorSettings
+    client: KubernetesClient
+    inventory: Inventory
+    access: Access
+    elector: Elector
+    loop: ControlLoop
+    board: DecisionBoard
+    registry: Registry
+    scraper: Scraper
+    actuator: Actuator
+    insights: InsightsWorker
+    workflow: RoundWorkflow[Work]
+    checkpointer: Checkpointer
+    sweep: Sweep
+    external: ExternalMetricsState
+    started: float = field(default_factory=time.monotonic)
+
+    # life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set.
+
+        Raises:
+            LeadershipLost: the Lease could not be renewed; the process must end at once.
+        """
+        leading = asyncio.Event()
+        self.elector.on_leading = leading.set
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._resilient("mirror", self.inventory.run)),
+                group.create_task(self._lead(leading)),
+            ]
+            election = group.create_task(self.elector.run())
+            await _first(stop, election)
+            # Order matters: what was learned is saved while writes are still allowed, then the Lease is given back,
+            # so that the next leader starts with it and at once.
+            if self.elector.leading:
+                await self._farewell()
+            self.elector.stop()
+            await election
+            for task in tasks:
+                task.cancel()
+
+    async def _lead(self, leading: asyncio.Event) -> None:
+        await self.inventory.wait_synced()
+        await leading.wait()
+        metrics.LEADER.set(1)
+        await self._look_around()
+        async with asyncio.timeout(30):
+            restored = await self.checkpointer.restore()
+        _LOG.info("rounds begin", extra={"objects": len(self.registry.all_keys()), "restored": restored})
+        self.loop.lead()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.loop.run(self.workflow))
+            group.create_task(self.loop.upkeep())
+            group.create_task(self.scraper.run())
+            group.create_task(self._resilient("insights", self.insights.run))
+            group.create_task(self._resilient("checkpoints", self.checkpointer.run))
+            group.create_task(self._resilient("sweep", self._sweeping))
+
+    async def _look_around(self) -> None:
+        """Ask the server's version, and who owns the external metrics API."""
+        try:
+            self.actuator.server_minor = (await self.access.server_version()).minor
+            self.external = await self._external_state()
+        except ClusterError as error:
+            _LOG.warning("server not asked", extra={"error": str(error)})
+
+    async def _external_state(self) -> ExternalMetricsState:
+        if not self.settings.external_metrics_enabled:
+            return ExternalMetricsState(
+                served=False,
+                message="the external metrics API is off: set externalMetrics.enabled in the chart's values",
+            )
+        owner = await self.access.external_metrics_owner()
+        if owner is None:
+            return ExternalMetricsState(served=False, message="no APIService sends external.metrics.k8s.io to us")
+        if owner.namespace != self.settings.namespace:
+            return ExternalMetricsState(
+                served=False,
+                message=f"Service {owner.namespace}/{owner.name} owns external.metrics.k8s.io; use actuation Signal",
+            )
+        return ExternalMetricsState(served=True, message="")
+
+    async def _sweeping(self) -> None:
+        while True:
+            await self.sweep.run_once()
+            self.loop.forget_gone()
+            await self._look_around()
+            await asyncio.sleep(_SWEEP_INTERVAL)
+
+    @staticmethod
+    async def _resilient(name: str, run: Any) -> None:
+        """Run a part for ever: if it raises, the others go on and it is started again."""
+        while True:
+            try:
+                await run()
+            except Exception:  # noqa: BLE001  one part must not end the others; it is logged with its traceback
+                _LOG.exception("a part failed and is started again", extra={"part": name})
+                metrics.OBJECT_FAILURES.labels(name, "restarted").inc()
+            await asyncio.sleep(5.0)
+
+    async def _farewell(self) -> None:
+        self.board.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self.checkpointer.save_all()
+
+    # as seen from outside (optiinfra.web.ports)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this replica decides."""
+        return self.elector.leading and self.loop.leading
+
+    @property
+    def leader_address(self) -> str:
+        """host:port of the leader."""
+        return self.elector.leader.partition("@")[2]
+
+    def health(self) -> Mapping[str, tuple[bool, str]]:
+        """Every part with its real state: (healthy, message)."""
+        activity = self.inventory.oldest_activity()
+        silent = None if activity is None else time.monotonic() - activity
+        due, idle = self.loop.queue.due, time.monotonic() - self.loop.last_round
+        stuck = self.loop.leading and due > 0 and idle > _STUCK_ROUNDS
+        problems = self.inventory.problems()
+        scraping = time.monotonic() - self.scraper.last_progress
+        return {
+            "mirrors": (
+                self.inventory.synced and (silent is None or silent < _SILENT_MIRROR),
+                "; ".join(problems) or ("listed" if self.inventory.synced else "listing"),
+            ),
+            "lease": (bool(self.elector.leader), f"held by {self.elector.leader or 'nobody'}"),
+            "rounds": (not stuck, f"{due} due, last round {idle:.0f} s ago" if self.loop.leading else "not leading"),
+            "scraper": (not self.loop.leading or scraping < 30.0, f"last turn {scraping:.0f} s ago"),
+            "kill_switch": (
+                not self.elector.kill_switch,
+                "on: nothing is written" if self.elector.kill_switch else "off",
+            ),
+            "external_metrics": (
+                self.external.served or not self.settings.external_metrics_enabled,
+                self.external.message or "served",
+            ),
+        }
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this replica can answer: mirrors are full and somebody leads."""
+        if not self.inventory.synced:
+            return False, "the mirrors of the cluster are not full yet"
+        if not self.elector.leader:
+            return False, "nobody holds the Lease yet"
+        return True, "ready"
+
+    def alive(self) -> tuple[bool, str]:
+        """Whether the loops make progress; false asks for a restart."""
+        health = self.health()
+        for part in ("rounds", "scraper"):
+            if not health[part][0]:
+                return False, f"{part}: {health[part][1]}"
+        if self.inventory.synced and not health["mirrors"][0]:
+            return False, f"mirrors are silent: {health['mirrors'][1]}"
+        return True, "alive"
+
+    def objects(self, namespace: str | None) -> Sequence[Mapping[str, Any]]:
+        """Objects as last seen, all or of one namespace."""
+        keys = sorted(key for key in self.registry.all_keys() if namespace is None or key.namespace == namespace)
+        return [found for key in keys if (found := self._document(key)) is not None]
+
+    def find(self, kind: Kind, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Return one object as last seen."""
+        return self._document(ObjectKey(kind, namespace, name))
+
+    def _document(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        known = self.registry.get(key)
+        if known is None:
+            return None
+        metadata = {
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": known.metadata.uid,
+            "generation": known.metadata.generation,
+        }
+        status = known.status if isinstance(known, Broken) else known.status.to_wire()
+        return {"apiVersion": "optiinfra.io/v1alpha1", "kind": key.kind, "metadata": metadata, "status": status}
+
+    def run_now(self, kind: Kind, namespace: str, name: str) -> str | None:
+        """Put an object next in line; returns the id of its round."""
+        return self.loop.run_now(ObjectKey(kind, namespace, name))
+
+    def decision(self, namespace: str, name: str) -> Published | None:
+        """Return a published decision."""
+        return self.board.get(namespace, name) if self.leading else None
+
+    def decisions(self, namespace: str) -> list[Published]:
+        """Return all published decisions of a namespace."""
+        return self.board.of(namespace) if self.leading else []
+
+
+async def _first(stop: asyncio.Event, task: "asyncio.Task[None]") -> None:
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def _observe_call(verb: str, resource: str, code: int, seconds: float) -> None:
+    metrics.API_CALLS.labels(verb, resource, str(code)).inc()
+    metrics.API_SECONDS.labels(verb).observe(seconds)
+
+
+def _observe_step(step: str, seconds: float) -> None:
+    metrics.STEP_SECONDS.labels(step).observe(seconds)
+
+
+def _adviser(settings: OperatorSettings) -> AdviserSettings | None:
+    if not settings.llm_enabled or settings.llm_key_file is None:
+        return None
+    return AdviserSettings(
+        endpoint=settings.llm_endpoint,
+        model=settings.llm_model,
+        key_file=settings.llm_key_file,
+        retry=RetryPolicy(deadline=settings.llm_timeout_seconds),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(settings: OperatorSettings) -> AsyncIterator[Operator]:
+    """Assemble an operator with open connections; the caller runs it."""
+    kubeconfig = str(settings.kubeconfig) if settings.kubeconfig is not None else None
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(KubernetesClient.from_environment(kubeconfig, observe=_observe_call))
+        fetcher = await stack.enter_async_context(Fetcher(concurrency=settings.scrape_concurrency))
+        operator = assemble(settings, client, fetcher)
+        stack.push_async_callback(operator.insights.workflow.aclose)
+        yield operator
+
+
+def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetcher) -> Operator:
+    """Put the parts together; nothing is started and nothing is sent."""
+    namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ()
+    cluster_kind = settings.scope is Scope.CLUSTER
+    registry, snapshots, memories = Registry(), SnapshotStore(), dict[ObjectKey, ObjectMemory]()
+    inventory, access = Inventory(client, namespaces=namespaces), Access(client, audience=settings.token_audience)
+    board = DecisionBoard(clock=time.time)
+    elector = Elector(
+        store=Leases(client, namespace=settings.namespace, name=settings.lease_name, clock=time.time),
+        identity=settings.identity,
+        times=LeaseTimes(
+            settings.lease_duration_seconds, settings.renew_deadline_seconds, settings.retry_period_seconds
+        ),
+        clock=time.monotonic,
+        on_leading=lambda: None,
+    )
+    client.before_write = elector.check
+    adviser = _adviser(settings)
+    queue: KeyedQueue[ObjectKey] = KeyedQueue(clock=time.monotonic)
+    insights = InsightsWorker(
+        workflow=InsightsWorkflow(build_adviser(adviser), observe=_observe_step, clock=time.monotonic),
+        configured=adviser is not None,
+        clock=time.time,
+        answered=queue.add,
+    )
+    floor = Floor(client)
+    state: list[Operator] = []
+    actuator = Actuator(
+        board=board,
+        floors=floor,
+        own=OwnScalers(client),
+        access=access,
+        external=lambda: state[0].external,
+    )
+
+    def forget(key: ObjectKey) -> None:
+        insights.forget(key)
+        actuator.forget(key)
+
+    loop = ControlLoop(
+        registry=registry,
+        memories=memories,
+        queue=queue,
+        targets=TargetTable(reader=Targets(client), clock=time.monotonic),
+        usage=UsageTable(reader=Usage(client)),
+        board=board,
+        inventory=inventory,
+        forget=forget,
+        interval_override=settings.interval_seconds,
+    )
+    sources = Sources(settings=settings, registry=registry, targets=loop.targets, inventory=inventory)
+    collector = Collector(registry, memories, inventory, loop.targets, snapshots, loop.usage, time.time)
+    steps = Steps(
+        collector=collector,
+        actuator=actuator,
+        reporter=Reporter(sink=StatusWriter(client), registry=registry),
+        events=EventRecorder(client, instance=settings.pod_name, clock=time.time),
+        insights=insights,
+        times=AnalysisTimes(
+            window=Seconds(settings.signal_window_seconds),
+            stale_after=Seconds(settings.stale_after_seconds),
+            hold=Seconds(settings.hold_seconds),
+            idle_span=Seconds(settings.idle_span_seconds),
+        ),
+        actuation_enabled=settings.actuation_enabled,
+        kill_switch=lambda: elector.kill_switch,
+    )
+    objects = Objects(client, namespaces=namespaces)
+    operator = Operator(
+        settings=settings,
+        client=client,
+        inventory=inventory,
+        access=access,
+        elector=elector,
+        loop=loop,
+        board=board,
+        registry=registry,
+        scraper=Scraper(
+            sources=sources.all,
+            fetcher=fetcher,
+            store=snapshots,
+            concurrency=settings.scrape_concurrency,
+            timeout_s=settings.scrape_timeout_seconds,
+            limit_bytes=settings.page_limit_bytes,
+        ),
+        actuator=actuator,
+        insights=insights,
+        workflow=RoundWorkflow(steps, observe=_observe_step, clock=time.monotonic),
+        checkpointer=Checkpointer(
+            store=Checkpoints(client, namespaces=namespaces), registry=registry, memories=memories, clock=time.time
+        ),
+        sweep=Sweep(
+            lister=objects,
+            held=inventory,
+            floor=floor,
+            registry=registry,
+            events=loop,
+            cluster_kind=cluster_kind,
+            actuation_enabled=settings.actuation_enabled,
+        ),
+        external=ExternalMetricsState(served=False, message="not asked yet"),
+    )
+    state.append(operator)
+    return operator

@@ -1,0 +1,115 @@
+"""From proposals to recommendations: ids that stay while the proposal stays, expiry, rank, and the savings ledger.
+
+An id belongs to one proposal issued at one moment. The same proposal in the next round keeps its id until it expires,
+so that a person can approve what they read a minute ago. Pure: the old status is an argument.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optiinfra.api.identity import recommendation_id
+from optiinfra.api.scalars import Time
+from optiinfra.api.status_from import round_number, to_recommendation
+from optiinfra.api.v1alpha1.status_parts import (
+    MAX_RECOMMENDATIONS,
+    ActionState,
+    ActionStatus,
+    InsightStatus,
+    LedgerStatus,
+    RecommendationStatus,
+    Severity,
+)
+from optiinfra.domain.evidence import Proposal, RecommendationType
+from optiinfra.domain.units import UnixTime
+
+LIFETIME = 24 * 3600.0
+_URGENT = frozenset({RecommendationType.REPLICAS, RecommendationType.KV_CACHE, RecommendationType.BATCH_SIZE})
+
+
+def recommendations_of(
+    proposals: Sequence[tuple[str, Proposal]],
+    old: Sequence[RecommendationStatus],
+    *,
+    object_uid: str,
+    texts: Mapping[str, InsightStatus],
+    now: UnixTime,
+) -> tuple[RecommendationStatus, ...]:
+    """Give each proposal (target uid, proposal) its id, keeping the one it had; `texts` are insights by id."""
+    known = {_identity(item): item for item in old if item.expires_at.unix > now}
+    found: list[RecommendationStatus] = []
+    for target_uid, proposal in proposals:
+        fresh = to_recommendation(proposal, identifier="pending", issued=now, expires=UnixTime(now + LIFETIME))
+        before = known.get(_identity(fresh))
+        issued = UnixTime(before.issued_at.unix) if before else now
+        identifier = (
+            before.id
+            if before
+            else recommendation_id(object_uid=object_uid, target_uid=target_uid, proposal=proposal, issued=now)
+        )
+        found.append(
+            to_recommendation(
+                proposal,
+                identifier=identifier,
+                issued=issued,
+                expires=UnixTime(issued + LIFETIME),
+                severity=_severity(proposal),
+                insight=texts.get(identifier) or (before.insight if before else None),
+            )
+        )
+    unique = {item.id: item for item in found}
+    return tuple(sorted(unique.values(), key=_order)[:MAX_RECOMMENDATIONS])
+
+
+def _identity(item: RecommendationStatus) -> tuple[str, ...]:
+    return (item.type, item.subject, item.setting, item.current, item.proposed)
+
+
+def _severity(proposal: Proposal) -> Severity:
+    if proposal.type in _URGENT and proposal.direction.value == "ScaleUp":
+        return Severity.CRITICAL if proposal.confidence >= 0.8 else Severity.WARNING
+    saved = proposal.savings.per_month
+    return Severity.WARNING if (saved or 0.0) > 0.0 or proposal.savings.gpus_freed > 0 else Severity.INFO
+
+
+def _order(item: RecommendationStatus) -> tuple[int, float, float, str]:
+    urgency = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}[item.severity]
+    return urgency, -(item.savings.per_month or item.savings.gpus), -item.confidence, item.id
+
+
+def ledger_of(
+    recommendations: Iterable[RecommendationStatus],
+    actions: Iterable[ActionStatus],
+    old: LedgerStatus | None,
+    *,
+    realised: float | None,
+    currency: str,
+    now: UnixTime,
+) -> LedgerStatus | None:
+    """Sum up what could be saved and what was. Where no price is known the ledger counts GPUs and says so.
+
+    `realised` is the money a month that verified actions save; None when no price is known.
+    """
+    items = tuple(recommendations)
+    gpus = sum(item.savings.gpus for item in items)
+    # One capacity cannot be saved twice: alternatives for the same subject count once, at their largest.
+    by_subject: dict[str, float] = {}
+    priced = False
+    for item in items:
+        if item.savings.per_month is not None and item.savings.per_month > 0:
+            priced = True
+            by_subject[item.subject] = max(by_subject.get(item.subject, 0.0), item.savings.per_month)
+    saves = priced or gpus > 0
+    if not saves and old is None and not any(action.state is ActionState.VERIFIED for action in actions):
+        return None
+    potential = round_number(sum(by_subject.values())) if priced else None
+    summary = f"{potential:,.0f} {currency}".strip() if potential is not None else f"{gpus:g} GPUs"
+    return LedgerStatus(
+        summary=summary,
+        per_month_potential=potential,
+        per_month_realised=None if realised is None else round_number(realised),
+        gpus_potential=round_number(gpus),
+        unknown=""
+        if priced or not gpus
+        else "no GPU price is configured: set prices on the ClusterResourceOptimization",
+        currency=currency if priced else "",
+        since=old.since if old is not None and old.since is not None else Time.of(now),
+    )

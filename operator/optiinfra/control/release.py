@@ -1,0 +1,78 @@
+"""Giving back what is held: floors whose object is gone, and everything when the operator is to be removed.
+
+Used by the sweep and by `optiinfra release`. It only ever touches what carries our label; whose value somebody else
+changed since is left as it is.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from optiinfra.cluster.document import Key
+from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.floor import FloorHeld, FloorRefusal, FloorReleased
+from optiinfra.cluster.scalers import ScalerRecord
+
+_LOG = logging.getLogger(__name__)
+_STEP_PAUSE = 15.0
+"""The HPA controller's default sync: a second step before it would be one jump."""
+_MOST_STEPS = 100
+
+
+class FloorGiver(Protocol):
+    """Gives a floor back; `optiinfra.cluster.floor` is the real one."""
+
+    async def release(
+        self, key: Key, *, uid: str = "", max_step: int | None = None
+    ) -> FloorHeld | FloorReleased | FloorRefusal:
+        """Give the floor back, or one step of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What became of one held HPA."""
+
+    key: Key
+    outcome: str
+    done: bool
+
+
+def orphans(held: Iterable[ScalerRecord], wanted: Callable[[ScalerRecord], bool]) -> list[ScalerRecord]:
+    """Return held HPAs that no living object wants to hold."""
+    return [record for record in held if not wanted(record)]
+
+
+async def release_one(floor: FloorGiver, record: ScalerRecord, *, max_step: int | None) -> Released:
+    """Take one step of giving back."""
+    try:
+        outcome = await floor.release(record.key, uid=record.facts.uid, max_step=max_step)
+    except ClusterError as error:
+        _LOG.warning("floor not released", extra={"scaler": str(record.key), "error": str(error)})
+        return Released(record.key, str(error), done=False)
+    match outcome:
+        case FloorReleased():
+            text = f"minReplicas {outcome.value}" + ("" if outcome.restored else " (changed by somebody else, kept)")
+            _LOG.info("floor released", extra={"scaler": str(record.key), "value": outcome.value})
+            return Released(record.key, text, done=True)
+        case FloorHeld():
+            return Released(record.key, f"one step: minReplicas {outcome.value}", done=False)
+        case FloorRefusal():
+            return Released(record.key, outcome.remedy, done=True)
+
+
+async def release_all(
+    floor: FloorGiver, records: Iterable[ScalerRecord], *, max_step: int | None, pause: float = _STEP_PAUSE
+) -> list[Released]:
+    """Give everything back, in steps where asked for; the caller bounds the time."""
+    waiting = list(records)
+    finished: list[Released] = []
+    for _ in range(_MOST_STEPS):
+        results = [await release_one(floor, record, max_step=max_step) for record in waiting]
+        finished += [result for result in results if result.done]
+        waiting = [record for record, result in zip(waiting, results, strict=True) if not result.done]
+        if not waiting:
+            return finished
+        await asyncio.sleep(pause)
+    return finished + [Released(record.key, "not released in time", done=False) for record in waiting]

@@ -1,0 +1,69 @@
+"""Which pages there are to read now: one for each ready engine pod of a service, one for each node's agent.
+
+Addresses come from the API server's pods, never from anything an engine or an agent says. Pods that are not ready are
+not asked: their engines load models and would only time out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from optiinfra.api.v1alpha1 import Engine, ResourceOptimization
+from optiinfra.api.v1alpha1.resource_optimization import EngineSource
+from optiinfra.cluster.fetch import Transport, page_url
+from optiinfra.cluster.inventory import Inventory
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.registry import Registry
+from optiinfra.control.scraper import Source
+from optiinfra.control.targets import TargetTable
+from optiinfra.settings import OperatorSettings, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Names the pages of engines and agents."""
+
+    settings: OperatorSettings
+    registry: Registry
+    targets: TargetTable
+    inventory: Inventory
+
+    def all(self) -> Iterator[Source]:
+        """Every page that is to be read now."""
+        if not self.inventory.synced:
+            return
+        for key, obj in self.registry.services():
+            yield from self._engines(key, obj)
+        if self.settings.scope is Scope.CLUSTER:
+            yield from self._agents()
+
+    def _engines(self, key: ObjectKey, obj: ResourceOptimization) -> Iterator[Source]:
+        engine: Engine = obj.spec.engine
+        if obj.spec.suspend or engine.source is not EngineSource.PODS:
+            return
+        references = [obj.spec.target_ref] if obj.spec.target_ref else [v.target_ref for v in obj.spec.variants or ()]
+        for reference in references:
+            known = self.targets.get(key.namespace, reference)
+            if known is None or known.facts is None or not known.facts.selector:
+                continue
+            for pod in self.inventory.pods_of(key.namespace, known.facts.selector):
+                if pod.ip and pod.ready and not pod.terminating:
+                    url = page_url(host=pod.ip, port=engine.port, path=str(engine.path), scheme=str(engine.scheme))
+                    yield Source(
+                        kind="engine",
+                        key=pod.uid,
+                        url=url,
+                        interval=self.settings.scrape_interval_seconds,
+                        transport=Transport(scheme=str(engine.scheme)),
+                    )
+
+    def _agents(self) -> Iterator[Source]:
+        transport = Transport(accept="application/json", token_file=self.settings.agent_token_file)
+        for pod in self.inventory.pods_of(self.settings.agents_namespace, self.settings.agent_selector):
+            if pod.ip and pod.node and pod.ready and not pod.terminating:
+                yield Source(
+                    kind="agent",
+                    key=pod.node,
+                    url=page_url(host=pod.ip, port=self.settings.agent_port, path="/v1/snapshot"),
+                    interval=self.settings.agent_interval_seconds,
+                    transport=transport,
+                )

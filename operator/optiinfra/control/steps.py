@@ -1,0 +1,164 @@
+"""The six steps of a round, as the workflow calls them. Each is a module of its own; here they meet the world.
+
+Steps isolate their objects: what happens to one is its own problem. Pure steps that may take long run in a worker
+thread, so that the Lease, probes and scrapers go on.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+
+from optiinfra import metrics
+from optiinfra.api.conditions import Condition, ConditionStatus, ConditionType, Wanted, merge
+from optiinfra.api.reasons import Reason
+from optiinfra.api.scalars import Time
+from optiinfra.cluster.events import EventRecorder, EventType, ObjectReference
+from optiinfra.control.actuation import Actuator, published_name
+from optiinfra.control.analyze import AnalysisTimes, analyze
+from optiinfra.control.cluster_report import cluster_status
+from optiinfra.control.collect import Collector
+from optiinfra.control.execute import execute, wants_execution
+from optiinfra.control.insights import InsightsWorker
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.monitor import monitor
+from optiinfra.control.plan import plan
+from optiinfra.control.report import service_status
+from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
+from optiinfra.control.writer import Reporter
+from optiinfra.domain.units import UnixTime
+
+_LOG = logging.getLogger(__name__)
+_REPORTS_AT_ONCE = 16
+
+_EVENTFUL = (ConditionType.READY, ConditionType.STALLED, ConditionType.ACTUATION_EFFECTIVE, ConditionType.DEGRADED)
+_GOOD = {
+    ConditionType.READY: ConditionStatus.TRUE,
+    ConditionType.STALLED: ConditionStatus.FALSE,
+    ConditionType.ACTUATION_EFFECTIVE: ConditionStatus.TRUE,
+    ConditionType.DEGRADED: ConditionStatus.FALSE,
+}
+
+
+@dataclasses.dataclass(slots=True)
+class Steps:
+    """What `optiinfra.analysis.round` runs."""
+
+    collector: Collector
+    actuator: Actuator
+    reporter: Reporter
+    events: EventRecorder
+    insights: InsightsWorker
+    times: AnalysisTimes
+    actuation_enabled: bool
+    kill_switch: Callable[[], bool]
+
+    async def collect(self, work: Work, /) -> Work:
+        """Put together what is known."""
+        return self.collector.collect(work)
+
+    async def analyze(self, work: Work, /) -> Work:
+        """Let the domain judge, in a worker thread."""
+        return await asyncio.to_thread(analyze, work, self.times)
+
+    async def plan(self, work: Work, /) -> Work:
+        """Let policy have the last word."""
+        return plan(work, actuation_enabled=self.actuation_enabled, kill_switch=self.kill_switch())
+
+    def wants_execution(self, work: Work, /) -> bool:
+        """Tell whether anything is to be done."""
+        return wants_execution(work, self.actuator)
+
+    async def execute(self, work: Work, /) -> Work:
+        """Carry out the orders."""
+        return await execute(work, self.actuator)
+
+    async def monitor(self, work: Work, /) -> Work:
+        """Judge earlier actions."""
+        return await monitor(work, self.actuator)
+
+    async def report(self, work: Work, /) -> Work:
+        """Write what changed."""
+        slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
+
+        async def bounded(item: ServiceWork | ClusterWork | BrokenWork) -> None:
+            async with slots:
+                try:
+                    await self._report(item, work)
+                except Exception as error:  # noqa: BLE001  see below; it is logged with its traceback
+                    # A status that cannot be built is that object's failure; the others are still reported.
+                    metrics.OBJECT_FAILURES.labels("report", type(error).__name__).inc()
+                    _LOG.exception("report failed", extra={"object": str(item.key)})
+
+        items: list[ServiceWork | ClusterWork | BrokenWork] = [*work.services, *work.clusters, *work.broken]
+        await asyncio.gather(*(bounded(item) for item in items))
+        self._observe_latency(work)
+        return work
+
+    async def _report(self, item: ServiceWork | ClusterWork | BrokenWork, work: Work) -> None:
+        if isinstance(item, ServiceWork):
+            status = service_status(
+                item, round_id=work.round_id, now=work.at, insight=self.insights.state(item.key, item.settings)
+            )
+            old = item.obj.status.conditions
+            if await self.reporter.report(item.key, item.obj, status, now=work.at):
+                await self._tell(item.key, item.obj.metadata.uid, old, status.conditions)
+            self.insights.consider(item, status.recommendations)
+        elif isinstance(item, ClusterWork):
+            cluster = cluster_status(item, round_id=work.round_id, now=work.at)
+            old = item.obj.status.conditions
+            if await self.reporter.report(item.key, item.obj, cluster, now=work.at):
+                await self._tell(item.key, item.obj.metadata.uid, old, cluster.conditions)
+        else:
+            await self._report_broken(item, round_id=work.round_id, now=work.at)
+
+    async def _report_broken(self, item: BrokenWork, *, round_id: str, now: UnixTime) -> None:
+        """Write only the conditions: nothing else about this object can be known."""
+        metadata, stored = item.broken.metadata, item.broken.status
+        message = f"{item.broken.field}: {item.broken.remedy}"
+        old = [Condition.model_validate(entry) for entry in stored.get("conditions", ())]
+        wanted = (
+            Wanted(ConditionType.READY, ConditionStatus.FALSE, Reason.INVALID_SPEC, message),
+            Wanted(ConditionType.RECONCILING, ConditionStatus.FALSE, Reason.INVALID_SPEC, message),
+            Wanted(ConditionType.STALLED, ConditionStatus.TRUE, Reason.INVALID_SPEC, message),
+        )
+        conditions = merge(old, wanted, generation=metadata.generation, now=now)
+        if tuple(old) == conditions and stored.get("observedGeneration") == metadata.generation:
+            return
+        status = {
+            **stored,
+            "observedGeneration": metadata.generation,
+            "conditions": [condition.to_wire() for condition in conditions],
+            "lastRound": {"id": round_id, "at": str(Time.of(now))},
+        }
+        if await self.reporter.send(item.key, metadata, status, previous=stored) is not None:
+            await self._tell(item.key, metadata.uid, old, conditions)
+
+    async def _tell(self, key: ObjectKey, uid: str, old: Iterable[Condition], new: Iterable[Condition]) -> None:
+        """Record an Event for every condition that turned for better or worse, with its own words."""
+        before = {condition.type: (condition.status, condition.reason) for condition in old}
+        reference = ObjectReference("optiinfra.io/v1alpha1", key.kind, key.namespace, key.name, uid)
+        told: set[str] = set()
+        for condition in new:
+            kind = condition.type
+            changed = before.get(kind) != (condition.status, condition.reason)
+            if kind not in _EVENTFUL or not changed or condition.status is ConditionStatus.UNKNOWN:
+                continue
+            good = condition.status is _GOOD[kind]
+            if condition.reason in told or (good and kind not in before) or (good and kind is not ConditionType.READY):
+                continue
+            told.add(condition.reason)
+            await self.events.record(
+                reference,
+                event_type=EventType.NORMAL if good else EventType.WARNING,
+                reason=condition.reason,
+                action="Report",
+                note=condition.message,
+            )
+
+    def _observe_latency(self, work: Work) -> None:
+        for service in work.services:
+            for target in service.targets:
+                published = self.actuator.board.get(service.key.namespace, published_name(service, target))
+                if published is not None and target.signals is not None and published.decided_at >= work.at:
+                    metrics.SIGNAL_TO_DECISION.observe(max(0.0, published.decided_at - target.signals.time))

@@ -1,0 +1,103 @@
+"""The sweep: every ten minutes what is remembered is compared with what exists.
+
+Watches lose deletions in their gaps, and a dead operator leaves floors behind. The sweep lists our objects, forgets
+what is gone, brings back what was missed, and gives back floors that no living object wants.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.objects import Resources
+from optiinfra.cluster.scalers import ScalerRecord
+from optiinfra.control.keys import Kind, ObjectKey
+from optiinfra.control.registry import Registry
+from optiinfra.control.release import FloorGiver, orphans, release_one
+
+_LOG = logging.getLogger(__name__)
+_RELEASE_STEP = 4
+
+
+class ObjectLister(Protocol):
+    """Lists our objects; `optiinfra.cluster.objects` is the real one."""
+
+    async def list_all(self, resource: Resources) -> list[dict[str, Any]]:
+        """Return all objects of a kind in scope."""
+
+
+class HeldView(Protocol):
+    """Knows the HPAs that carry our label; `optiinfra.cluster.inventory` is the real one."""
+
+    def held_scalers(self) -> tuple[ScalerRecord, ...]:
+        """All of them."""
+
+
+class Events(Protocol):
+    """Takes objects as if they came from the watch."""
+
+    def seen(self, kind: str, body: Mapping[str, Any]) -> None:
+        """An object exists."""
+
+    def vanished(self, key: ObjectKey) -> None:
+        """An object exists no more."""
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Compares and mends."""
+
+    lister: ObjectLister
+    held: HeldView
+    floor: FloorGiver
+    registry: Registry
+    events: Events
+    cluster_kind: bool
+    actuation_enabled: bool
+
+    async def run_once(self) -> None:
+        """Sweep once. A list that fails leaves everything as it is: absence of an answer is not absence."""
+        kinds: list[tuple[Kind, Resources]] = [("ResourceOptimization", Resources.RESOURCE_OPTIMIZATION)]
+        if self.cluster_kind:
+            kinds.append(("ClusterResourceOptimization", Resources.CLUSTER_RESOURCE_OPTIMIZATION))
+        for kind, resource in kinds:
+            try:
+                bodies = await self.lister.list_all(resource)
+            except ClusterError as error:
+                _LOG.warning("sweep could not list", extra={"kind": kind, "error": str(error)})
+                return
+            self._compare(kind, bodies)
+        await self.release_orphans()
+
+    def _compare(self, kind: Kind, bodies: Sequence[Mapping[str, Any]]) -> None:
+        alive: set[ObjectKey] = set()
+        for body in bodies:
+            metadata = body["metadata"]
+            alive.add(ObjectKey(kind, metadata.get("namespace", ""), metadata["name"]))
+            self.events.seen(kind, body)
+        for key in self.registry.all_keys():
+            if key.kind == kind and key not in alive:
+                _LOG.info("an object vanished unseen", extra={"object": str(key)})
+                self.events.vanished(key)
+
+    async def release_orphans(self) -> None:
+        """Give back floors that no living object wants, one step a sweep."""
+        if not self.actuation_enabled:
+            return
+        for record in orphans(self.held.held_scalers(), self._wanted):
+            await release_one(self.floor, record, max_step=_RELEASE_STEP)
+
+    def _wanted(self, record: ScalerRecord) -> bool:
+        for key, obj in self.registry.services():
+            if key.namespace != record.key.namespace or obj.metadata.deleting:
+                continue
+            spec = obj.spec
+            targets = [(spec.target_ref, spec.scaling)] if spec.target_ref else []
+            targets += [(v.target_ref, v.scaling or spec.scaling) for v in spec.variants or ()]
+            for reference, scaling in targets:
+                same = (reference.kind, reference.name) == (record.target_kind, record.target_name)
+                if same and scaling.actuation is Actuation.FLOOR:
+                    return True
+        return False

@@ -1,0 +1,141 @@
+"""The batch that one round carries from step to step: an object, its targets, and what each step found.
+
+Mutable on purpose, unlike everything inside it: each step fills in its part. A failure belongs to the object it
+happened in (`problem`), never to the round; later steps see it and leave the object alone, and report tells it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optiinfra.api.reasons import Reason
+from optiinfra.api.settings import Settings, Target
+from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
+from optiinfra.api.v1alpha1.status_parts import ActionStatus
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.memory import ObjectMemory, TargetMemory
+from optiinfra.control.registry import Broken
+from optiinfra.domain.bottleneck import Diagnosis
+from optiinfra.domain.consolidation import ConsolidationPlan
+from optiinfra.domain.cost import PriceList
+from optiinfra.domain.engine_settings import EngineSettings
+from optiinfra.domain.evidence import Finding, Proposal, Refusal
+from optiinfra.domain.idle import GpuVerdict
+from optiinfra.domain.policy import Clamped, Limits, Permission
+from optiinfra.domain.readings import Unknown
+from optiinfra.domain.right_sizing import ContainerUsageHistory
+from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.units import UnixTime
+from optiinfra.domain.utilization import Utilization
+from optiinfra.domain.workload import NodeFacts, ScalerFacts, WorkloadFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an object, or one of its targets, cannot be dealt with now."""
+
+    reason: Reason
+    message: str
+    """Empty: the reason's own sentence."""
+    stalled: bool = False
+    """True when only a person can mend it (a spec that cannot be acted on)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What actuation came to for one target, for the condition ActuationEffective."""
+
+    effective: bool | None
+    """None: not known yet."""
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(slots=True)
+class TargetWork:
+    """One target of a service in this round."""
+
+    target: Target
+    memory: TargetMemory
+    problem: Problem | None = None
+    facts: WorkloadFacts | None = None
+    scalers: tuple[ScalerFacts, ...] = ()
+    """Every HPA that targets the workload; one of them at most is `facts.scaler`."""
+    signals: ServiceSignals | None = None
+    settings: EngineSettings = field(default_factory=EngineSettings)
+    diagnosis: Diagnosis | None = None
+    utilization: Utilization | None = None
+    limits: Limits | None = None
+    decision: ScalingDecision | Unknown | None = None
+    clamped: Clamped | None = None
+    permission: Permission | None = None
+    order: int | None = None
+    """Replicas to publish or write now; None when nothing may be published."""
+    proposals: tuple[Proposal, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    effect: Effect | None = None
+
+
+@dataclass(slots=True)
+class ServiceWork:
+    """One ResourceOptimization in this round."""
+
+    key: ObjectKey
+    obj: ResourceOptimization
+    settings: Settings
+    memory: ObjectMemory
+    prices: PriceList
+    currency: str
+    targets: list[TargetWork]
+    usage: Mapping[str, ContainerUsageHistory] = field(default_factory=dict)
+    """Measured use by container name; empty where nobody measures it."""
+    problem: Problem | None = None
+    actions: list[ActionStatus] = field(default_factory=list)
+    """Actions of this round, in order; report adds them to the status."""
+    approved: frozenset[str] = frozenset()
+    """Ids that a person approved and that were not used before."""
+    refused_approvals: tuple[str, ...] = ()
+    """Approved ids that are unknown, expired or used."""
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class ClusterWork:
+    """One ClusterResourceOptimization in this round."""
+
+    key: ObjectKey
+    obj: ClusterResourceOptimization
+    memory: ObjectMemory
+    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
+    prices: Mapping[str, PriceList] = field(default_factory=dict)
+    """By pool name; "" for nodes of no pool."""
+    verdicts: tuple[GpuVerdict, ...] = ()
+    plan: ConsolidationPlan | None = None
+    proposals: tuple[Proposal, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    problem: Problem | None = None
+
+
+@dataclass(slots=True)
+class BrokenWork:
+    """One object whose spec cannot be acted on: only its status is written."""
+
+    key: ObjectKey
+    broken: Broken
+
+
+@dataclass(slots=True)
+class Work:
+    """One round."""
+
+    round_id: str
+    at: UnixTime
+    keys: tuple[ObjectKey, ...]
+    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
+    """Nodes with their pods and agents; empty with scope Namespaces."""
+    services: list[ServiceWork] = field(default_factory=list)
+    clusters: list[ClusterWork] = field(default_factory=list)
+    broken: list[BrokenWork] = field(default_factory=list)
+    gone: list[ObjectKey] = field(default_factory=list)
