@@ -9,7 +9,6 @@ same requests: over `Table.ranks` the largest value is taken, never the sum. Wha
 finish reasons, cache tiers) joins as the alias says.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -156,6 +155,8 @@ def _histogram(samples: Samples, table: Table, alias: Alias) -> Histogram | None
     parts = list(merged.values())
     if not parts or any(part.bounds != parts[0].bounds for part in parts):
         return None
+    if len(parts) == 1:
+        return parts[0]
     return Histogram(
         bounds=parts[0].bounds,
         cumulative=tuple(map(sum, zip(*(part.cumulative for part in parts), strict=True))),
@@ -168,16 +169,16 @@ def close(samples: HistogramSamples) -> Histogram | None:
     """Build a histogram from a series' samples; None when it is not complete or not consistent."""
     if samples.total is None or not math.isfinite(samples.total) or not samples.buckets:
         return None
-    buckets = sorted(dict(samples.buckets).items())
-    if math.isnan(sum(bound for bound, _ in buckets if bound != math.inf)):
-        return None
-    if buckets[-1][0] != math.inf:
+    bounds, cumulative = zip(*samples.buckets, strict=True)
+    if list(bounds) != sorted(set(bounds)):
+        bounds, cumulative = zip(*sorted(dict(samples.buckets).items()), strict=True)
+    if bounds[-1] != math.inf:
         if samples.count is None:
             return None
-        buckets.append((math.inf, samples.count))
-    cumulative = tuple(count for _, count in buckets)
-    if not all(map(math.isfinite, cumulative)) or cumulative[0] < 0.0:
+        bounds, cumulative = (*bounds, math.inf), (*cumulative, samples.count)
+    # A sum shows what is not finite in any part of it.
+    if not math.isfinite(sum(cumulative)) or not math.isfinite(sum(bounds[:-1])) or cumulative[0] < 0.0:
         return None
-    if any(later < earlier for earlier, later in itertools.pairwise(cumulative)):
+    if list(cumulative) != sorted(cumulative):
         return None
-    return Histogram(tuple(bound for bound, _ in buckets), cumulative, samples.total, cumulative[-1])
+    return Histogram(bounds, cumulative, samples.total, cumulative[-1])

@@ -98,14 +98,15 @@ def parse(text: str, table: Wanted) -> Samples:
     lines = text.split("\n")
     _refuse_cut_line(lines.pop(), table)
     samples = Samples()
-    raw: dict[tuple[str, Part, tuple[str, ...]], list[tuple[str, float]]] = {}
+    shapes: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     taken = 0
     look_up = table.get
     for line in lines:
         name, brace, rest = line.partition("{")
         found = look_up(name)
         if found is None:
-            if line[:1] == "#":
+            # Most lines end here: comments, and families nobody asked for, written without blanks as all engines do.
+            if line[:1] == "#" or (brace and name[:1] > " " and name[-1:] > " "):
                 continue
             found, brace, rest = _uncommon(line, name, brace, rest, table)
             if found is None:
@@ -114,16 +115,57 @@ def parse(text: str, table: Wanted) -> Samples:
         if taken > MAX_SAMPLES:
             raise PageError(f"more than {MAX_SAMPLES} samples of the engine's families")
         family, part = found
+        if part is Part.BUCKET:
+            _read_bucket(samples, shapes, family, rest)
+            continue
         pieces, value_text = _pieces(rest, family) if brace else ([""], rest)
-        try:
-            value = float(value_text.split(None, 1)[0])
-        except (ValueError, IndexError):
-            raise PageError(f"a line of {family} has no number") from None
-        bound, key = _take_bound(pieces, family) if part is Part.BUCKET else ("", tuple(pieces))
-        raw.setdefault((family, part, key), []).append((bound, value))
-    for (family, part, key), found_values in raw.items():
-        _store(samples, family, part, _labels(key), found_values)
+        value = _number(value_text, family)
+        if part is Part.VALUE:
+            samples.values.setdefault(family, {})[_labels(pieces)] = value
+        elif part is Part.SUM:
+            _histogram(samples, family, pieces).total = value
+        else:
+            _histogram(samples, family, pieces).count = value
     return samples
+
+
+def _read_bucket(
+    samples: Samples, shapes: dict[tuple[str, str, str], list[tuple[float, float]]], family: str, rest: str
+) -> None:
+    """Read one bucket. Most lines of a page are buckets, and of one series all are alike but for bound and count.
+
+    The first line of a shape (what stands before and behind the bound) is taken apart with care; if the quick cut
+    agrees with it, it is right for every line of that shape, since neither bound nor count holds a quote.
+    """
+    start = rest.find('le="') + 4
+    end = rest.find('"', start)
+    closing = rest.find("}", end)
+    shape = (family, rest[:start], rest[end:closing])
+    buckets = shapes.get(shape)
+    bound, value_text = rest[start:end], rest[closing + 1 :]
+    if buckets is None:
+        pieces, careful_value = _pieces(rest, family)
+        careful_bound, others = _take_bound(pieces, family)
+        buckets = _histogram(samples, family, others).buckets
+        if (careful_bound, careful_value) == (bound, value_text):
+            shapes[shape] = buckets
+        bound, value_text = careful_bound, careful_value
+    try:
+        buckets.append((float(bound), _number(value_text, family)))
+    except ValueError:
+        raise PageError(f"a bucket of {family} has the bound {bound[:20]!r}") from None
+
+
+def _number(text: str, family: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        # A timestamp or an exemplar may follow.
+        words = text.split(None, 1)
+    try:
+        return float(words[0])
+    except (ValueError, IndexError):
+        raise PageError(f"a line of {family} has no number") from None
 
 
 def _refuse_cut_line(line: str, table: Wanted) -> None:
@@ -164,29 +206,16 @@ def _pieces(rest: str, family: str) -> tuple[list[str], str]:
     return [*pieces, ""], rest[block.end() :]
 
 
-def _take_bound(pieces: list[str], family: str) -> tuple[str, tuple[str, ...]]:
+def _take_bound(pieces: list[str], family: str) -> tuple[str, list[str]]:
     for index in range(0, len(pieces) - 1, 2):
         if pieces[index].strip(" \t,=") == "le":
-            return pieces[index + 1], (*pieces[:index], *pieces[index + 2 :])
+            return pieces[index + 1], pieces[:index] + pieces[index + 2 :]
     raise PageError(f"a bucket of {family} has no label le")
 
 
-def _labels(key: tuple[str, ...]) -> Labels:
-    return tuple(sorted((key[index].strip(" \t,="), key[index + 1]) for index in range(0, len(key) - 1, 2)))
+def _labels(pieces: list[str]) -> Labels:
+    return tuple(sorted((pieces[index].strip(" \t,="), pieces[index + 1]) for index in range(0, len(pieces) - 1, 2)))
 
 
-def _store(samples: Samples, family: str, part: Part, labels: Labels, found_values: list[tuple[str, float]]) -> None:
-    if part is Part.VALUE:
-        samples.values.setdefault(family, {})[labels] = found_values[-1][1]
-        return
-    series = samples.histograms.setdefault(family, {}).setdefault(labels, HistogramSamples())
-    if part is Part.SUM:
-        series.total = found_values[-1][1]
-    elif part is Part.COUNT:
-        series.count = found_values[-1][1]
-    else:
-        for bound, value in found_values:
-            try:
-                series.buckets.append((float(bound), value))
-            except ValueError:
-                raise PageError(f"a bucket of {family} has the bound {bound[:20]!r}") from None
+def _histogram(samples: Samples, family: str, pieces: list[str]) -> HistogramSamples:
+    return samples.histograms.setdefault(family, {}).setdefault(_labels(pieces), HistogramSamples())
