@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from optiinfra_agent.errors import SourceUnavailableError
+from optiinfra_agent.gpu import GpuCollector
+from optiinfra_agent.nvml import NvmlSession
 from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, environment, eventually, once
 
@@ -245,13 +248,29 @@ def test_scrapes_never_touch_the_driver(start: Callable[..., Agent], stub: Stub)
     assert before == stub.calls("nvmlDeviceGetCount_v2") == 1
 
 
-def test_failing_initialisation_is_repeated_ever_more_rarely(start: Callable[..., Agent], stub: Stub) -> None:
-    stub.rules("code nvmlInitWithFlags -1 9")
-    agent = start(OPTIINFRA_AGENT_NVML_BACKOFF="3600", **stub.environment)
-    eventually(lambda: agent.metrics().get("optiinfra_agent_collections_total", 0) >= 6)
-    # At 0, 1 and 3 s, then not before 7 s.
-    assert stub.calls("nvmlInitWithFlags") <= 4
-    assert nvml(agent.snapshot())[0] == "unavailable"
+class Refusing(NvmlSession):
+    """A session whose library never initialises, and that notes when it was asked."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self.asked: list[float] = []
+
+    def open(self) -> None:
+        self.asked.append(self._clock())
+        raise SourceUnavailableError("driver not loaded", code=9)
+
+
+def test_failing_initialisation_is_repeated_ever_more_rarely() -> None:
+    now = [0.0]
+    session = Refusing(lambda: now[0])
+    collector = GpuCollector(session, clock=lambda: now[0], longest_pause_s=8)
+    for second in range(33):
+        now[0] = float(second)
+        # Between two attempts the last answer stands.
+        with pytest.raises(SourceUnavailableError, match="driver not loaded"):
+            collector.collect()
+    assert session.asked == [0, 1, 3, 7, 15, 23, 31]
 
 
 def test_one_gpu_lost_stays_in_the_list_with_nothing_known(start: Callable[..., Agent], stub: Stub) -> None:
