@@ -55,7 +55,7 @@ def _request() -> InsightRequest:
             InsightCandidate(
                 id=f"r{position}",
                 type=RecommendationType.REPLICAS,
-                reason=ReasonCode.LOAD_FITS_FEWER,
+                reason=ReasonCode.SURPLUS,
                 direction=Direction.SCALE_DOWN,
                 confidence=Ratio(0.9),
                 numbers=numbers,

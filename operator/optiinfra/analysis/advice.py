@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from optiinfra.analysis.vocabulary import PlanStepKind
+from optiinfra.api.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class InsightReport:
     insight: Insight
     available: bool
     """Value of the condition `InsightsAvailable`."""
-    reason: str
+    reason: Reason
     """Reason of that condition."""
     message: str
     """Message of that condition: one line, no foreign text."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from optiinfra.analysis.errors import BreakerOpen
+from optiinfra.api.reasons import Reason
 
 
 class BreakerState(StrEnum):
@@ -39,7 +40,7 @@ class Breaker:
         self._failures = 0
         self._pause = policy.pause
         self._probe_at: float | None = None
-        self._cause = ""
+        self._cause = Reason.ENDPOINT_UNREACHABLE
 
     def state(self, *, now: float) -> BreakerState:
         """Return the state at a moment of the monotonic clock."""
@@ -57,7 +58,8 @@ class Breaker:
             return
         if now < self._probe_at:
             wait = self._probe_at - now
-            raise BreakerOpen(f"the language model is left alone for {wait:.0f} s more after {self._cause}")
+            text = f"the language model is left alone for {wait:.0f} s more after {self._cause}"
+            raise BreakerOpen(text, cause=self._cause)
         # This call is the probe; until it reports, or the pause passes again, there is no other.
         self._probe_at = now + self._pause
 
@@ -66,9 +68,9 @@ class Breaker:
         self._failures = 0
         self._pause = self._policy.pause
         self._probe_at = None
-        self._cause = ""
+        self._cause = Reason.ENDPOINT_UNREACHABLE
 
-    def failed(self, *, now: float, cause: str, asked_pause: float | None = None) -> None:
+    def failed(self, *, now: float, cause: Reason, asked_pause: float | None = None) -> None:
         """Report a failure that speaks against the endpoint.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Final
 
 from optiinfra.analysis.advice import ActionPlan, Advice, Explanation, PlanStep, Provenance
 from optiinfra.analysis.request import InsightCandidate, InsightRequest, NamedNumber
-from optiinfra.analysis.vocabulary import NumberName, PlanStepKind, ReasonCode, Unit
+from optiinfra.analysis.vocabulary import NumberName, PlanStepKind, ReasonCode, Statistic, Unit
 from optiinfra.domain.evidence import Bottleneck, Direction, RecommendationType
 
 NAME: Final = "deterministic"
@@ -29,20 +29,28 @@ _RELIEF: Final = {
 }
 
 _REASONS: Final = {
-    ReasonCode.QUEUE_GROWING: "Requests wait and the queue grows.",
-    ReasonCode.QUEUE_DELAY_MISSED: "Requests wait longer than the objective allows.",
-    ReasonCode.BATCH_LIMIT_REACHED: "Requests wait while the batch limit is reached.",
-    ReasonCode.KV_CACHE_FULL: "The KV cache is full, so requests wait or are preempted.",
-    ReasonCode.PREEMPTIONS: "Running requests are preempted and computed again.",
-    ReasonCode.LATENCY_OBJECTIVE_MISSED: "Latency misses the objective.",
-    ReasonCode.LOAD_EXPECTED: "The forecast expects more load than the replicas can serve.",
-    ReasonCode.LOAD_FITS_FEWER: "The measured load fits on fewer replicas within the objectives.",
-    ReasonCode.NO_WORK: "No work arrived in the whole window.",
-    ReasonCode.IDLE_GPU: "GPUs are held and do no work.",
-    ReasonCode.OVER_REQUESTED: "More is requested than was ever used.",
-    ReasonCode.UNDER_REQUESTED: "Less is requested than is used.",
-    ReasonCode.UNDER_USED: "What is requested is used only in part.",
+    ReasonCode.QUEUE_DRAIN: "Waiting requests cannot be cleared in time by what runs and starts.",
+    ReasonCode.BATCH_SLOTS: "Requests in flight fill the batch slots.",
+    ReasonCode.KV_CACHE: "Requests in flight fill the KV cache.",
+    ReasonCode.FORECAST: "More load is expected by the time a new replica is ready.",
+    ReasonCode.STEADY: "What runs is what is needed.",
+    ReasonCode.HOLD: "Less would do now, but shrinking is not shown to be safe yet.",
+    ReasonCode.SURPLUS: "Less has been enough for the whole hold window, and would have served its peaks.",
+    ReasonCode.AT_MINIMUM: "The least that is allowed is enough.",
+    ReasonCode.AT_MAXIMUM: "More is needed than is allowed.",
+    ReasonCode.IDLE_GPU: "GPUs are held and did nothing for the whole window.",
     ReasonCode.EMPTYABLE_NODE: "The pods of a node fit on the others.",
+    ReasonCode.OVER_REQUESTED: "More is requested than was used.",
+    ReasonCode.UNDER_REQUESTED: "Less is requested than is used.",
+    ReasonCode.REQUEST_MISSING: "Nothing is requested, so the scheduler counts on nothing.",
+    ReasonCode.MODEL_SERVER_MEMORY: "The memory of a model server is judged by its daily peaks.",
+    ReasonCode.RAISE_BATCH_LIMIT: "The batch is full while the KV cache has room.",
+    ReasonCode.QUANTISE_WEIGHTS: "A step mostly reads weights, and smaller weights are read faster.",
+    ReasonCode.QUANTISE_KV_CACHE: "Smaller keys and values leave room for more requests.",
+    ReasonCode.SPARE_PREEMPTIONS: "More requests are admitted than the KV cache holds, so some are computed again.",
+    ReasonCode.OFFLOAD_PREFIXES: "Prefixes that are asked for again are pushed out of the KV cache.",
+    ReasonCode.SHORTEN_CONTEXT: "No request came near the longest context that room is kept for.",
+    ReasonCode.LMCACHE_USELESS: "LMCache hardly answers anything and still costs memory.",
     ReasonCode.UNLISTED: "The analysis proposes a change; see its evidence.",
 }
 
@@ -105,7 +113,8 @@ def relieves(candidate: InsightCandidate, bottleneck: Bottleneck) -> bool:
 def describe(number: NamedNumber) -> str:
     """Return a number as people read it, with at most three significant digits."""
     unit = "" if number.unit is Unit.COUNT else f" {number.unit}"
-    return f"{number.name.replace('_', ' ')} {shown(number.value)}{unit}"
+    statistic = "" if number.statistic is Statistic.LAST else f" ({number.statistic})"
+    return f"{number.name.replace('_', ' ')} {shown(number.value)}{unit}{statistic}"
 
 
 def shown(value: float) -> str:

@@ -23,6 +23,7 @@ The text of a foreign exception never enters one of these: a service may answer 
 
 from typing import ClassVar
 
+from optiinfra.api.reasons import Reason
 from optiinfra.errors import OptiInfraError
 
 
@@ -65,7 +66,7 @@ class ResponseRefused(AnalysisError):
 class AdviserError(AnalysisError):
     """No advice. `reason` is the reason of the condition `InsightsAvailable`, `outcome` the label of the metric."""
 
-    reason: ClassVar[str] = "AdviserFailed"
+    reason: Reason = Reason.ENDPOINT_UNREACHABLE
     outcome: ClassVar[str] = "failed"
     service_failure: ClassVar[bool] = False
     """Whether it speaks against the endpoint, so that the breaker counts it."""
@@ -80,14 +81,14 @@ class AdviserError(AnalysisError):
 class NotConfigured(AdviserError):
     """No language model, or no key for it."""
 
-    reason = "NotConfigured"
+    reason = Reason.NOT_CONFIGURED
     outcome = "not_configured"
 
 
 class AuthenticationFailed(AdviserError):
     """The service does not accept the key."""
 
-    reason = "AuthenticationFailed"
+    reason = Reason.AUTHENTICATION_FAILED
     outcome = "authentication_failed"
     service_failure = True
 
@@ -95,7 +96,7 @@ class AuthenticationFailed(AdviserError):
 class RateLimited(AdviserError):
     """The service throttles, and still did after the allowed attempts."""
 
-    reason = "RateLimited"
+    reason = Reason.RATE_LIMITED
     outcome = "rate_limited"
     service_failure = True
 
@@ -108,7 +109,7 @@ class RateLimited(AdviserError):
 class ServiceFailed(AdviserError):
     """The service is unreachable, fails, or refuses the request in a way that repeating does not cure."""
 
-    reason = "ServiceFailed"
+    reason = Reason.ENDPOINT_UNREACHABLE
     outcome = "service_failed"
     service_failure = True
 
@@ -116,7 +117,7 @@ class ServiceFailed(AdviserError):
 class TimedOut(AdviserError):
     """No complete answer within the deadline."""
 
-    reason = "TimedOut"
+    reason = Reason.ENDPOINT_UNREACHABLE
     outcome = "timed_out"
     service_failure = True
 
@@ -124,26 +125,30 @@ class TimedOut(AdviserError):
 class InvalidAnswer(AdviserError):
     """The answer is not JSON, breaks the schema, or holds nothing that could be verified."""
 
-    reason = "InvalidAnswer"
+    reason = Reason.ANSWER_INVALID
     outcome = "invalid_answer"
 
 
 class UnknownIds(InvalidAnswer):
     """The answer names a recommendation that does not exist: the whole answer is refused."""
 
-    reason = "UnknownIds"
+    reason = Reason.ANSWER_INVALID
     outcome = "unknown_ids"
 
 
 class BudgetExhausted(AdviserError):
     """The object used up its tokens of the day."""
 
-    reason = "BudgetExhausted"
+    reason = Reason.BUDGET_EXHAUSTED
     outcome = "budget_exhausted"
 
 
 class BreakerOpen(AdviserError):
     """Not asked: the last calls to this endpoint failed and it is left alone for a while."""
 
-    reason = "BreakerOpen"
     outcome = "breaker_open"
+
+    def __init__(self, message: str, *, cause: Reason) -> None:
+        super().__init__(message)
+        self.reason = cause
+        """Why it opened: people need to hear of the refused key, not of the breaker."""

@@ -19,6 +19,7 @@ from optiinfra.analysis.errors import AdviserError, NotConfigured
 from optiinfra.analysis.isolation import untraced
 from optiinfra.analysis.request import InsightRequest
 from optiinfra.analysis.validation import validate
+from optiinfra.api.reasons import Reason
 
 STEPS: Final = ("gather", "ask", "validate", "report")
 
@@ -115,7 +116,7 @@ class InsightsWorkflow:
                 "report": InsightReport(
                     insight=baseline,
                     available=True,
-                    reason="NothingToExplain",
+                    reason=Reason.NOTHING_TO_EXPLAIN,
                     message="Nothing is recommended, so the language model was not asked.",
                     outcome="nothing_to_ask",
                 )
@@ -125,7 +126,7 @@ class InsightsWorkflow:
             "report": InsightReport(
                 insight=insight,
                 available=True,
-                reason="Explained",
+                reason=Reason.SUCCEEDED,
                 message=f"Ranked and explained by {source.adviser}.",
                 outcome="cached" if source.cached else "ok",
                 tokens_in=source.tokens_in,

@@ -15,18 +15,17 @@ from typing import Final
 from optiinfra.analysis.deterministic import shown
 from optiinfra.analysis.errors import RequestRefused
 from optiinfra.analysis.request import InsightRequest, NamedNumber
-from optiinfra.analysis.vocabulary import NumberName, PlanStepKind, ReasonCode, Unit
+from optiinfra.analysis.vocabulary import NumberName, PlanStepKind, ReasonCode, Statistic, Unit
 from optiinfra.domain.evidence import Bottleneck, Direction, RecommendationType
 
 MAX_BLOCK: Final = 24_000
 """Characters of one block: 16 candidates with 24 numbers each stay below it."""
 
-_SCAFFOLD: Final = frozenset(
-    {"type", "reason", "direction", "confidence", "savings_per_month", "not_priced", "none", "queue_delay"}
-)
+_SCAFFOLD: Final = frozenset({"type", "reason", "direction", "confidence", "savings_per_month", "not_priced", "none"})
 _VOCABULARY: Final[tuple[type[StrEnum], ...]] = (
     NumberName,
     Unit,
+    Statistic,
     ReasonCode,
     PlanStepKind,
     Bottleneck,
@@ -75,13 +74,13 @@ def signal_lines(request: InsightRequest) -> Iterator[str]:
 def objective_lines(request: InsightRequest) -> Iterator[str]:
     """Yield one line for each objective."""
     objectives = request.objectives
-    for name, value, unit in (
-        (NumberName.TIME_TO_FIRST_TOKEN_P95, objectives.time_to_first_token_p95, Unit.SECONDS),
-        (NumberName.INTER_TOKEN_LATENCY_P95, objectives.inter_token_latency_p95, Unit.SECONDS),
-        (NumberName.QUEUE_DELAY, objectives.queue_delay, Unit.SECONDS),
-        (NumberName.LATE_SHARE, objectives.late_share, Unit.RATIO),
+    for number in (
+        NamedNumber(NumberName.TIME_TO_FIRST_TOKEN, objectives.time_to_first_token_p95, Unit.SECONDS, Statistic.P95),
+        NamedNumber(NumberName.INTER_TOKEN_LATENCY, objectives.inter_token_latency_p95, Unit.SECONDS, Statistic.P95),
+        NamedNumber(NumberName.QUEUE_DELAY, objectives.queue_delay, Unit.SECONDS, Statistic.MAX),
+        NamedNumber(NumberName.LATE_SHARE, objectives.late_share, Unit.RATIO, Statistic.MAX),
     ):
-        yield f"- {_told(NamedNumber(name, value, unit))}"
+        yield f"- {_told(number)}"
 
 
 def candidate_lines(request: InsightRequest) -> Iterator[str]:
@@ -107,4 +106,5 @@ def step_lines() -> Iterator[str]:
 
 def _told(number: NamedNumber) -> str:
     unit = f" {number.unit}" if number.unit else ""
-    return f"{number.name}={shown(number.value)}{unit}"
+    statistic = "" if number.statistic is Statistic.LAST else f" {number.statistic}"
+    return f"{number.name}={shown(number.value)}{unit}{statistic}"

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from optiinfra.analysis.errors import RequestRefused
-from optiinfra.analysis.vocabulary import NumberName, ReasonCode, Unit
+from optiinfra.analysis.vocabulary import NumberName, ReasonCode, Statistic, Unit
 from optiinfra.domain.evidence import Bottleneck, Direction, Evidence, Proposal, RecommendationType
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown
@@ -51,10 +51,12 @@ class NamedNumber:
     name: NumberName
     value: float
     unit: Unit = Unit.COUNT
+    statistic: Statistic = Statistic.LAST
 
     def __post_init__(self) -> None:
         _require(self.name, NumberName, "number.name")
         _require(self.unit, Unit, "number.unit")
+        _require(self.statistic, Statistic, "number.statistic")
         _require_finite(self.value, "number.value")
 
 
@@ -123,13 +125,15 @@ class InsightRequest:
 
 
 def numbers_of(evidence: Iterable[Evidence]) -> tuple[NamedNumber, ...]:
-    """Return what may be told of the evidence: known values under listed names and units, at most MAX_NUMBERS."""
-    told: dict[NumberName, NamedNumber] = {}
+    """Return what may be told: known values under listed names, units and statistics, at most MAX_NUMBERS."""
+    told: dict[tuple[NumberName, Statistic], NamedNumber] = {}
     for item in evidence:
-        name, unit = NumberName.of(item.signal), Unit.of(item.unit)
-        if name is None or unit is None or isinstance(item.value, Unknown) or not _can_be_told(item.value):
+        name, unit, statistic = NumberName.of(item.signal), Unit.of(item.unit), Statistic.of(item.statistic)
+        if name is None or unit is None or statistic is None:
             continue
-        told.setdefault(name, NamedNumber(name, item.value, unit))
+        if isinstance(item.value, Unknown) or not _can_be_told(item.value):
+            continue
+        told.setdefault((name, statistic), NamedNumber(name, item.value, unit, statistic))
     return tuple(told.values())[:MAX_NUMBERS]
 
 

@@ -16,20 +16,28 @@ SCHEMA_VERSION: Final = "1"
 class ReasonCode(StrEnum):
     """Reason codes of the domain that the prompts and templates know."""
 
-    QUEUE_GROWING = "QueueGrowing"
-    QUEUE_DELAY_MISSED = "QueueDelayMissed"
-    BATCH_LIMIT_REACHED = "BatchLimitReached"
-    KV_CACHE_FULL = "KVCacheFull"
-    PREEMPTIONS = "Preemptions"
-    LATENCY_OBJECTIVE_MISSED = "LatencyObjectiveMissed"
-    LOAD_EXPECTED = "LoadExpected"
-    LOAD_FITS_FEWER = "LoadFitsFewer"
-    NO_WORK = "NoWork"
+    QUEUE_DRAIN = "QueueDrain"
+    BATCH_SLOTS = "BatchSlots"
+    KV_CACHE = "KVCache"
+    FORECAST = "Forecast"
+    STEADY = "Steady"
+    HOLD = "Hold"
+    SURPLUS = "Surplus"
+    AT_MINIMUM = "AtMinimum"
+    AT_MAXIMUM = "AtMaximum"
     IDLE_GPU = "IdleGPU"
+    EMPTYABLE_NODE = "EmptyableNode"
     OVER_REQUESTED = "OverRequested"
     UNDER_REQUESTED = "UnderRequested"
-    UNDER_USED = "UnderUsed"
-    EMPTYABLE_NODE = "EmptyableNode"
+    REQUEST_MISSING = "RequestMissing"
+    MODEL_SERVER_MEMORY = "ModelServerMemory"
+    RAISE_BATCH_LIMIT = "RaiseBatchLimit"
+    QUANTISE_WEIGHTS = "QuantiseWeights"
+    QUANTISE_KV_CACHE = "QuantiseKVCache"
+    SPARE_PREEMPTIONS = "SparePreemptions"
+    OFFLOAD_PREFIXES = "OffloadPrefixes"
+    SHORTEN_CONTEXT = "ShortenContext"
+    LMCACHE_USELESS = "LMCacheUseless"
     UNLISTED = "Unlisted"
     """The domain gave a code that this version of the prompts does not know."""
 
@@ -52,53 +60,38 @@ class NumberName(StrEnum):
     GPUS_FREED = "gpus_freed"
     CPU_CORES_FREED = "cpu_cores_freed"
     MEMORY_BYTES_FREED = "memory_bytes_freed"
-    WINDOW = "window"
-    REPLICAS = "replicas"
-    REPLICAS_EXPECTED = "replicas_expected"
-    REPLICAS_REPORTING = "replicas_reporting"
-    DESIRED_REPLICAS = "desired_replicas"
-    RUNNING = "running"
-    RUNNING_MAX = "running_max"
-    RUNNING_PER_REPLICA_MAX = "running_per_replica_max"
-    WAITING = "waiting"
-    WAITING_MAX = "waiting_max"
-    WAITING_SLOPE = "waiting_slope"
-    QUEUE_DEPTH = "queue_depth"
-    QUEUE_DELAY = "queue_delay"
-    QUEUE_TIME_P95 = "queue_time_p95"
-    KV_CACHE_USAGE = "kv_cache_usage"
-    KV_CACHE_USAGE_MEAN = "kv_cache_usage_mean"
-    KV_CACHE_USAGE_MAX = "kv_cache_usage_max"
-    KV_CACHE_CAPACITY_TOKENS = "kv_cache_capacity_tokens"
+    REQUESTS_RUNNING = "requests_running"
+    REQUESTS_RUNNING_PER_REPLICA = "requests_running_per_replica"
+    REQUESTS_WAITING = "requests_waiting"
+    REQUESTS_IN_FLIGHT_FORECAST = "requests_in_flight_forecast"
+    REPLICA_SERVICE_RATE = "replica_service_rate"
     BATCH_LIMIT = "batch_limit"
-    REQUEST_RATE = "request_rate"
-    PROMPT_TOKEN_RATE = "prompt_token_rate"  # noqa: S105  a signal's name, not a secret
-    GENERATION_TOKEN_RATE = "generation_token_rate"  # noqa: S105  a signal's name, not a secret
-    WORK_RATE = "work_rate"
-    PREEMPTION_RATE = "preemption_rate"
+    BUSY_SHARE = "busy_share"
+    KV_CACHE_USAGE = "kv_cache_usage"
+    KV_CACHE_CAPACITY = "kv_cache_capacity"
     PREEMPTIONS = "preemptions"
     PREFIX_HIT_RATIO = "prefix_hit_ratio"
     LMCACHE_HIT_RATIO = "lmcache_hit_ratio"
-    TIME_TO_FIRST_TOKEN_P95 = "time_to_first_token_p95"  # noqa: S105  a signal's name, not a secret
-    INTER_TOKEN_LATENCY_P95 = "inter_token_latency_p95"  # noqa: S105  a signal's name, not a secret
-    REQUEST_LATENCY_P95 = "request_latency_p95"
-    PROMPT_TOKENS_MEAN = "prompt_tokens_mean"
-    GENERATION_TOKENS_MEAN = "generation_tokens_mean"
-    BUSY_SHARE = "busy_share"
+    PROMPT_TOKENS = "prompt_tokens"
+    GENERATION_TOKENS = "generation_tokens"
+    TIME_TO_FIRST_TOKEN = "time_to_first_token"  # noqa: S105  a signal's name, not a secret
+    INTER_TOKEN_LATENCY = "inter_token_latency"  # noqa: S105  a signal's name, not a secret
+    REQUEST_LATENCY = "request_latency"
+    QUEUE_TIME = "queue_time"
+    QUEUE_DELAY = "queue_delay"
     LATE_SHARE = "late_share"
-    GPUS = "gpus"
     GPU_UTILIZATION = "gpu_utilization"
     GPU_SM_ACTIVE = "gpu_sm_active"
     GPU_MEMORY_USED = "gpu_memory_used"
-    GPU_MEMORY_TOTAL = "gpu_memory_total"
     GPU_POWER = "gpu_power"
-    CPU_USAGE = "cpu_usage"
+    NODE_GPUS = "node_gpus"
+    PODS_TO_MOVE = "pods_to_move"
+    EMPTYABLE_FOR = "emptyable_for"
+    CONTAINER_CPU_USAGE = "container_cpu_usage"
+    CONTAINER_MEMORY_DAILY_PEAK = "container_memory_daily_peak"
     CPU_REQUEST = "cpu_request"
-    MEMORY_USAGE = "memory_usage"
     MEMORY_REQUEST = "memory_request"
-    FORECAST_REPLICAS = "forecast_replicas"
-    FORECAST_ERROR = "forecast_error"
-    NODES = "nodes"
+    SAMPLES = "samples"
 
     @classmethod
     def of(cls, text: str) -> "NumberName | None":
@@ -121,7 +114,7 @@ class Unit(StrEnum):
     WATTS = "watts"
     TOKENS = "tokens"
     REQUESTS = "requests"
-    PER_SECOND = "per second"
+    PER_SECOND = "1/s"
     TOKENS_PER_SECOND = "tokens/s"
     REQUESTS_PER_SECOND = "requests/s"
     MONEY_PER_MONTH = "money/month"
@@ -129,6 +122,30 @@ class Unit(StrEnum):
     @classmethod
     def of(cls, text: str) -> "Unit | None":
         """Return the unit that the text is, or None."""
+        try:
+            return cls(text)
+        except ValueError:
+            return None
+
+
+class Statistic(StrEnum):
+    """What a told number is of its window."""
+
+    LAST = "last"
+    MEAN = "mean"
+    MIN = "min"
+    MAX = "max"
+    SUM = "sum"
+    RATE = "rate"
+    P50 = "p50"
+    P80 = "p80"
+    P90 = "p90"
+    P95 = "p95"
+    P99 = "p99"
+
+    @classmethod
+    def of(cls, text: str) -> "Statistic | None":
+        """Return the statistic that the text is, or None."""
         try:
             return cls(text)
         except ValueError:

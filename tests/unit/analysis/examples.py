@@ -13,7 +13,7 @@ def candidate(
     *,
     type: RecommendationType = RecommendationType.REPLICAS,  # noqa: A002  same
     direction: Direction = Direction.SCALE_DOWN,
-    reason: ReasonCode = ReasonCode.LOAD_FITS_FEWER,
+    reason: ReasonCode = ReasonCode.SURPLUS,
     confidence: float = 0.9,
     savings: float | None = 21_900.0,
     numbers: tuple[NamedNumber, ...] = (
@@ -37,7 +37,7 @@ def request(
     *candidates: InsightCandidate,
     object_id: str = "uid-1",
     bottleneck: Bottleneck = Bottleneck.NONE,
-    signals: tuple[NamedNumber, ...] = (NamedNumber(NumberName.WAITING, 17),),
+    signals: tuple[NamedNumber, ...] = (NamedNumber(NumberName.REQUESTS_WAITING, 17),),
     budget: int = 50_000,
 ) -> InsightRequest:
     return InsightRequest(

@@ -14,6 +14,7 @@ from optiinfra.analysis.groq_failures import retry_after
 from optiinfra.analysis.key import KeyFile
 from optiinfra.analysis.retry import Attempts, Failure, RetryPolicy, ask_with_retries
 from optiinfra.analysis.settings import AdviserSettings
+from optiinfra.api.reasons import Reason
 from optiinfra.errors import SettingsError
 from tests.unit.analysis.examples import advice
 
@@ -24,23 +25,24 @@ def opened() -> Breaker:
     breaker = Breaker(POLICY)
     for _ in range(2):
         breaker.admit(now=0.0)
-        breaker.failed(now=0.0, cause="ServiceFailed")
+        breaker.failed(now=0.0, cause=Reason.ENDPOINT_UNREACHABLE)
     return breaker
 
 
 def test_breaker_opens_after_failures_in_a_row_only():
     breaker = Breaker(POLICY)
-    breaker.failed(now=0.0, cause="x")
+    breaker.failed(now=0.0, cause=Reason.AUTHENTICATION_FAILED)
     breaker.succeeded()
-    breaker.failed(now=0.0, cause="x")
+    breaker.failed(now=0.0, cause=Reason.AUTHENTICATION_FAILED)
     assert breaker.state(now=0.0) is BreakerState.CLOSED
-    breaker.failed(now=0.0, cause="x")
+    breaker.failed(now=0.0, cause=Reason.AUTHENTICATION_FAILED)
     assert breaker.state(now=0.0) is BreakerState.OPEN
 
 
 def test_an_open_breaker_says_why_and_for_how_long():
-    with pytest.raises(BreakerOpen, match="for 50 s more after ServiceFailed"):
+    with pytest.raises(BreakerOpen, match="for 50 s more after EndpointUnreachable") as raised:
         opened().admit(now=10.0)
+    assert raised.value.reason is Reason.ENDPOINT_UNREACHABLE
 
 
 def test_half_open_admits_one_call_and_a_success_closes():
@@ -59,7 +61,7 @@ def test_a_failed_probe_doubles_the_pause_up_to_its_bound():
     now = 60.0
     for pause in (120.0, 150.0, 150.0):
         breaker.admit(now=now)
-        breaker.failed(now=now, cause="x")
+        breaker.failed(now=now, cause=Reason.AUTHENTICATION_FAILED)
         assert breaker.state(now=now + pause - 1) is BreakerState.OPEN
         assert breaker.state(now=now + pause) is BreakerState.HALF_OPEN
         now += pause
@@ -75,10 +77,10 @@ def test_a_probe_that_never_reports_or_is_withdrawn_does_not_block_for_ever():
 
 def test_a_pause_that_the_endpoint_asks_for_opens_at_once_and_is_bounded():
     breaker = Breaker(POLICY)
-    breaker.failed(now=0.0, cause="RateLimited", asked_pause=90.0)
+    breaker.failed(now=0.0, cause=Reason.RATE_LIMITED, asked_pause=90.0)
     assert breaker.state(now=89.0) is BreakerState.OPEN
     breaker = Breaker(POLICY)
-    breaker.failed(now=0.0, cause="RateLimited", asked_pause=1e9)
+    breaker.failed(now=0.0, cause=Reason.RATE_LIMITED, asked_pause=1e9)
     assert breaker.state(now=150.0) is BreakerState.HALF_OPEN
 
 

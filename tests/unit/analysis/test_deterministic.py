@@ -6,7 +6,7 @@ from optiinfra.analysis.vocabulary import PlanStepKind, ReasonCode
 from optiinfra.domain.evidence import Bottleneck, Direction, RecommendationType
 from tests.unit.analysis.examples import candidate, request
 
-GROW = candidate("r1", direction=Direction.SCALE_UP, savings=-2_000.0, reason=ReasonCode.QUEUE_GROWING)
+GROW = candidate("r1", direction=Direction.SCALE_UP, savings=-2_000.0, reason=ReasonCode.QUEUE_DRAIN)
 SAVE = candidate("r2", type=RecommendationType.IDLE_GPU, savings=9_000.0, confidence=0.6)
 SURE = candidate("r3", type=RecommendationType.RESOURCES, savings=9_000.0, confidence=0.9)
 UNPRICED = candidate("r4", type=RecommendationType.KV_CACHE, direction=Direction.RESIZE, savings=None)

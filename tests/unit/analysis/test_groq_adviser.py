@@ -145,7 +145,7 @@ async def test_a_server_that_never_finishes_is_left_after_the_deadline(bench, mo
     await bench.configure(retry=IMPATIENT)
     bench.stub.mode = mode
     report = await bench.ask()
-    assert (report.outcome, report.reason) == ("timed_out", "TimedOut")
+    assert (report.outcome, report.reason) == ("timed_out", "EndpointUnreachable")
     assert bench.stub.calls == 2
 
 
@@ -180,7 +180,7 @@ async def test_the_breaker_opens_probes_once_and_closes_again(bench):
     for _ in range(3):
         await bench.ask()
     report = await bench.ask()
-    assert (report.reason, report.outcome) == ("BreakerOpen", "breaker_open")
+    assert (report.reason, report.outcome) == ("EndpointUnreachable", "breaker_open")
     assert bench.stub.calls == 3
     assert bench.spent() == 0, "what was not asked is not charged"
     bench.clock.now += 60.0

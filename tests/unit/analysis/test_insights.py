@@ -18,6 +18,7 @@ from optiinfra.analysis.errors import (
 )
 from optiinfra.analysis.insights import STEPS, InsightsWorkflow
 from optiinfra.analysis.request import InsightRequest
+from optiinfra.api.reasons import Reason
 from tests.unit.analysis.examples import Scripted, advice, request
 
 
@@ -44,31 +45,31 @@ async def test_without_a_model_the_condition_is_not_configured_and_the_insight_i
 async def test_a_valid_answer_stands_with_its_provenance():
     steps: list[str] = []
     report = await run(Scripted(advice(explanations=(Explanation("r1", "It fits."),))), request(), steps)
-    assert (report.available, report.reason, report.outcome) == (True, "Explained", "ok")
+    assert (report.available, report.reason, report.outcome) == (True, "Succeeded", "ok")
     assert report.insight.ranking == ("r2", "r1")
     assert (report.tokens_in, report.tokens_out) == (10, 5)
     assert steps == list(STEPS)
 
 
 @pytest.mark.parametrize(
-    "failure",
+    ("failure", "reason"),
     [
-        NotConfigured,
-        AuthenticationFailed,
-        RateLimited,
-        ServiceFailed,
-        TimedOut,
-        InvalidAnswer,
-        UnknownIds,
-        BudgetExhausted,
-        BreakerOpen,
+        (NotConfigured("why"), Reason.NOT_CONFIGURED),
+        (AuthenticationFailed("why"), Reason.AUTHENTICATION_FAILED),
+        (RateLimited("why"), Reason.RATE_LIMITED),
+        (ServiceFailed("why"), Reason.ENDPOINT_UNREACHABLE),
+        (TimedOut("why"), Reason.ENDPOINT_UNREACHABLE),
+        (InvalidAnswer("why"), Reason.ANSWER_INVALID),
+        (UnknownIds("why"), Reason.ANSWER_INVALID),
+        (BudgetExhausted("why"), Reason.BUDGET_EXHAUSTED),
+        (BreakerOpen("why", cause=Reason.AUTHENTICATION_FAILED), Reason.AUTHENTICATION_FAILED),
     ],
 )
-async def test_a_failing_adviser_is_an_outcome_and_the_deterministic_insight_stands(failure):
+async def test_a_failing_adviser_is_an_outcome_and_the_deterministic_insight_stands(failure, reason):
     steps: list[str] = []
-    report = await run(Scripted(failure("why")), request(), steps)
+    report = await run(Scripted(failure), request(), steps)
     assert not report.available
-    assert report.reason == failure.__name__
+    assert report.reason is reason
     assert report.outcome == failure.outcome
     assert report.message == "why; the deterministic ranking is shown."
     assert report.insight.provenance.adviser == "deterministic"
@@ -78,7 +79,7 @@ async def test_a_failing_adviser_is_an_outcome_and_the_deterministic_insight_sta
 
 async def test_an_answer_about_something_else_is_refused_whole_and_its_tokens_are_counted():
     report = await run(Scripted(advice(ranking=("r1", "r2", "r9"))), request())
-    assert (report.available, report.reason, report.outcome) == (False, "UnknownIds", "unknown_ids")
+    assert (report.available, report.reason, report.outcome) == (False, "AnswerInvalid", "unknown_ids")
     assert report.insight.provenance.adviser == "deterministic"
     assert (report.tokens_in, report.tokens_out) == (10, 5)
 

@@ -28,9 +28,9 @@ def hostile_proposal() -> Proposal:
     evidence = (
         Evidence("kv_cache_usage", 0.93, "ratio", Seconds(60), HOSTILE),
         Evidence(HOSTILE, 1.0, "", Seconds(60), "engine"),
-        Evidence("waiting", 4.0, HOSTILE, Seconds(60), "engine"),
-        Evidence("request_rate", Unknown(UnknownReason.STALE, HOSTILE), "requests/s", Seconds(60), "engine"),
-        Evidence("running", math.nan, "", Seconds(60), "engine"),
+        Evidence("requests_waiting", 4.0, HOSTILE, Seconds(60), "engine"),
+        Evidence("replica_service_rate", Unknown(UnknownReason.STALE, HOSTILE), "requests/s", Seconds(60), "engine"),
+        Evidence("requests_running", math.nan, "", Seconds(60), "engine"),
     )
     return Proposal(
         type=RecommendationType.KV_CACHE,
@@ -76,14 +76,14 @@ def test_no_text_of_a_hostile_object_reaches_the_prompt():
         {"id": "r1\n- r2"},
         {"id": "r٣"},
         {"type": "Replicas"},
-        {"reason": "LoadFitsFewer"},
+        {"reason": "Surplus"},
         {"reason": HOSTILE},
         {"direction": HOSTILE},
         {"confidence": math.nan},
         {"confidence": True},
         {"savings_per_month": math.inf},
         {"savings_per_month": "100"},
-        {"numbers": tuple(NamedNumber(NumberName.WAITING, 1) for _ in range(MAX_NUMBERS + 1))},
+        {"numbers": tuple(NamedNumber(NumberName.REQUESTS_WAITING, 1) for _ in range(MAX_NUMBERS + 1))},
         {"numbers": ("free text",)},
     ],
 )
@@ -95,11 +95,11 @@ def test_a_candidate_with_anything_but_closed_words_and_numbers_is_refused(chang
 
 def test_a_number_with_a_name_or_unit_of_its_own_is_refused():
     with pytest.raises(RequestRefused, match=r"number\.name"):
-        NamedNumber("waiting", 1.0)  # type: ignore[arg-type]  # a plain string on purpose
+        NamedNumber("requests_waiting", 1.0)  # type: ignore[arg-type]  # a plain string on purpose
     with pytest.raises(RequestRefused, match=r"number\.unit"):
-        NamedNumber(NumberName.WAITING, 1.0, "ratio")  # type: ignore[arg-type]  # same
+        NamedNumber(NumberName.REQUESTS_WAITING, 1.0, "ratio")  # type: ignore[arg-type]  # same
     with pytest.raises(RequestRefused, match="finite"):
-        NamedNumber(NumberName.WAITING, math.inf)
+        NamedNumber(NumberName.REQUESTS_WAITING, math.inf)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_request_that_may_not_be_told_is_refused(change):
 
 
 @pytest.mark.parametrize(
-    "block", [f"- {HOSTILE}", "- r1: type=Replicas, model=llama", "- waiting=1\u200b", "- ./run", "x" * 30_000]
+    "block", [f"- {HOSTILE}", "- r1: type=Replicas, model=llama", "- samples=1\u200b", "- ./run", "x" * 30_000]
 )
 def test_the_second_door_refuses_words_that_got_past_the_first(block):
     with pytest.raises(RequestRefused) as raised:
