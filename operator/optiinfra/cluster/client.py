@@ -253,7 +253,6 @@ class KubernetesClient:
         uid: str = "",
         resource_version: str = "",
         propagation: str = "Background",
-        query: Mapping[str, str] | None = None,
     ) -> JsonObject:
         """Delete one object, if it still is the one with this uid and resourceVersion (`Conflict` otherwise)."""
         preconditions = {"uid": uid, "resourceVersion": resource_version}
@@ -263,7 +262,7 @@ class KubernetesClient:
             "propagationPolicy": propagation,
             "preconditions": {name: value for name, value in preconditions.items() if value},
         }
-        return await self._write("delete", "DELETE", path, query or {}, body)
+        return await self._write("delete", "DELETE", path, {}, body)
 
     # transport
 

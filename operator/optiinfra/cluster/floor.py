@@ -16,7 +16,7 @@ from typing import TypeAlias
 from optiinfra.cluster.client import FIELD_MANAGER, KubernetesClient, PatchKind
 from optiinfra.cluster.document import JsonObject, Key, mapping, objects, text
 from optiinfra.cluster.errors import Conflict, Invalid
-from optiinfra.cluster.scalers import HELD_LABEL, ORIGINAL_ANNOTATION, hpa_path, parse_scaler
+from optiinfra.cluster.scalers import HELD_LABEL, ORIGINAL_ANNOTATION, field_managers, hpa_path, parse_scaler
 from optiinfra.domain.workload import ScalerFacts
 
 _OURS = ((FIELD_MANAGER, "Apply"),)
@@ -91,13 +91,12 @@ class Floor:
             facts = parse_scaler(document).facts
             if not facts.held and not _own_entries(document):
                 return FloorRefusal(FloorCase.NOT_HELD, "", "nothing to release")
-            # Without any manager the ownership records were wiped; label and annotation still tell whose the floor is.
-            ours = facts.min_replicas_managers in {(), _OURS}
             original = facts.original_min_replicas
+            ours = original is not None and (facts.min_replicas_managers == _OURS or _copied(document, facts))
             try:
                 if ours and original is not None and original != facts.min_replicas:
                     value = _step(facts.min_replicas, original, max_step)
-                    document = await self._apply(key, facts, value=value, original=original)
+                    document = await self._restore(key, document, facts, value=value, original=original)
                     facts = parse_scaler(document).facts
                     if value != original:
                         return FloorHeld(value, original, facts.resource_version)
@@ -107,7 +106,7 @@ class Floor:
                 if attempt == _ATTEMPTS or not await self._changed(key, document, error):
                     raise
                 continue
-            return FloorReleased(facts.min_replicas, restored=ours and original is not None)
+            return FloorReleased(facts.min_replicas, restored=ours)
         raise Conflict("the HPA kept changing", verb="release", path=hpa_path(key.namespace, key.name), code=409)
 
     async def _hold(self, key: Key, *, uid: str, value: int, must_be_held: bool) -> FloorResult:
@@ -165,12 +164,18 @@ class Floor:
         }
         return await self._client.apply(hpa_path(key.namespace, key.name), body)
 
+    async def _restore(
+        self, key: Key, document: JsonObject, facts: ScalerFacts, *, value: int, original: int
+    ) -> JsonObject:
+        if facts.min_replicas_managers == _OURS:
+            return await self._apply(key, facts, value=value, original=original)
+        # In a copy no apply is free of conflicts: the copying tool owns every field.
+        patch = [*_fence(document), {"op": "replace", "path": "/spec/minReplicas", "value": value}]
+        return await self._client.patch(hpa_path(key.namespace, key.name), patch, kind=PatchKind.JSON)
+
     async def _strip(self, key: Key, document: JsonObject) -> None:
         metadata = mapping(document, "metadata")
-        patch: list[JsonObject] = [
-            {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
-            {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
-        ]
+        patch = _fence(document)
         # From the last to the first, because each removal moves what follows it.
         patch.extend(
             {"op": "remove", "path": f"/metadata/managedFields/{index}"} for index in reversed(_own_entries(document))
@@ -213,11 +218,27 @@ def _step(current: int, goal: int, max_step: int | None) -> int:
     return max(goal, current - step) if goal < current else min(goal, current + step)
 
 
+def _copied(document: JsonObject, facts: ScalerFacts) -> bool:
+    """Tell whether a tool copied the HPA with our floor on it (a backup restored, ownership records wiped).
+
+    Then whoever owns minReplicas owns our annotation, too. Somebody who only changed minReplicas does not.
+    """
+    copiers = set(field_managers(document, "metadata", "annotations", ORIGINAL_ANNOTATION))
+    owners = facts.min_replicas_managers
+    return facts.held and bool(owners) and {entry for entry in owners if entry[0] != FIELD_MANAGER} <= copiers
+
+
+def _fence(document: JsonObject) -> list[JsonObject]:
+    metadata = mapping(document, "metadata")
+    return [
+        {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+    ]
+
+
 def _own_entries(document: JsonObject) -> list[int]:
     return [
         index
         for index, entry in enumerate(objects(document, "metadata", "managedFields"))
-        if text(entry, "manager") == FIELD_MANAGER
-        and text(entry, "operation") == "Apply"
-        and not text(entry, "subresource")
+        if text(entry, "manager") == FIELD_MANAGER and not text(entry, "subresource")
     ]

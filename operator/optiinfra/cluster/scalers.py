@@ -15,6 +15,7 @@ from optiinfra.domain.workload import ScalerFacts
 GROUP = "optiinfra.io"
 HELD_LABEL = "optiinfra.io/held"
 ORIGINAL_ANNOTATION = "optiinfra.io/original"
+BEFORE_FIRST_APPLY = ("before-first-apply", "Update")
 DEFAULT_MINIMUM = 1
 """What the API server uses when minReplicas is absent."""
 
@@ -100,9 +101,16 @@ def _original(document: JsonObject) -> int | None:
 
 
 def field_managers(document: Mapping[str, Any], *path: str) -> tuple[tuple[str, str], ...]:
-    """Return (manager, operation) of everybody whose managedFields entry holds the field; subresources excluded."""
+    """Return (manager, operation) of everybody whose managedFields entry holds the field; subresources excluded.
+
+    An object without any entry (they were wiped) belongs to `before-first-apply`: the server makes that manager the
+    owner of every field when it is next applied to.
+    """
+    entries = [entry for entry in objects(document, "metadata", "managedFields") if entry]
+    if not entries:
+        return (BEFORE_FIRST_APPLY,)
     found: list[tuple[str, str]] = []
-    for entry in objects(document, "metadata", "managedFields"):
+    for entry in entries:
         if text(entry, "subresource"):
             continue
         owned: Any = entry.get("fieldsV1")
