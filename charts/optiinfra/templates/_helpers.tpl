@@ -1,0 +1,121 @@
+{{- define "optiinfra.name" -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Name of what is not namespaced: two releases of one name in different namespaces must not meet. */}}
+{{- define "optiinfra.clusterName" -}}
+{{- printf "%s:%s" .Release.Namespace (include "optiinfra.name" .) -}}
+{{- end -}}
+
+{{- define "optiinfra.labels" -}}
+app.kubernetes.io/name: optiinfra
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/* Selector labels of a component: (dict "root" $ "component" "operator") */}}
+{{- define "optiinfra.selector" -}}
+app.kubernetes.io/name: optiinfra
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Image reference: (dict "root" $ "image" .Values.image) */}}
+{{- define "optiinfra.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "optiinfra.tlsSecret" -}}
+{{- .Values.externalMetrics.tls.secretName | default (printf "%s-external-metrics" (include "optiinfra.name" .)) -}}
+{{- end -}}
+
+{{/* What no schema can say: values that do not go together. */}}
+{{- define "optiinfra.check" -}}
+{{- $namespaced := eq .Values.scope "Namespaces" -}}
+{{- if and $namespaced (not .Values.watchNamespaces) -}}
+{{- fail "watchNamespaces is empty: scope Namespaces needs at least one namespace" -}}
+{{- end -}}
+{{- if and (not $namespaced) .Values.watchNamespaces -}}
+{{- fail "watchNamespaces has no effect with scope Cluster: set scope to Namespaces or remove it" -}}
+{{- end -}}
+{{- if and .Values.actuation.namespaces (not .Values.actuation.enabled) -}}
+{{- fail "actuation.namespaces has no effect without actuation.enabled" -}}
+{{- end -}}
+{{- if $namespaced -}}
+{{- range .Values.actuation.namespaces -}}
+{{- if not (has . $.Values.watchNamespaces) -}}
+{{- fail (printf "actuation.namespaces names %s, which is not in watchNamespaces" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $namespaced .Values.externalMetrics.enabled -}}
+{{- fail "externalMetrics.enabled needs scope Cluster: it is one API for the whole cluster" -}}
+{{- end -}}
+{{- if and .Values.externalMetrics.enabled (eq (int .Values.externalMetrics.port) (int .Values.service.httpPort)) -}}
+{{- fail "externalMetrics.port and service.httpPort must differ" -}}
+{{- end -}}
+{{- if and .Values.insights.enabled (not .Values.insights.secretName) -}}
+{{- fail "insights.secretName is empty: insights.enabled needs a Secret with the key api-key" -}}
+{{- end -}}
+{{- $tls := .Values.externalMetrics.tls -}}
+{{- if ne (empty $tls.secretName) (empty $tls.caBundle) -}}
+{{- fail "externalMetrics.tls needs secretName and caBundle (the CA that signed its certificate), or neither" -}}
+{{- end -}}
+{{- if ne (eq .Values.service.type "ExternalName") (not (empty .Values.service.externalName)) -}}
+{{- fail "service.externalName is needed with service.type ExternalName, and has no effect with another" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Restricted profile of every container of ours. */}}
+{{- define "optiinfra.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "optiinfra.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Settings of the operator that come from values. */}}
+{{- define "optiinfra.operatorEnvironment" -}}
+- {name: OPTIINFRA_SCOPE, value: {{ .Values.scope }}}
+{{- if eq .Values.scope "Namespaces" }}
+- {name: OPTIINFRA_WATCH_NAMESPACES, value: {{ join "," .Values.watchNamespaces | quote }}}
+{{- end }}
+- {name: OPTIINFRA_LOG_LEVEL, value: {{ .Values.operator.logLevel }}}
+- {name: OPTIINFRA_ACTUATION_ENABLED, value: {{ .Values.actuation.enabled | quote }}}
+- {name: OPTIINFRA_LEASE_NAME, value: {{ include "optiinfra.name" . }}-operator}
+- {name: OPTIINFRA_HTTP_PORT, value: {{ .Values.service.httpPort | quote }}}
+- {name: OPTIINFRA_PROXY_TOKEN_FILE, value: /var/run/secrets/optiinfra/token}
+- {name: OPTIINFRA_AGENT_PORT, value: {{ .Values.agent.port | quote }}}
+- {name: OPTIINFRA_AGENT_SELECTOR, value: "app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=agent"}
+{{- if .Values.agent.tokenSecretName }}
+- {name: OPTIINFRA_AGENT_TOKEN_FILE, value: /etc/optiinfra/agent/token}
+{{- end }}
+- {name: OPTIINFRA_EXTERNAL_METRICS_ENABLED, value: {{ .Values.externalMetrics.enabled | quote }}}
+{{- if .Values.externalMetrics.enabled }}
+- {name: OPTIINFRA_EXTERNAL_METRICS_PORT, value: {{ .Values.externalMetrics.port | quote }}}
+- {name: OPTIINFRA_TLS_CERTIFICATE_FILE, value: /etc/optiinfra/tls/tls.crt}
+- {name: OPTIINFRA_TLS_KEY_FILE, value: /etc/optiinfra/tls/tls.key}
+{{- end }}
+- {name: OPTIINFRA_LLM_ENABLED, value: {{ .Values.insights.enabled | quote }}}
+{{- if .Values.insights.enabled }}
+- {name: OPTIINFRA_LLM_ENDPOINT, value: {{ .Values.insights.endpoint | quote }}}
+- {name: OPTIINFRA_LLM_MODEL, value: {{ .Values.insights.model | quote }}}
+- {name: OPTIINFRA_LLM_KEY_FILE, value: /etc/optiinfra/insights/api-key}
+{{- end }}
+{{- range $key, $value := .Values.operator.environment }}
+- {name: {{ $key }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end -}}
