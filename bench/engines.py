@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import optiinfra_sim
 from prometheus_client.parser import text_string_to_metric_families
 
+import optiinfra_sim
 from optiinfra.domain.units import UnixTime
 from optiinfra.engines import page
 

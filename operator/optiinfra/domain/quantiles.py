@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import sub
 
 from optiinfra.domain.readings import Histogram, Unknown, UnknownReason, Value
 
@@ -23,7 +24,8 @@ def growth(series: Sequence[Histogram]) -> list[Histogram]:
     parts: list[Histogram] = []
     start: Histogram | None = series[0]
     for earlier, later in pairwise(series):
-        if later.bounds != earlier.bounds or _went_down(earlier, later):
+        same = later.bounds is earlier.bounds or later.bounds == earlier.bounds
+        if not same or later.count < earlier.count or later.total < earlier.total:
             parts.append(_difference(start, earlier))
             start = None
     parts.append(_difference(start, series[-1]))
@@ -68,19 +70,14 @@ def highest(parts: Sequence[Histogram]) -> Value:
     return max(bounds)
 
 
-def _went_down(earlier: Histogram, later: Histogram) -> bool:
-    return any(after < before for before, after in zip(earlier.cumulative, later.cumulative, strict=True))
-
-
 def _difference(start: Histogram | None, end: Histogram) -> Histogram:
     if start is None:
         return end
-    return Histogram(
-        end.bounds,
-        tuple(after - before for before, after in zip(start.cumulative, end.cumulative, strict=True)),
-        end.total - start.total,
-        end.count - start.count,
-    )
+    cumulative = tuple(map(sub, end.cumulative, start.cumulative))
+    if min(cumulative) < 0.0 or any(later < earlier for earlier, later in pairwise(cumulative)):
+        # Restarted, and had observed more than before by the next scrape: only the buckets tell.
+        return end
+    return Histogram(end.bounds, cumulative, end.total - start.total, end.count - start.count)
 
 
 def _below(part: Histogram, value: float) -> float:

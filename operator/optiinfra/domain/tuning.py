@@ -9,6 +9,7 @@ tokens. That bound is all that is stated. At a large batch arithmetic limits, no
 promised. Accuracy is never judged here.
 """
 
+from math import floor
 from typing import Final
 
 from optiinfra.domain.bottleneck import Diagnosis
@@ -25,6 +26,8 @@ KV_TARGET: Final = 0.95
 LARGEST_STEP: Final = 2.0
 SMALLEST_STEP: Final = 1.1
 """A change of less is not worth a restart."""
+ROUNDING: Final = 1e-9
+"""What floating point may lack of a whole number."""
 SMALL_BATCH: Final = 32.0
 """Requests of one replica up to which reading the weights dominates a step."""
 _BATCH: Final = RecommendationType.BATCH_SIZE
@@ -75,7 +78,7 @@ def _batch_size(
             "KVCacheWouldFill",
             f"{limit:g} requests fill {usage:.0%} of the KV cache; a tenth more does not fit.",
         )
-    proposed = int(min(by_memory, by_pace, limit * LARGEST_STEP))
+    proposed = floor(min(by_memory, by_pace, limit * LARGEST_STEP) + ROUNDING)
     if proposed < limit * SMALLEST_STEP:
         return Refusal(_BATCH, "StepTooSmall", f"From {limit:g} to {proposed} requests is not worth a restart.")
     sure = 0.5 if isinstance(pace, Unknown) else 0.7
@@ -92,7 +95,7 @@ def _batch_size(
         current=f"{limit:g}",
         proposed=str(proposed),
         lower=str(int(limit) + 1),
-        upper=str(int(min(by_memory, limit * LARGEST_STEP))),
+        upper=str(floor(min(by_memory, limit * LARGEST_STEP) + ROUNDING)),
         direction=Direction.RESIZE,
         confidence=Ratio(round(diagnosis.confidence * sure, 2)),
         evidence=(

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from optiinfra.domain.readings import EngineKind, Histogram, Signal
 from optiinfra.engines.text import HistogramSamples, Labels, Part, Samples, wanted
@@ -181,4 +181,10 @@ def close(samples: HistogramSamples) -> Histogram | None:
         return None
     if list(cumulative) != sorted(cumulative):
         return None
-    return Histogram(bounds, cumulative, samples.total, cumulative[-1])
+    return Histogram(_shared(bounds), cumulative, samples.total, cumulative[-1])
+
+
+@lru_cache(maxsize=512)
+def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    """Return one tuple for equal bounds: pages are kept by the thousand, and bounds are half of a histogram."""
+    return bounds

@@ -7,6 +7,10 @@ from optiinfra.domain.workload import ContainerFacts
 from optiinfra.engines import settings
 from tests.unit.engines.recorded import MEMORY_BOUND, readings, written
 
+SCRIPT = """# --max-num-seqs 1
+pip list; python3 -m vllm.entrypoints.openai.api_server --model 'Qwen/Qwen2.5-7B' \\
+  --max-num-seqs 64 --max-model-len 8192
+"""
 ANY = Unknown(UnknownReason.NOT_MEASURED)
 
 
@@ -37,8 +41,7 @@ def read(*arguments, environment=None, reading=None):
         (
             "bash",
             "-ec",
-            "# --max-num-seqs 1\npip list; python3 -m vllm.entrypoints.openai.api_server --model 'Qwen/Qwen2.5-7B' \\\n"
-            + "--max-num-seqs 64 --max-model-len 8192",
+            SCRIPT,
         ),
         ("--model", "Qwen/Qwen2.5-7B", "--max-num-seqs", "1", "--max-num-seqs", "64", "--max-model-len", "8192"),
         ("vllm", "serve", "Qwen/Qwen2.5-7B", "--max-num-seqs $(SEQS) --max-model-len ${LEN:-8192}"),

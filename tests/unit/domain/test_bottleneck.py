@@ -1,0 +1,195 @@
+"""The decision table, on recordings of real engines and on made-up windows."""
+
+import pytest
+
+from optiinfra.domain.bottleneck import batch_ratio, diagnose
+from optiinfra.domain.engine_settings import EngineSettings
+from optiinfra.domain.evidence import Bottleneck, FindingType
+from optiinfra.domain.objectives import Objectives
+from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
+from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
+from tests.unit.engines.recorded import BATCH_BOUND, MEMORY_BOUND
+
+SLOW_MACHINE = Objectives(time_to_first_token_p95=5.0, inter_token_latency_p95=0.5)
+
+
+def limited(limit):
+    return EngineSettings(engine=EngineKind.VLLM, batch_limit=float(limit), batch_limit_source="argument")
+
+
+def judge(signals, settings=None, *, gpu_busy=0.5, objectives=None):
+    return diagnose(signals, settings or limited(64), objectives or Objectives(), gpu_busy=gpu_busy)
+
+
+# ---- recorded -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpu_busy", [0.5, UNKNOWN])
+@pytest.mark.parametrize(
+    ("settings", "source", "confidence"), [(limited(8), "argument", 0.9), (EngineSettings(), "inferred", 0.65)]
+)
+def test_a_recorded_full_batch_is_found_with_and_without_its_limit(settings, source, confidence, gpu_busy):
+    found = judge(recorded(BATCH_BOUND, 80, 170), settings, objectives=SLOW_MACHINE, gpu_busy=gpu_busy)
+    assert found.bottleneck is Bottleneck.BATCH
+    assert found.batch_limit == 8.0
+    assert found.batch_limit_source == source
+    assert found.confidence == confidence
+
+
+@pytest.mark.parametrize("last", range(90, 180, 10))
+def test_a_recorded_full_batch_is_found_at_any_moment_of_it(last):
+    assert judge(recorded(BATCH_BOUND, 80, last), limited(8)).bottleneck is Bottleneck.BATCH
+
+
+@pytest.mark.parametrize("settings", [limited(32), EngineSettings()], ids=["limit known", "limit unknown"])
+@pytest.mark.parametrize("last", [45, 50, 55, 60])
+def test_recorded_shortage_of_kv_cache_is_found(last, settings):
+    found = judge(recorded(MEMORY_BOUND, 36, last), settings, gpu_busy=UNKNOWN)
+    assert found.bottleneck is Bottleneck.KV_CACHE
+    assert found.confidence >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [(BATCH_BOUND, 5, 35), (BATCH_BOUND, 40, 75), (MEMORY_BOUND, 5, 33), (BATCH_BOUND, 231, 239)],
+)
+def test_recorded_low_load_and_drained_queue_are_no_bottleneck(name, first, last):
+    found = judge(recorded(name, first, last), objectives=SLOW_MACHINE)
+    assert found.bottleneck in {Bottleneck.NONE, Bottleneck.IDLE}
+
+
+def test_a_queue_that_drained_is_not_taken_for_slow_computation():
+    # The first tokens of requests that waited long show when the queue is gone already.
+    signals = signals_of(time_to_first_token_p95=75.0, queue_time_p95=70.0, waiting_max=16.0, waiting_share=0.1)
+    found = judge(signals, gpu_busy=1.0)
+    assert (found.bottleneck, found.reason) == (Bottleneck.NONE, "QueueDrained")
+    lagging = signals_of(time_to_first_token_p95=75.0, queue_time_p95=70.0)
+    assert judge(lagging, gpu_busy=1.0).reason == "QueueDrained"
+    prefill = signals_of(time_to_first_token_p95=75.0, queue_time_p95=0.1)
+    assert judge(prefill, gpu_busy=1.0).bottleneck is Bottleneck.COMPUTE
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+def queue(**changes):
+    return signals_of(**{"running": 64.0, "waiting": 10.0, "waiting_max": 20.0, "waiting_share": 1.0} | changes)
+
+
+def test_batch_at_its_limit_with_room_in_the_cache():
+    found = judge(queue(running_per_replica_max=64.0, kv_cache_usage_max=0.6))
+    assert found.bottleneck is Bottleneck.BATCH
+    assert "64" in found.message
+    assert found.finding().type is FindingType.BOTTLENECK
+    assert found.finding().evidence == found.evidence
+
+
+def test_full_cache_wins_over_full_batch():
+    found = judge(queue(running_per_replica_max=64.0, kv_cache_usage_max=0.95))
+    assert found.bottleneck is Bottleneck.KV_CACHE
+
+
+def test_preemptions_prove_a_full_cache_between_pages():
+    found = judge(queue(running_per_replica_max=20.0, kv_cache_usage_max=0.8, preemption_rate=0.1))
+    assert found.bottleneck is Bottleneck.KV_CACHE
+    assert found.reason == "Preemptions"
+
+
+def test_preemptions_without_a_queue_at_this_moment():
+    found = judge(signals_of(preemption_rate=0.1, kv_cache_usage_max=0.97))
+    assert found.bottleneck is Bottleneck.KV_CACHE
+
+
+def test_a_queue_with_room_everywhere_is_blocked():
+    found = judge(queue(running=10.0, running_per_replica_max=12.0, kv_cache_usage_max=0.3))
+    assert found.bottleneck is Bottleneck.QUEUE
+    assert found.reason == "Blocked"
+
+
+def test_a_queue_that_no_capacity_cures():
+    found = judge(queue(running_per_replica_max=64.0, kv_cache_usage_max=0.3, deferred=9.0))
+    assert found.bottleneck is Bottleneck.QUEUE
+    assert found.reason == "Deferred"
+
+
+def test_one_full_replica_among_empty_ones_is_uneven_load():
+    found = judge(
+        queue(
+            replicas_expected=4,
+            replicas_reporting=4,
+            running=80.0,
+            running_per_replica_max=64.0,
+            kv_cache_usage_max=0.3,
+        )
+    )
+    assert found.bottleneck is Bottleneck.QUEUE
+    assert found.reason == "UnevenLoad"
+
+
+def test_a_passing_blip_is_no_queue():
+    found = judge(signals_of(waiting=0.0, waiting_max=3.0, waiting_share=0.05))
+    assert found.bottleneck is Bottleneck.NONE
+
+
+def test_slow_tokens_on_busy_gpus_are_compute():
+    found = judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=0.97)
+    assert found.bottleneck is Bottleneck.COMPUTE
+    assert found.confidence <= 0.6
+
+
+def test_slow_tokens_on_idle_gpus_are_not_explained():
+    assert judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=0.2).reason == "LatencyUnexplained"
+
+
+def test_no_work_for_long_is_idle_and_for_short_is_not():
+    empty = {
+        "running": 0.0, "running_max": 0.0, "busy_share": 0.0, "generation_token_rate": 0.0,
+        "time_to_first_token_p95": UNKNOWN, "inter_token_latency_p95": UNKNOWN,
+    }  # fmt: skip
+    assert judge(signals_of(window=900.0, **empty)).bottleneck is Bottleneck.IDLE
+    assert judge(signals_of(window=60.0, **empty)).bottleneck is Bottleneck.NONE
+    some_silent = signals_of(window=900.0, replicas_expected=3, replicas_reporting=2, **empty)
+    assert judge(some_silent).bottleneck is Bottleneck.UNKNOWN
+
+
+# ---- unknowns -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"replicas_expected": 2, "replicas_reporting": 0}, "NoPages"),
+        ({"replicas_expected": 0, "replicas_reporting": 0}, "NoReplicas"),
+        ({"replicas_expected": 5, "replicas_reporting": 2}, "TooFewReplicasReport"),
+        ({"window": 0.0}, "TooFewPages"),
+        ({"waiting": UNKNOWN}, "QueueUnknown"),
+        ({"running": UNKNOWN}, "QueueUnknown"),
+        ({"waiting": 5.0, "kv_cache_usage_max": UNKNOWN}, "KVCacheUnknown"),
+    ],
+)
+def test_what_is_not_known_blocks_the_verdict_and_is_named(changes, reason):
+    found = judge(signals_of(**changes))
+    assert (found.bottleneck, found.reason, found.confidence) == (Bottleneck.UNKNOWN, reason, 0.0)
+
+
+def test_an_unknown_limit_that_does_not_level_off_is_unknown():
+    signals = queue(running=20.0, running_per_replica_max=50.0, kv_cache_usage_max=0.4)
+    assert judge(signals, EngineSettings()).reason == "BatchLimitUnknown"
+
+
+def test_unknown_gpus_do_not_make_slow_tokens_compute():
+    dark = Unknown(UnknownReason.UNREACHABLE, "no agent")
+    assert judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=dark).reason == "GPUActivityUnknown"
+
+
+def test_missing_replicas_lower_the_confidence():
+    changes = {"running_per_replica_max": 64.0, "kv_cache_usage_max": 0.5, "running": 192.0}
+    whole = judge(queue(replicas_expected=4, replicas_reporting=4, **changes))
+    part = judge(queue(replicas_expected=4, replicas_reporting=3, **changes))
+    assert part.confidence < whole.confidence
+
+
+def test_batch_ratio():
+    signals = signals_of(running=48.0, replicas_expected=3, replicas_reporting=3)
+    assert batch_ratio(signals, judge(signals, limited(32))) == 0.5
+    assert isinstance(batch_ratio(signals, judge(signals, EngineSettings())), Unknown)
