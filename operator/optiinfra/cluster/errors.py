@@ -1,4 +1,4 @@
-"""Everything that can go wrong at the door, as one tree.
+"""Everything that can go wrong at the door, as one tree below `OptiInfraError`.
 
     ClusterError
       Absent            404: no such object, or no such kind on this server
