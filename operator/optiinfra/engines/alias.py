@@ -181,10 +181,12 @@ def close(samples: HistogramSamples) -> Histogram | None:
         return None
     if list(cumulative) != sorted(cumulative):
         return None
+    # Pages are kept by the thousand: equal bounds share a tuple, and equal counts of empty buckets share a float.
+    counts: dict[float, float] = {}
+    cumulative = tuple(map(counts.setdefault, cumulative, cumulative))
     return Histogram(_shared(bounds), cumulative, samples.total, cumulative[-1])
 
 
 @lru_cache(maxsize=512)
 def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
-    """Return one tuple for equal bounds: pages are kept by the thousand, and bounds are half of a histogram."""
     return bounds

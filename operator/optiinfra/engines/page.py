@@ -4,7 +4,9 @@ The engine is recognised from the page itself, because a pod's arguments may lie
 point) and a page cannot. What is absent from the page, NaN or infinite stays absent; nothing is filled in.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optiinfra.domain.readings import EngineReading
 from optiinfra.domain.units import UnixTime
@@ -67,9 +69,7 @@ def read(page: bytes, *, at: UnixTime) -> EngineReading:
         gauges=joined.gauges,
         counters=joined.counters,
         histograms=joined.histograms,
-        facts={
-            name[:_MAX_FACT_LENGTH]: value[:_MAX_FACT_LENGTH] for name, value in list(joined.facts.items())[:_MAX_FACTS]
-        },
+        facts=_facts(tuple(joined.facts.items())),
     )
 
 
@@ -92,6 +92,12 @@ def _refuse_nothing(samples: Samples, joined: Joined, table: Table) -> None:
     if samples.values:
         raise PageError(f"{table.kind} page with nothing but NaN or impossible values")
     raise PageError(f"{table.kind} page with none of the known families")
+
+
+@lru_cache(maxsize=512)
+def _facts(facts: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Bound the facts; one mapping for all pages of an engine, which does not change its configuration."""
+    return {name[:_MAX_FACT_LENGTH]: value[:_MAX_FACT_LENGTH] for name, value in facts[:_MAX_FACTS]}
 
 
 def _model(samples: Samples, table: Table) -> str:
