@@ -63,6 +63,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and .Values.insights.enabled (not .Values.insights.secretName) -}}
 {{- fail "insights.secretName is empty: insights.enabled needs a Secret with the key api-key" -}}
 {{- end -}}
+{{- if and (gt (int .Values.agent.intervalSeconds) 20) (not (hasKey .Values.operator.environment "OPTIINFRA_STALE_AFTER_SECONDS")) -}}
+{{- fail "agent.intervalSeconds above 20 makes snapshots older than the operator believes: set operator.environment.OPTIINFRA_STALE_AFTER_SECONDS to three times as much" -}}
+{{- end -}}
 {{- $tls := .Values.externalMetrics.tls -}}
 {{- if ne (empty $tls.secretName) (empty $tls.caBundle) -}}
 {{- fail "externalMetrics.tls needs secretName and caBundle (the CA that signed its certificate), or neither" -}}
@@ -99,6 +102,7 @@ seccompProfile: {type: RuntimeDefault}
 - {name: OPTIINFRA_HTTP_PORT, value: {{ .Values.service.httpPort | quote }}}
 - {name: OPTIINFRA_PROXY_TOKEN_FILE, value: /var/run/secrets/optiinfra/token}
 - {name: OPTIINFRA_AGENT_PORT, value: {{ .Values.agent.port | quote }}}
+- {name: OPTIINFRA_AGENT_INTERVAL_SECONDS, value: {{ .Values.agent.intervalSeconds | quote }}}
 - {name: OPTIINFRA_AGENT_SELECTOR, value: "app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=agent"}
 {{- if .Values.agent.tokenSecretName }}
 - {name: OPTIINFRA_AGENT_TOKEN_FILE, value: /etc/optiinfra/agent/token}
