@@ -82,10 +82,11 @@ class Actuator:
 
     async def carry_out(self, service: ServiceWork, target: TargetWork) -> None:
         """Bring the world to what `target.order` says, and note the effect."""
-        if target.problem is not None or target.facts is None:
+        if target.problem is not None or target.facts is None or target.withheld is not None:
             self.board.withdraw(service.key.namespace, published_name(service, target))
             return
         try:
+            await self._leave(service, target)
             match target.target.scaling.actuation:
                 case Actuation.SIGNAL:
                     self._publish(service, target)
@@ -97,6 +98,16 @@ class Actuator:
             target.effect = Effect(effective=None, reason=Reason.API_ERROR, message=f"tried again next round: {error}")
         except ClusterError as error:
             target.effect = Effect(effective=False, reason=Reason.API_ERROR, message=str(error)[:500])
+
+    async def _leave(self, service: ServiceWork, target: TargetWork) -> None:
+        """Take away what another actuation of before left standing."""
+        actuation = target.target.scaling.actuation
+        for scaler in target.scalers:
+            if scaler.owned_by_us and actuation is not Actuation.OWN and await self._may(service, target, "delete"):
+                await self._delete_own(service, scaler)
+            if scaler.held and actuation is not Actuation.FLOOR and await self._may(service, target, "patch"):
+                key = Key(service.key.namespace, scaler.name)
+                await self.floors.release(key, uid=scaler.uid, max_step=service.settings.policy.max_replica_step)
 
     def _publish(self, service: ServiceWork, target: TargetWork) -> None:
         name = published_name(service, target)

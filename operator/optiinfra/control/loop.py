@@ -85,7 +85,11 @@ class ControlLoop:
     def gone(self, kind: str, body: Mapping[str, Any]) -> None:
         """Take a deletion from the watch."""
         metadata = body.get("metadata", {})
-        self.vanished(ObjectKey(_KINDS[kind], metadata.get("namespace", ""), metadata["name"]))
+        key = ObjectKey(_KINDS[kind], metadata.get("namespace", ""), metadata["name"])
+        known = self.registry.get(key)
+        # A late deletion of a predecessor of the same name must not take its successor away.
+        if known is None or known.metadata.uid == metadata.get("uid"):
+            self.vanished(key)
 
     def vanished(self, key: ObjectKey) -> None:
         """Forget an object that exists no more; what it published disappears at once."""

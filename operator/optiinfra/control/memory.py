@@ -60,4 +60,4 @@ class ObjectMemory:
 
     def target(self, name: str) -> TargetMemory:
         """Return the memory of one workload, making it when it is new."""
-        return self.targets.setdefault(name, TargetMemory())
+        return self.targets.setdefault(str(name), TargetMemory())  # plain str: names are API scalars

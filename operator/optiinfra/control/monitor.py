@@ -95,6 +95,8 @@ def effect_of(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> Eff
         return Effect(effective=None, reason=Reason.SUSPENDED)
     if not wants_to_act(service):
         return Effect(effective=None, reason=Reason.RECOMMEND_ONLY)
+    if target.withheld is not None:
+        return target.withheld
     if target.order is None:
         if isinstance(target.decision, Unknown):
             return Effect(effective=None, reason=Reason.NOT_PUBLISHED, message=target.decision.detail)

@@ -76,6 +76,8 @@ class Operator:
     board: DecisionBoard
     registry: Registry
     scraper: Scraper
+    sources: Sources
+    snapshots: SnapshotStore
     actuator: Actuator
     insights: InsightsWorker
     workflow: RoundWorkflow[Work]
@@ -122,7 +124,7 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.loop.run(self.workflow))
             group.create_task(self.loop.upkeep())
-            group.create_task(self.scraper.run())
+            group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
             group.create_task(self._resilient("sweep", self._sweeping))
@@ -155,6 +157,11 @@ class Operator:
         while True:
             await self.sweep.run_once()
             self.loop.forget_gone()
+            sources = tuple(self.sources.all())
+            self.snapshots.forget_except(
+                pod_uids=[source.key for source in sources if source.kind == "engine"],
+                nodes=[source.key for source in sources if source.kind == "agent"],
+            )
             await self._look_around()
             await asyncio.sleep(_SWEEP_INTERVAL)
 
@@ -391,6 +398,8 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
             timeout_s=settings.scrape_timeout_seconds,
             limit_bytes=settings.page_limit_bytes,
         ),
+        sources=sources,
+        snapshots=snapshots,
         actuator=actuator,
         insights=insights,
         workflow=RoundWorkflow(steps, observe=_observe_step, clock=time.monotonic),

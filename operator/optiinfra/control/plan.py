@@ -6,8 +6,9 @@ approval of one recommendation is the order, for as long as that recommendation 
 """
 
 from optiinfra.api import maintenance
+from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.common import Mode
-from optiinfra.control.work import ServiceWork, TargetWork, Work
+from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import policy
 from optiinfra.domain.evidence import Direction, RecommendationType
 from optiinfra.domain.readings import Unknown
@@ -24,11 +25,21 @@ def plan(work: Work, *, actuation_enabled: bool, kill_switch: bool) -> Work:
             continue
         window_open = maintenance.is_open(service.settings.policy.maintenance_windows, now=work.at)
         for target in service.targets:
+            target.withheld = _withheld(service, actuation_enabled=actuation_enabled, kill_switch=kill_switch)
             if isinstance(target.decision, ScalingDecision) and target.problem is None:
                 _clamp(service, target, target.decision, now=work.at, window_open=window_open)
-                allowed = actuation_enabled and not kill_switch and not service.dry_run
-                target.order = _order(service, target, target.decision, now=work.at) if allowed else None
+                if target.withheld is None:
+                    target.order = _order(service, target, target.decision, now=work.at)
     return work
+
+
+def _withheld(service: ServiceWork, *, actuation_enabled: bool, kill_switch: bool) -> Effect | None:
+    if kill_switch:
+        return Effect(effective=False, reason=Reason.KILL_SWITCH)
+    if not actuation_enabled:
+        text = "this installation only recommends; set actuation.enabled in the chart's values"
+        return Effect(effective=False, reason=Reason.PERMISSION_MISSING, message=text)
+    return Effect(effective=None, reason=Reason.RECOMMEND_ONLY, message="dry run") if service.dry_run else None
 
 
 def _clamp(

@@ -69,6 +69,8 @@ class TargetWork:
     decision: ScalingDecision | Unknown | None = None
     clamped: Clamped | None = None
     permission: Permission | None = None
+    withheld: Effect | None = None
+    """Why nothing may be done whatever is decided (kill switch, no permission by settings, dry run)."""
     order: int | None = None
     """Replicas to publish or write now; None when nothing may be published."""
     proposals: tuple[Proposal, ...] = ()

@@ -60,7 +60,12 @@ class ExternalMetrics:
 
     def application(self) -> web.Application:
         """Assemble the application."""
-        app = web.Application(client_max_size=4096, middlewares=[web.middleware(self._authenticate)])
+
+        @web.middleware
+        async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._authenticate(request, handler)
+
+        app = web.Application(client_max_size=4096, middlewares=[authenticate])
         base = "/apis/external.metrics.k8s.io/v1beta1"
         app.router.add_get(base, self._resources)
         app.router.add_get(base + "/namespaces/{namespace}/{metric}", self._values)
