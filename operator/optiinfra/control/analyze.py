@@ -117,12 +117,17 @@ def _service(
         target.utilization = utilization.summarise(
             facts, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after
         )
-        target.diagnosis = bottleneck.diagnose(
-            target.signals, target.settings, service.settings.objectives, gpu_busy=target.utilization.gpu_ratio_mean
-        )
-        target.limits = limits_of(service, target, facts)
         if facts.ready_replicas and target.signals.replicas_reporting:
             target.memory.history.observe(target.signals, facts.ready_replicas)
+        target.diagnosis = bottleneck.diagnose(
+            target.signals,
+            target.settings,
+            service.settings.objectives,
+            gpu_busy=target.utilization.gpu_ratio_mean,
+            quiet=target.memory.history.quiet_span(now=work.at),
+            idle_span=times.idle_span,
+        )
+        target.limits = limits_of(service, target, facts)
         if target.problem is None:
             inputs.append((service, target, _input(service, target, facts, times, now=work.at)))
     return inputs

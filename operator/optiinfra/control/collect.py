@@ -11,7 +11,7 @@ from typing import Protocol
 
 from optiinfra.api.conversion import effective
 from optiinfra.api.reasons import Reason
-from optiinfra.api.settings import Target
+from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, ClusterResourceOptimization, ResourceOptimization
 from optiinfra.api.v1alpha1.cluster_resource_optimization import ClusterResourceOptimizationSpec, Pool
 from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
@@ -25,7 +25,8 @@ from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import BrokenWork, ClusterWork, Problem, ServiceWork, TargetWork, Work
 from optiinfra.domain.cost import PriceList
-from optiinfra.domain.units import UnixTime
+from optiinfra.domain.history import DEFAULT_STEP
+from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts, WorkloadFacts
 
 
@@ -92,7 +93,10 @@ class Collector:
             memory=memory,
             prices=prices_of(cluster.spec, pool) if cluster else PriceList(),
             currency=str(cluster.spec.currency) if cluster else "",
-            targets=[TargetWork(target=target, memory=memory.target(target.name)) for target in settings.targets],
+            targets=[
+                TargetWork(target=target, memory=memory.target(target.name, step=_step(settings)))
+                for target in settings.targets
+            ],
             usage=self.usage.of(key),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
         )
@@ -131,6 +135,11 @@ class Collector:
         memory = self.memories.setdefault(key, ObjectMemory())
         prices = {"": prices_of(obj.spec, "")} | {pool.name: prices_of(obj.spec, pool.name) for pool in obj.spec.pools}
         return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=prices)
+
+
+def _step(settings: Settings) -> Seconds:
+    """Step of a new history: as fine as the rounds, between 5 s and the usual 15 s."""
+    return Seconds(min(max(settings.interval, 5.0), DEFAULT_STEP))
 
 
 def _name(target: Target) -> str:

@@ -8,10 +8,11 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 from dataclasses import dataclass, field
 
 from optiinfra.domain.evidence import Bottleneck
-from optiinfra.domain.history import LoadHistory
+from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.units import Seconds
 
 
 @dataclass(slots=True)
@@ -58,6 +59,6 @@ class ObjectMemory:
     insight_question: str = ""
     """Digest of the candidates that were last asked about."""
 
-    def target(self, name: str) -> TargetMemory:
-        """Return the memory of one workload, making it when it is new."""
-        return self.targets.setdefault(str(name), TargetMemory())  # plain str: names are API scalars
+    def target(self, name: str, *, step: Seconds = DEFAULT_STEP) -> TargetMemory:
+        """Return the memory of one workload, making it when it is new; `step` is that of a new history."""
+        return self.targets.setdefault(str(name), TargetMemory(LoadHistory(step=step)))  # names are API scalars

@@ -76,9 +76,20 @@ def diagnose(
     objectives: Objectives,
     *,
     gpu_busy: Value,
+    quiet: Seconds = Seconds(0.0),
+    idle_span: Seconds = IDLE_SPAN,
 ) -> Diagnosis:
-    """Judge one window of a service. `gpu_busy` is the mean activity of its GPUs, a ratio."""
-    table = _Table(signals, settings, objectives, gpu_busy)
+    """Judge one window of a service.
+
+    Args:
+        signals: of the window.
+        settings: of its engines.
+        objectives: what the service promises.
+        gpu_busy: mean activity of its GPUs, a ratio.
+        quiet: for how long its history shows no work at all, where that reaches further back than the window.
+        idle_span: shortest span without work that counts as idle.
+    """
+    table = _Table(signals, settings, objectives, gpu_busy, max(quiet, signals.window), idle_span)
     return table.blocked() or (table.with_queue() if table.queues() else table.without_queue())
 
 
@@ -88,6 +99,8 @@ class _Table:
     settings: EngineSettings
     objectives: Objectives
     gpu_busy: Value
+    quiet: Seconds
+    idle_span: Seconds
 
     def blocked(self) -> Diagnosis | None:
         """Return why nothing can be said at all."""
@@ -196,17 +209,17 @@ class _Table:
         )
 
     def _no_work(self) -> Diagnosis:
-        if self.signals.window < IDLE_SPAN:
+        if self.quiet < self.idle_span:
             return self._verdict(
                 Bottleneck.NONE,
                 0.5,
                 "NoWorkYet",
-                f"No work in the last {self.signals.window:.0f} s; that is too short to call the service idle.",
+                f"No work in the last {self.quiet:.0f} s; that is too short to call the service idle.",
             )
         if self.signals.replicas_reporting < self.signals.replicas_expected:
             return self._unknown("IdleUnsure", "The replicas that report are idle; others do not report.")
         return self._verdict(
-            Bottleneck.IDLE, 0.9, "NoWork", f"No request ran or waited in the last {self.signals.window / 60:.0f} min."
+            Bottleneck.IDLE, 0.9, "NoWork", f"No request ran or waited in the last {self.quiet / 60:.0f} min."
         )
 
     def _kv_cache(self) -> Diagnosis:

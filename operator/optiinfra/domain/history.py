@@ -31,6 +31,7 @@ CLOCK_TOLERANCE: Final = Seconds(300.0)
 """An observation older than the newest by more than this means that the clock was put right: begin anew."""
 MOST_BYTES: Final = 16 * 1024
 
+_QUIET_GAP: Final = Seconds(60.0)
 _MAGIC: Final = b"OILH"
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<4sBdqH5d")
@@ -120,6 +121,20 @@ class LoadHistory:
         return Series(
             times=tuple(UnixTime(time) for time in times[known].tolist()), values=tuple(values[known].tolist())
         )
+
+    def quiet_span(self, *, now: UnixTime) -> Seconds:
+        """Return for how long, up to now, nothing ran or waited; 0 when that is not known without a gap of a minute."""
+        running, waiting = self.series(Column.RUNNING), self.series(Column.WAITING)
+        if not running.times or running.times != waiting.times or now - running.times[-1] > _QUIET_GAP:
+            return Seconds(0.0)
+        since, later = now, now
+        for time, runs, waits in zip(
+            reversed(running.times), reversed(running.values), reversed(waiting.values), strict=True
+        ):
+            if runs > 0.0 or waits > 0.0 or later - time > _QUIET_GAP:
+                break
+            since = later = time
+        return Seconds(now - since)
 
     def window(self, *, now: UnixTime, steps: int) -> FloatArray:
         """Return the last `steps` steps up to now, one row a column, NaN where missing: for `stack` only."""

@@ -192,3 +192,16 @@ def test_no_bytes_do_anything_but_fail_cleanly(data, prefix):
     valid = filled([1.0, 2.0]).to_bytes()
     with pytest.raises(InvalidCheckpointError):
         LoadHistory.from_bytes(valid[:40] + data if prefix and data != valid[40:] else data)
+
+
+def test_a_quiet_span_reaches_back_to_the_last_work():
+    assert filled([0.0] * 20).quiet_span(now=UnixTime(START + 20 * 15.0)) == 300.0
+    assert filled([0.0] * 10 + [1.0] + [0.0] * 9).quiet_span(now=UnixTime(START + 20 * 15.0)) == 135.0
+    assert filled([1.0] * 20).quiet_span(now=UnixTime(START + 20 * 15.0)) == 0.0
+
+
+def test_a_quiet_span_ends_at_a_gap_and_is_nothing_when_nobody_was_heard_lately():
+    gap = [0.0] * 10 + [None] * 6 + [0.0] * 5
+    assert filled(gap).quiet_span(now=UnixTime(START + 21 * 15.0)) == 75.0
+    assert filled([0.0] * 20).quiet_span(now=UnixTime(START + 20 * 15.0 + 120.0)) == 0.0
+    assert LoadHistory().quiet_span(now=START) == 0.0
