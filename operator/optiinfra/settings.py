@@ -131,7 +131,13 @@ class OperatorSettings(BaseSettings):
     """Ask an LLM to explain and rank. Needs `llm_key_file`."""
 
     llm_endpoint: str = "https://api.groq.com"
-    """Groq, or any OpenAI-compatible server; `/openai/v1/chat/completions` is appended."""
+    """Groq, or any OpenAI-compatible server; `llm_path` is appended."""
+
+    llm_path: str = Field(default="/openai/v1/chat/completions", pattern="^/")
+    """Path of the chat-completions call; other servers with OpenAI's API usually have /v1/chat/completions."""
+
+    llm_proxy: str = ""
+    """HTTP proxy towards the endpoint. Proxy variables of the environment are not read."""
 
     llm_model: str = "openai/gpt-oss-20b"
     """Model name as the endpoint knows it."""

@@ -161,8 +161,8 @@ class ControlLoop:
         """Take what is due through rounds, for ever; cancel to stop."""
         while True:
             keys = await self.queue.next_batch(BATCH)
-            ticket = next((self.tickets.pop(key) for key in keys if key in self.tickets), None)
-            work = Work(round_id=ticket or _round_id(), at=UnixTime(time.time()), keys=tuple(keys))
+            tickets = {key: self.tickets.pop(key) for key in keys if key in self.tickets}
+            work = Work(_round_id(), UnixTime(time.time()), tuple(keys), tickets)
             try:
                 await workflow.run(work)
                 metrics.ROUNDS.labels("ok").inc()

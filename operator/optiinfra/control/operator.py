@@ -295,9 +295,11 @@ def _adviser(settings: OperatorSettings) -> AdviserSettings | None:
         return None
     return AdviserSettings(
         endpoint=settings.llm_endpoint,
+        completions_path=settings.llm_path,
+        proxy=settings.llm_proxy,
         model=settings.llm_model,
         key_file=settings.llm_key_file,
-        retry=RetryPolicy(deadline=settings.llm_timeout_seconds),
+        retry=RetryPolicy(deadline=settings.llm_timeout_seconds, attempt_timeout=settings.llm_timeout_seconds * 0.6),
     )
 
 

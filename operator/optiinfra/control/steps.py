@@ -98,19 +98,19 @@ class Steps:
     async def _report(self, item: ServiceWork | ClusterWork | BrokenWork, work: Work) -> None:
         if isinstance(item, ServiceWork):
             status = service_status(
-                item, round_id=work.round_id, now=work.at, insight=self.insights.state(item.key, item.settings)
+                item, round_id=work.id_for(item.key), now=work.at, insight=self.insights.state(item.key, item.settings)
             )
             old = item.obj.status.conditions
-            if await self.reporter.report(item.key, item.obj, status, now=work.at):
+            if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
                 await self._tell(item.key, item.obj.metadata.uid, old, status.conditions)
             self.insights.consider(item, status.recommendations)
         elif isinstance(item, ClusterWork):
-            cluster = cluster_status(item, round_id=work.round_id, now=work.at)
+            cluster = cluster_status(item, round_id=work.id_for(item.key), now=work.at)
             old = item.obj.status.conditions
-            if await self.reporter.report(item.key, item.obj, cluster, now=work.at):
+            if await self.reporter.report(item.key, item.obj, cluster, now=work.at, asked=item.key in work.tickets):
                 await self._tell(item.key, item.obj.metadata.uid, old, cluster.conditions)
         else:
-            await self._report_broken(item, round_id=work.round_id, now=work.at)
+            await self._report_broken(item, round_id=work.id_for(item.key), now=work.at)
 
     async def _report_broken(self, item: BrokenWork, *, round_id: str, now: UnixTime) -> None:
         """Write only the conditions: nothing else about this object can be known."""

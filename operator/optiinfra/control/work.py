@@ -135,9 +135,15 @@ class Work:
     round_id: str
     at: UnixTime
     keys: tuple[ObjectKey, ...]
+    tickets: Mapping[ObjectKey, str] = field(default_factory=dict)
+    """Round ids that were promised to callers; their objects' statuses are written even when nothing changed."""
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     """Nodes with their pods and agents; empty with scope Namespaces."""
     services: list[ServiceWork] = field(default_factory=list)
     clusters: list[ClusterWork] = field(default_factory=list)
     broken: list[BrokenWork] = field(default_factory=list)
     gone: list[ObjectKey] = field(default_factory=list)
+
+    def id_for(self, key: ObjectKey) -> str:
+        """Return the id of the round as an object sees it."""
+        return self.tickets.get(key, self.round_id)

@@ -63,10 +63,11 @@ class Reporter:
         status: ResourceOptimizationStatus | ClusterResourceOptimizationStatus,
         *,
         now: UnixTime,
+        asked: bool = False,
     ) -> bool:
-        """Write a status if it is worth it; tells whether it was written."""
+        """Write a status if it is worth it, or if somebody asked for this round; tells whether it was written."""
         old = obj.status
-        if not is_meaningful_change(old, status, now=now):
+        if not asked and not is_meaningful_change(old, status, now=now):
             metrics.STATUS_WRITES.labels(key.kind, "unchanged").inc()
             return False
         previous = {} if obj.status_error else old.to_wire()
