@@ -11,6 +11,7 @@ its whole duration while *we* watched.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from typing import Protocol
 
 from optiinfra.cluster.errors import ClusterError, Conflict
 from optiinfra.cluster.leases import LeaseRecord
-from optiinfra.errors import LeadershipLost
+from optiinfra.errors import LeadershipLost, SettingsError
 
 _LOG = logging.getLogger(__name__)
+_JITTER = 0.1
 
 
 class LeaseStore(Protocol):
@@ -35,11 +37,27 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
-    """Durations in seconds: how long a holder is believed, when it gives up itself, and the pause between tries."""
+    """Durations in seconds: how long a holder is believed, when it gives up itself, and the pause between tries.
+
+    Raises:
+        SettingsError: with these times two replicas could lead at once, or none for long.
+    """
 
     duration: float = 15.0
     renew_deadline: float = 10.0
     retry_period: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.renew_deadline >= self.duration:
+            raise SettingsError(
+                f"OPTIINFRA_RENEW_DEADLINE_SECONDS {self.renew_deadline:g} must be less than "
+                f"OPTIINFRA_LEASE_DURATION_SECONDS {self.duration:g}, or two replicas would lead at once"
+            )
+        if self.retry_period * (1.0 + _JITTER) >= self.renew_deadline:
+            raise SettingsError(
+                f"OPTIINFRA_RETRY_PERIOD_SECONDS {self.retry_period:g} must be clearly less than "
+                f"OPTIINFRA_RENEW_DEADLINE_SECONDS {self.renew_deadline:g}, or no replica would lead for long"
+            )
 
 
 @dataclass(slots=True)
@@ -91,7 +109,7 @@ class Elector:
         self._stopping.set()
 
     async def _pause(self) -> None:
-        pause = self.times.retry_period * random.uniform(0.9, 1.1)  # noqa: S311  jitter, not a secret
+        pause = self.times.retry_period * random.uniform(1.0 - _JITTER, 1.0 + _JITTER)  # noqa: S311  jitter, not a secret
         try:
             async with asyncio.timeout(pause):
                 await self._stopping.wait()
@@ -104,6 +122,10 @@ class Elector:
         try:
             record = await self.store.read()
             self._note(record, now=self.clock())
+            if self._led and record is not None and record.holder != self.identity:
+                # The Lease was deleted or edited under a living leader: the rest of the deadline is not ours any more.
+                self._deadline = float("-inf")
+                return
             if record is not None and record.holder and record.holder != self.identity and not self._expired():
                 return
             written = await self.store.write(self._wanted(record), previous=record)
@@ -113,6 +135,9 @@ class Elector:
             _LOG.warning("lease not reached", extra={"error": str(error), "leading": self.leading})
             return
         self._note(written, now=self.clock())
+        if self._led and not self.leading:
+            # A renewal that succeeds too late revives nobody: others may have led, and what we remember may be old.
+            return
         self._deadline = asked_at + self.times.renew_deadline
         if not self._led and self.leading:
             self._led = True
@@ -123,7 +148,7 @@ class Elector:
         transitions = 0 if record is None else record.transitions + (record.holder != self.identity)
         return LeaseRecord(
             holder=self.identity,
-            duration_seconds=int(self.times.duration),
+            duration_seconds=math.ceil(self.times.duration),  # never believed for less than the deadline assumes
             transitions=transitions,
             annotations={} if record is None else record.annotations,
             resource_version="" if record is None else record.resource_version,
