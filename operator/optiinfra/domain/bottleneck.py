@@ -36,6 +36,8 @@ IDLE_SPAN: Final = Seconds(300.0)
 """A service is not called idle on less."""
 EVEN: Final = 0.6
 """Mean batch fill below which a full replica beside a queue means uneven routing."""
+PASSING_SHARE: Final = 0.05
+"""Fewer waiting requests than this share of the running ones are just being taken in."""
 PLATEAU: Final = 0.85
 """Where no limit is known: running requests this close to their maximum, with a queue, are taken for the limit."""
 
@@ -123,11 +125,21 @@ class _Table:
 
     def queues(self) -> bool:
         """Tell whether requests wait, now or for a good part of the window, or were preempted."""
-        return (
-            _above(self.signals.waiting, 0.0)
-            or _at_least(self.signals.waiting_share, QUEUE_SHARE)
-            or _above(self.signals.preemption_rate, 0.0)
-        )
+        signals = self.signals
+        if _above(signals.preemption_rate, 0.0):
+            return True
+        # A request or two that a busy engine takes in with its next step are no queue.
+        if _number(signals.waiting) >= max(1.0, PASSING_SHARE * _number(signals.running)):
+            return True
+        return _at_least(signals.waiting_share, QUEUE_SHARE) and not self._drained()
+
+    def _drained(self) -> bool:
+        """Tell whether the window's queue is gone: what runs now leaves batches and KV cache well below limits."""
+        signals = self.signals
+        limit, _ = self._limit()
+        if isinstance(limit, Unknown) or _at_least(signals.kv_cache_usage, KV_FULL):
+            return False
+        return _number(signals.running) / max(signals.replicas_reporting, 1) < limit * EVEN
 
     def with_queue(self) -> Diagnosis:
         """Say what keeps requests waiting."""

@@ -7,6 +7,7 @@ from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Bottleneck, FindingType
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
+from optiinfra.domain.units import Seconds
 from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
 from tests.unit.engines.recorded import BATCH_BOUND, MEMORY_BOUND
 
@@ -129,6 +130,24 @@ def test_one_full_replica_among_empty_ones_is_uneven_load():
 def test_a_passing_blip_is_no_queue():
     found = judge(signals_of(waiting=0.0, waiting_max=3.0, waiting_share=0.05))
     assert found.bottleneck is Bottleneck.NONE
+
+
+def test_a_request_that_is_just_taken_in_is_no_queue():
+    assert judge(signals_of(running=60.0, waiting=1.0, waiting_share=0.1)).bottleneck is Bottleneck.NONE
+
+
+def test_a_queue_that_is_gone_limits_nobody_any_more():
+    drained = {"running": 30.0, "running_per_replica_max": 64.0, "waiting": 0.0, "waiting_max": 80.0}
+    found = judge(signals_of(replicas_expected=4, replicas_reporting=4, waiting_share=0.6, **drained))
+    assert found.bottleneck is Bottleneck.NONE
+
+
+def test_no_work_in_the_history_is_idle_when_the_window_is_short():
+    empty = {"running": 0.0, "running_max": 0.0, "busy_share": 0.0, "generation_token_rate": 0.0}
+    signals = signals_of(window=60.0, time_to_first_token_p95=UNKNOWN, inter_token_latency_p95=UNKNOWN, **empty)
+    found = diagnose(signals, limited(64), Objectives(), gpu_busy=0.0, quiet=Seconds(900.0))
+    assert found.bottleneck is Bottleneck.IDLE
+    assert "15 min" in found.message
 
 
 def test_slow_tokens_on_busy_gpus_are_compute():
