@@ -10,12 +10,15 @@ from typing import Any
 
 from optiinfra.cluster.document import JsonObject, Key, integer, integer_or_none, key_of, mapping, objects, text
 from optiinfra.cluster.pods import controller_of
+from optiinfra.cluster.quantities import quantity_in
 from optiinfra.domain.workload import ScalerFacts
 
 GROUP = "optiinfra.io"
 HELD_LABEL = "optiinfra.io/held"
 ORIGINAL_ANNOTATION = "optiinfra.io/original"
 BEFORE_FIRST_APPLY = ("before-first-apply", "Update")
+DEFAULT_TOLERANCE = 0.1
+"""What the HPA controller uses when behavior has no tolerance, or the server is too old to know it."""
 DEFAULT_MINIMUM = 1
 """What the API server uses when minReplicas is absent."""
 
@@ -61,6 +64,8 @@ def parse_scaler(document: JsonObject) -> ScalerRecord:
         min_replicas_managers=field_managers(document, "spec", "minReplicas"),
         held=HELD_LABEL in labels,
         original_min_replicas=_original(document),
+        tolerance_up=_tolerance(document, "scaleUp"),
+        tolerance_down=_tolerance(document, "scaleDown"),
     )
     return ScalerRecord(
         key,
@@ -76,6 +81,13 @@ def _scaling_active(document: JsonObject) -> tuple[bool | None, str]:
             status = text(condition, "status")
             return {"True": True, "False": False}.get(status), text(condition, "reason")
     return None, ""
+
+
+def _tolerance(document: JsonObject, direction: str) -> float:
+    # A quantity ("0", "50m"); the API server has refused anything else. The cluster's default may be set otherwise by
+    # a flag that nobody can read.
+    written = quantity_in(mapping(document, "spec", "behavior", direction), "tolerance")
+    return DEFAULT_TOLERANCE if written is None else written
 
 
 def owned_by_us(document: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from optiinfra.cluster.own_scaler import OwnScaler
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.work import Effect, ServiceWork, TargetWork
+from optiinfra.domain.policy import beyond_tolerance
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.workload import ScalerFacts
 
@@ -116,7 +117,7 @@ class Actuator:
             return
         # It outlives a few missed rounds, and no more: what nobody renews must disappear.
         lifetime = max(_LEAST_LIFETIME, _LIFETIME_INTERVALS * service.settings.interval)
-        self.board.publish(service.key.namespace, name, replicas=target.order, lifetime=lifetime)
+        self.board.publish(service.key.namespace, name, replicas=heard(target, target.order), lifetime=lifetime)
 
     # Own
 
@@ -257,6 +258,22 @@ def published_name(service: ServiceWork, target: TargetWork) -> str:
     if service.obj.spec.target_ref is not None:
         return service.key.name
     return f"{service.key.name}.{target.target.name}"
+
+
+def heard(target: TargetWork, order: int) -> int:
+    """Return the count to publish so that the scaler does what was ordered: an HPA is deaf within its tolerance."""
+    facts, limits = target.facts, target.limits
+    assert facts is not None
+    assert limits is not None
+    if facts.scaler is None:
+        return order
+    return beyond_tolerance(
+        order,
+        current=facts.desired_replicas,
+        tolerance_up=facts.scaler.tolerance_up,
+        tolerance_down=facts.scaler.tolerance_down,
+        maximum=limits.maximum,
+    )
 
 
 def floor_value(target: TargetWork, scaler: ScalerFacts, *, step: int) -> tuple[int | None, Effect | None]:

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ _FIRST_LOOK = 2.0
 """Seconds after which a new object gets its first status even when its target has not answered."""
 _BROKEN_INTERVAL = 300.0
 _USAGE_INTERVAL = 60.0
+_COUNTS_INTERVAL = 10.0
 
 
 @dataclass(slots=True)
@@ -198,7 +200,7 @@ class ControlLoop:
 
     async def upkeep(self) -> None:
         """Keep targets and usage fresh and let decisions expire, for ever; cancel to stop."""
-        usage_due = time.monotonic()
+        usage_due = counts_due = time.monotonic()
         while True:
             self.board.expire()
             metrics.QUEUE_DEPTH.set(len(self.queue))
@@ -208,10 +210,24 @@ class ControlLoop:
                 for reference in self._references(key):
                     if self.targets.age(key.namespace, reference) >= max(1.0, interval - 0.5):
                         self._read(key, reference)
+            if time.monotonic() >= counts_due:
+                counts_due = time.monotonic() + _COUNTS_INTERVAL
+                self._count()
             if time.monotonic() >= usage_due:
                 usage_due = time.monotonic() + _USAGE_INTERVAL
                 await self._refresh_usage()
             await asyncio.sleep(0.5)
+
+    def _count(self) -> None:
+        """Show what stands now; a kind that no object has any more disappears instead of staying at its last number."""
+        findings = Counter(pair for memory in self.memories.values() for pair in memory.findings)
+        recommended = Counter(kind for memory in self.memories.values() for kind in memory.recommended)
+        metrics.FINDINGS.clear()
+        metrics.RECOMMENDATIONS.clear()
+        for (kind, reason), count in findings.items():
+            metrics.FINDINGS.labels(kind, reason).set(count)
+        for kind, count in recommended.items():
+            metrics.RECOMMENDATIONS.labels(kind).set(count)
 
     async def _refresh_usage(self) -> None:
         by_namespace: dict[str, dict[str, ObjectKey]] = {}

@@ -56,8 +56,10 @@ class ObjectMemory:
     checkpointed_digest: str = ""
     emptyable_since: dict[str, float] = field(default_factory=dict)
     """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
-    insight_question: str = ""
-    """Digest of the candidates that were last asked about."""
+    findings: tuple[tuple[str, str], ...] = ()
+    """(type, reason) of the findings of the last round, for the metrics."""
+    recommended: tuple[str, ...] = ()
+    """Types of the recommendations that stand, for the metrics."""
 
     def target(self, name: str, *, step: Seconds = DEFAULT_STEP) -> TargetMemory:
         """Return the memory of one workload, making it when it is new; `step` is that of a new history."""

@@ -12,7 +12,7 @@ from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
-from optiinfra.control.actuation import Actuator, wants_to_act
+from optiinfra.control.actuation import Actuator, heard, wants_to_act
 from optiinfra.control.memory import Trial
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import verification
@@ -106,7 +106,11 @@ def effect_of(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> Eff
 
 def _followed(target: TargetWork, facts: WorkloadFacts, *, wanted: int, now: UnixTime) -> Effect:
     floor = target.target.scaling.actuation is Actuation.FLOOR
-    reached = facts.desired_replicas >= wanted if floor else facts.desired_replicas == wanted
+    current = facts.desired_replicas
+    reached = current >= wanted if floor else current == wanted
+    if not floor and not reached and heard(target, wanted) == current:
+        # The HPA would not move for so little: nothing is wrong, and nothing more is to be expected.
+        return Effect(effective=True, reason=Reason.SUCCEEDED, message="within the tolerance of the scaler")
     if reached:
         pending = sum(1 for pod in facts.pods if pod.phase == "Pending" and not pod.node and not pod.terminating)
         if pending and now - target.memory.ordered_at > _PATIENCE:

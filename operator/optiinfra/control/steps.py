@@ -7,12 +7,13 @@ thread, so that the Lease, probes and scrapers go on.
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from optiinfra import metrics
 from optiinfra.api.conditions import Condition, ConditionStatus, ConditionType, Wanted, merge
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
+from optiinfra.api.v1alpha1.status_parts import RecommendationStatus
 from optiinfra.cluster.events import EventRecorder, EventType, ObjectReference
 from optiinfra.control.actuation import Actuator, published_name
 from optiinfra.control.analyze import AnalysisTimes, analyze
@@ -21,11 +22,13 @@ from optiinfra.control.collect import Collector
 from optiinfra.control.execute import execute, wants_execution
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.monitor import monitor
 from optiinfra.control.plan import plan
 from optiinfra.control.report import service_status
 from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
+from optiinfra.domain.evidence import Finding
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
@@ -104,8 +107,10 @@ class Steps:
             if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
                 await self._tell(item.key, item.obj.metadata.uid, old, status.conditions)
             self.insights.consider(item, status.recommendations)
+            _remember(item.memory, [f for t in item.targets for f in t.findings], status.recommendations)
         elif isinstance(item, ClusterWork):
             cluster = cluster_status(item, round_id=work.id_for(item.key), now=work.at)
+            _remember(item.memory, item.findings, cluster.recommendations)
             old = item.obj.status.conditions
             if await self.reporter.report(item.key, item.obj, cluster, now=work.at, asked=item.key in work.tickets):
                 await self._tell(item.key, item.obj.metadata.uid, old, cluster.conditions)
@@ -162,3 +167,10 @@ class Steps:
                 published = self.actuator.board.get(service.key.namespace, published_name(service, target))
                 if published is not None and target.signals is not None and published.decided_at >= work.at:
                     metrics.SIGNAL_TO_DECISION.observe(max(0.0, published.decided_at - target.signals.time))
+
+
+def _remember(
+    memory: ObjectMemory, findings: Sequence[Finding], recommendations: Sequence[RecommendationStatus]
+) -> None:
+    memory.findings = tuple((str(finding.type), finding.reason) for finding in findings)
+    memory.recommended = tuple(str(item.type) for item in recommendations)

@@ -138,6 +138,22 @@ def _delay(*, limits: Limits, state: PolicyState, now: UnixTime, window_open: bo
     return None
 
 
+def beyond_tolerance(order: int, *, current: int, tolerance_up: float, tolerance_down: float, maximum: int) -> int:
+    """Return the count to publish so that an HPA with a tolerance acts on it.
+
+    An HPA ignores a metric within its tolerance of the present count (measured at 20 replicas and 10 %: 21 and 22 are
+    ignored). A rise within the band becomes the smallest count above it; where that is above the maximum, and for a
+    fall within the band, the present count is returned: the one is not allowed, the other not shown to be safe.
+    """
+    if order > current:
+        # "+ 1e-9": 20 x 1.1 is 22.000000000000004 in binary, and 22 itself is ignored.
+        audible = max(order, math.floor(current * (1.0 + tolerance_up) + 1e-9) + 1)
+        return audible if audible <= maximum else current
+    if current * (1.0 - tolerance_down) - 1e-9 <= order < current:
+        return current if tolerance_down > 0.0 else order
+    return order
+
+
 class Permit(StrEnum):
     """What follows from mode, suspension and windows."""
 

@@ -76,6 +76,9 @@ class ScalerFacts:
     held: bool = False
     """Carries our label: its minReplicas is a floor of ours."""
     original_min_replicas: int | None = None
+    tolerance_up: float = 0.1
+    """Share by which the metric must exceed the present count before the HPA acts; 0.1 where it does not say."""
+    tolerance_down: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optiinfra.domain.evidence import Direction
-from optiinfra.domain.policy import Limit, Limits, Mode, Permit, PolicyState, clamp, permitted
+from optiinfra.domain.policy import Limit, Limits, Mode, Permit, PolicyState, beyond_tolerance, clamp, permitted
 from optiinfra.domain.units import Seconds, UnixTime
 
 NOW = UnixTime(1.7e9)
@@ -167,3 +167,38 @@ def test_who_has_to_agree(direction, mode, suspended, window_open, permit, reaso
     permission = permitted(direction, mode=mode, suspended=suspended, window_open=window_open)
     assert (permission.permit, permission.reason) == (permit, reason)
     assert permission.acts is (permit in (Permit.APPROVE, Permit.AUTO))
+
+
+@pytest.mark.parametrize(
+    ("order", "current", "published"),
+    [
+        (21, 20, 23),  # 21 and 22 were measured to be ignored at 20 replicas
+        (23, 20, 23),
+        (30, 20, 30),
+        (20, 20, 20),
+        (19, 20, 20),  # within the band: a fall waits
+        (18, 20, 20),
+        (17, 20, 17),
+        (3, 2, 3),  # small counts are far outside the band anyway
+        (1, 2, 1),
+    ],
+)
+def test_what_a_deaf_scaler_is_told(order, current, published):
+    told = beyond_tolerance(order, current=current, tolerance_up=0.1, tolerance_down=0.1, maximum=40)
+    assert told == published
+
+
+def test_without_tolerance_the_count_is_published_as_it_is_and_the_maximum_is_never_exceeded():
+    for order in (19, 20, 21):
+        assert beyond_tolerance(order, current=20, tolerance_up=0.0, tolerance_down=0.0, maximum=40) == order
+    assert beyond_tolerance(21, current=20, tolerance_up=0.1, tolerance_down=0.1, maximum=22) == 20
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0.0, 0.5), st.integers(1, 300))
+def test_a_rise_is_always_heard_or_not_published(order, current, tolerance, maximum):
+    order = min(order, maximum)
+    told = beyond_tolerance(order, current=current, tolerance_up=tolerance, tolerance_down=tolerance, maximum=maximum)
+    assert told <= max(maximum, current)
+    assert told == current or told >= order
+    if order <= current:
+        assert told in {order, current}
