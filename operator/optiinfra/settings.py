@@ -25,7 +25,12 @@ class Scope(StrEnum):
 class OperatorSettings(BaseSettings):
     """Every field is the environment variable `OPTIINFRA_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="OPTIINFRA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="OPTIINFRA_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,  # an empty value in a manifest means that nobody set it
+    )
 
     kubeconfig: Path | None = None
     """Kubeconfig file; unset inside a cluster, where the pod's own ServiceAccount is used."""

@@ -312,28 +312,41 @@ def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> No
     nodes = tuple(cluster.nodes.values())
     proposals: list[Proposal] = []
     if spec.idle_gpus.enabled:
-        for node in nodes:
-            judged = idle.verdicts(
-                node,
-                now=now,
-                window=spec.idle_gpus.window.seconds,
-                stale_after=times.stale_after,
-                policy=times.idle_policy,
-            )
-            cluster.verdicts += judged
-            cluster.findings += idle.node_findings(judged)
-            proposals += _idle_gpus(cluster, node, judged)
+        proposals += _idle(cluster, now=now, times=times)
     if spec.consolidation.enabled and nodes:
         cluster.plan = consolidation.plan(nodes, now=now, max_moves=_most_moves(nodes))
         proposals += _emptyable(cluster, window=spec.consolidation.window.seconds, now=now)
     cluster.proposals = tuple(proposals)
 
 
+def _idle(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> list[Proposal]:
+    """Judge every GPU, and propose those that were idle for the whole window."""
+    window = cluster.obj.spec.idle_gpus.window.seconds
+    by_node: list[tuple[NodeFacts, tuple[idle.GpuVerdict, ...]]] = []
+    for node in cluster.nodes.values():
+        judged = idle.verdicts(node, now=now, window=window, stale_after=times.stale_after, policy=times.idle_policy)
+        by_node.append((node, judged))
+        cluster.verdicts += judged
+        cluster.findings += idle.node_findings(judged)
+    # Snapshots reach back half an hour; a longer window is remembered round by round. Whatever is not surely idle,
+    # missing data too, begins anew.
+    since = cluster.memory.idle_since
+    spans = {
+        verdict.uuid: verdict.evidence[0].window for verdict in cluster.verdicts if verdict.state in idle.IDLE_STATES
+    }
+    for gone in [uuid for uuid in since if uuid not in spans]:
+        del since[gone]
+    for uuid, span in spans.items():
+        since.setdefault(uuid, now - span)
+    cluster.idle = frozenset(uuid for uuid, first in since.items() if now - first >= window)
+    return [proposal for node, judged in by_node for proposal in _idle_gpus(cluster, node, judged)]
+
+
 def _idle_gpus(cluster: ClusterWork, node: NodeFacts, judged: Sequence[idle.GpuVerdict]) -> list[Proposal]:
-    count = idle.idle_gpus(judged)
+    surest = [verdict for verdict in judged if verdict.uuid in cluster.idle]
+    count = len(surest)
     if not count:
         return []
-    surest = [verdict for verdict in judged if verdict.state.startswith("Idle")]
     held = sum(1 for verdict in surest if verdict.pod)
     return [
         Proposal(

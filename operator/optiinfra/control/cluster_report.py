@@ -1,6 +1,6 @@
 """What a round found about nodes, as the status of a ClusterResourceOptimization: pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from optiinfra.api.conditions import merge
 from optiinfra.api.scalars import Time
@@ -10,9 +10,8 @@ from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
 from optiinfra.control.conditions import cluster_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.work import ClusterWork
-from optiinfra.domain import idle
 from optiinfra.domain.evidence import RecommendationType, Refusal
-from optiinfra.domain.idle import GpuState, GpuVerdict
+from optiinfra.domain.idle import IDLE_STATES, GpuState, GpuVerdict
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import HOURS_PER_MONTH, UnixTime
 from optiinfra.domain.workload import NodeFacts
@@ -69,17 +68,20 @@ def _busy(nodes: Sequence[NodeFacts]) -> Value:
     return sum(values) / len(values)
 
 
-def _idle(verdicts: Sequence[GpuVerdict]) -> Value:
-    """GPUs that were surely idle; unknown while no GPU has a verdict yet."""
+def _idle(verdicts: Sequence[GpuVerdict], idle: Collection[str]) -> Value:
+    """GPUs that were idle for the whole window; unknown while nobody was watched for so long."""
     if not verdicts:
         return Unknown(UnknownReason.NOT_MEASURED, "no agent reports GPUs")
     if all(verdict.state is GpuState.UNKNOWN for verdict in verdicts):
         return Unknown(UnknownReason.TOO_FEW_SAMPLES, verdicts[0].message)
-    return float(idle.idle_gpus(verdicts))
+    count = sum(1 for verdict in verdicts if verdict.uuid in idle)
+    if not count and any(verdict.state in IDLE_STATES for verdict in verdicts):
+        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "idle, but not yet for the whole window")
+    return float(count)
 
 
 def _summary(cluster: ClusterWork, nodes: Sequence[NodeFacts], *, now: UnixTime) -> ClusterSummary:
-    idle_count = _idle(cluster.verdicts)
+    idle_count = _idle(cluster.verdicts, cluster.idle)
     times = [node.agent[-1].time for node in nodes if node.agent]
     return ClusterSummary(
         pools=len(cluster.obj.spec.pools),
@@ -97,7 +99,7 @@ def _pool(cluster: ClusterWork, name: str) -> PoolStatus:
     nodes = [node for node in cluster.nodes.values() if node.pool == name]
     names = {node.name for node in nodes}
     verdicts = [verdict for verdict in cluster.verdicts if verdict.node in names]
-    idle_count = _idle(verdicts)
+    idle_count = _idle(verdicts, cluster.idle)
     prices = cluster.prices[name]
     gpus = sum(node.gpus for node in nodes)
     hourly = [prices.gpu_hour_of(node.gpu_model) for node in nodes]

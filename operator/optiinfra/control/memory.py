@@ -54,6 +54,8 @@ class ObjectMemory:
     """Whether the checkpoint was looked for."""
     checkpointed_at: float = 0.0
     checkpointed_digest: str = ""
+    idle_since: dict[str, float] = field(default_factory=dict)
+    """GPUs by uuid and since when they are known to be idle."""
     emptyable_since: dict[str, float] = field(default_factory=dict)
     """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
     findings: tuple[tuple[str, str], ...] = ()

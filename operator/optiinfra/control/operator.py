@@ -319,7 +319,8 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
     """Put the parts together; nothing is started and nothing is sent."""
     namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ()
     cluster_kind = settings.scope is Scope.CLUSTER
-    registry, snapshots, memories = Registry(), SnapshotStore(), dict[ObjectKey, ObjectMemory]()
+    registry, memories = Registry(), dict[ObjectKey, ObjectMemory]()
+    snapshots = SnapshotStore(keep_pages_seconds=max(240.0, 2.0 * settings.signal_window_seconds))
     inventory, access = Inventory(client, namespaces=namespaces), Access(client, audience=settings.token_audience)
     board = DecisionBoard(clock=time.time)
     elector = Elector(

@@ -113,6 +113,8 @@ class ClusterWork:
     prices: Mapping[str, PriceList] = field(default_factory=dict)
     """By pool name; "" for nodes of no pool."""
     verdicts: tuple[GpuVerdict, ...] = ()
+    idle: frozenset[str] = frozenset()
+    """GPUs that were idle for the object's whole window."""
     plan: ConsolidationPlan | None = None
     proposals: tuple[Proposal, ...] = ()
     refusals: tuple[Refusal, ...] = ()

@@ -77,7 +77,7 @@ class Consolidation(ApiModel):
 
     enabled: StrictBool = True
     """Whether this is analysed."""
-    window: Annotated[Duration, DurationBetween("5m", "168h")] = Duration("1h")
+    window: Annotated[Duration, DurationBetween("1m", "168h")] = Duration("1h")
     """How long a node must have been emptyable."""
     headroom: Annotated[Share, ShareBetween(0, 0.5)] = Share("10%")
     """Share of the remaining nodes' capacity that stays free."""
@@ -88,7 +88,7 @@ class IdleGpus(ApiModel):
 
     enabled: StrictBool = True
     """Whether this is analysed."""
-    window: Annotated[Duration, DurationBetween("5m", "168h")] = Duration("1h")
+    window: Annotated[Duration, DurationBetween("1m", "168h")] = Duration("1h")
     """How long a GPU must have been idle."""
 
 
