@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from pydantic import ValidationError
+
 from optiinfra.api.errors import InvalidObject
 from optiinfra.api.v1alpha1 import (
     APPROVE_ANNOTATION,
@@ -72,7 +74,7 @@ class Registry:
         known = _parse(kind, body)
         key = key_of(kind, known.metadata)
         old = self._objects.get(key)
-        if old is not None and old.metadata.uid == known.metadata.uid and _older(known, old):
+        if old is not None and _older(known, old):
             return Change(key, is_new=False, spec_changed=False, approval_changed=False)
         self.remove(key)
         self._objects[key] = known
@@ -135,7 +137,10 @@ def _parse(kind: Kind, body: Mapping[str, Any]) -> Known:
     try:
         return _KINDS[kind].parse(body)
     except InvalidObject as error:
-        metadata = ObjectMeta.model_validate(body["metadata"])
+        try:
+            metadata = ObjectMeta.model_validate(body.get("metadata"))
+        except ValidationError:
+            raise error from None  # it names the field; without a name there is nothing to keep it under
         status = body.get("status")
         return Broken(
             metadata=metadata,
@@ -147,7 +152,8 @@ def _parse(kind: Kind, body: Mapping[str, Any]) -> Known:
 
 def _older(new: Known, old: Known) -> bool:
     # resourceVersions are opaque by contract, but equal ones are equal; order is only compared where both are numbers
-    # (KEP-5504 makes them comparable). A late event must not undo what our own write already told us.
+    # (KEP-5504 makes them comparable). A late event must not undo what our own write already told us, nor bring back a
+    # predecessor of the same name: whatever its uid, what exists now was created later.
     mine, theirs = new.metadata.resource_version, old.metadata.resource_version
     return mine.isdigit() and theirs.isdigit() and int(mine) < int(theirs)
 
