@@ -101,11 +101,16 @@ _Reading = TypeVar("_Reading", EngineReading, AgentReading)
 
 
 def _keep_spread(kept: deque[_Reading], reading: _Reading, *, keep_seconds: float) -> None:
+    # Read again before it was measured again, or measured before the clock went back: one moment is one reading, and
+    # what lies in the future of the newest is not history.
+    while kept and kept[-1].time >= reading.time:
+        kept.pop()
     while kept and kept[0].time < reading.time - keep_seconds:
         kept.popleft()
     # The newest page always counts, older ones only need to cover the window: the second newest gives way when it
     # stands closer to its predecessor than the spacing that fills the window with the pages we keep.
-    spacing = keep_seconds / (kept.maxlen or 1)
+    assert kept.maxlen is not None
+    spacing = keep_seconds / (kept.maxlen - _DENSE)
     if len(kept) > _DENSE and kept[-_DENSE].time - kept[-_DENSE - 1].time < spacing:
         del kept[-_DENSE]
     kept.append(reading)
