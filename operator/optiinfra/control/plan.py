@@ -8,14 +8,16 @@ approval of one recommendation is the order, for as long as that recommendation 
 from optiinfra.api import maintenance
 from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.common import Mode
+from optiinfra.api.v1alpha1.status_parts import ActionState
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import policy
 from optiinfra.domain.evidence import Direction, RecommendationType
-from optiinfra.domain.readings import Unknown
+from optiinfra.domain.policy import Clamped, Limit, LimitReason, PolicyState
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.units import UnixTime
 
 APPROVAL_LIFETIME = 24 * 3600.0
+_STANDING = (ActionState.APPROVED, ActionState.APPLIED, ActionState.VERIFIED)
 
 
 def plan(work: Work, *, actuation_enabled: bool, kill_switch: bool) -> Work:
@@ -29,7 +31,7 @@ def plan(work: Work, *, actuation_enabled: bool, kill_switch: bool) -> Work:
             if isinstance(target.decision, ScalingDecision) and target.problem is None:
                 _clamp(service, target, target.decision, now=work.at, window_open=window_open)
                 if target.withheld is None:
-                    target.order = _order(service, target, target.decision, now=work.at)
+                    target.order = _order(service, target, target.decision, now=work.at, window_open=window_open)
     return work
 
 
@@ -45,15 +47,7 @@ def _withheld(service: ServiceWork, *, actuation_enabled: bool, kill_switch: boo
 def _clamp(
     service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime, window_open: bool
 ) -> None:
-    assert target.limits is not None
-    target.clamped = policy.clamp(
-        decision.desired,
-        current=decision.current,
-        limits=target.limits,
-        state=target.memory.policy,
-        now=now,
-        window_open=window_open,
-    )
+    target.clamped = _limited(decision.desired, target, decision, now=now, window_open=window_open)
     target.permission = policy.permitted(
         decision.direction,
         mode=policy.Mode(str(service.settings.mode_for(decision.direction))),
@@ -62,28 +56,55 @@ def _clamp(
     )
 
 
-def _order(service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime) -> int | None:
+def _limited(
+    proposed: int, target: TargetWork, decision: ScalingDecision, *, now: UnixTime, window_open: bool
+) -> Clamped:
+    """Bring a count within the limits of policy."""
+    assert target.limits is not None
+    ordered, current = target.memory.ordered, decision.current
+    if ordered is not None and proposed < current and ordered < current:
+        # A fall that was ordered stands until the workload has followed: a scaler looks every 15 to 30 seconds, and
+        # what the next round took back it would never see. The next fall waits behind it; any rise is heard at once.
+        standing = policy.clamp(
+            max(proposed, ordered), current=current, limits=target.limits, state=PolicyState(), now=now
+        )
+        waits = LimitReason(Limit.ACTION_IN_FLIGHT, f"the fall to {ordered} was ordered and is not followed yet")
+        return Clamped(standing.value, standing.reasons if proposed >= ordered else (waits, *standing.reasons))
+    return policy.clamp(
+        proposed,
+        current=current,
+        limits=target.limits,
+        state=target.memory.policy,
+        now=now,
+        window_open=window_open,
+    )
+
+
+def _order(
+    service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime, window_open: bool
+) -> int | None:
     """Replicas to publish now, or None."""
     assert target.clamped is not None
-    assert target.limits is not None
     modes = service.settings.modes
     if service.settings.suspended or {modes.scale_up, modes.scale_down} == {Mode.RECOMMEND}:
         return None
     wanted = target.clamped.value
-    if wanted == decision.current:
+    automatic = Mode.AUTO in (modes.scale_up, modes.scale_down)
+    if wanted == decision.current and automatic:
         # Nothing to change; a scaler that listens still has to hear a number, or it would say that the metric is gone.
-        return (
-            _bounded(decision.current, target)
-            if Mode.AUTO in (modes.scale_up, modes.scale_down)
-            else _approved(service, target, now=now)
-        )
-    mode = modes.of(Direction.SCALE_UP if wanted > decision.current else Direction.SCALE_DOWN)
-    if mode is Mode.AUTO:
+        return _bounded(decision.current, target)
+    if wanted != decision.current and modes.of(_direction(decision.current, wanted)) is Mode.AUTO:
         return wanted
-    approved = _approved(service, target, now=now)
-    if approved is not None:
-        return approved
-    return _bounded(decision.current, target) if Mode.AUTO in (modes.scale_up, modes.scale_down) else None
+    approved = _approved(service, target, decision, now=now, window_open=window_open)
+    if approved is None:
+        approved = _standing(service, target, decision, now=now)
+    if approved is None and automatic:
+        return _bounded(decision.current, target)
+    return approved
+
+
+def _direction(before: int, after: int) -> Direction:
+    return Direction.SCALE_UP if after > before else Direction.SCALE_DOWN
 
 
 def _bounded(replicas: int, target: TargetWork) -> int:
@@ -91,23 +112,43 @@ def _bounded(replicas: int, target: TargetWork) -> int:
     return min(max(replicas, target.limits.minimum), target.limits.maximum)
 
 
-def _approved(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> int | None:
-    """Return what a person approved: just now, or earlier and still valid."""
+def _approved(
+    service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime, window_open: bool
+) -> int | None:
+    """Return what a person approved and nobody applied yet. Who approves agrees to the change, not to other limits."""
     for item in service.obj.status.recommendations:
         if (
             item.id in service.approved
             and item.type is RecommendationType.REPLICAS
             and item.subject == target.target.name
+            and service.settings.mode_for(_direction(decision.current, int(item.proposed))) is Mode.APPROVE
         ):
-            return _bounded(int(item.proposed), target)
-    if isinstance(target.decision, Unknown):
-        return None
-    for action in reversed(service.obj.status.actions):
-        if (
-            action.type is RecommendationType.REPLICAS
-            and action.recommendation_id in {used.id for used in service.obj.status.used_approvals}
-            and now - action.at.unix < APPROVAL_LIFETIME
-            and action.state in ("Approved", "Applied", "Verified")
-        ):
-            return _bounded(int(action.to), target)
+            return _limited(int(item.proposed), target, decision, now=now, window_open=window_open).value
     return None
+
+
+def _standing(service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime) -> int | None:
+    """Return what was approved and applied earlier, while that approval still holds."""
+    assert target.clamped is not None
+    used = {approval.id for approval in service.obj.status.used_approvals}
+    action = next(
+        (
+            action
+            for action in reversed(service.obj.status.actions)
+            if action.type is RecommendationType.REPLICAS and action.recommendation_id in used
+        ),
+        None,
+    )
+    if action is None or now - action.at.unix >= APPROVAL_LIFETIME or action.state not in _STANDING:
+        return None
+    before, after, current = int(action.from_), int(action.to), decision.current
+    direction = _direction(before, after)
+    if service.settings.mode_for(direction) is not Mode.APPROVE:
+        return None
+    if len(service.targets) > 1 and target.memory.ordered != after:
+        # An action does not say which variant it changed; only the one that remembers the order takes it.
+        return None
+    if after < current:
+        # An approved rise is no reason to shrink, and an approved fall gives way when more is needed by now.
+        after = current if direction is Direction.SCALE_UP else min(current, max(after, target.clamped.value))
+    return _bounded(after, target)
