@@ -1,5 +1,6 @@
 """The snapshot store: bounded, spread over its window, oldest first."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -77,7 +78,7 @@ def test_the_kept_pages_span_the_window_at_any_interval_and_the_newest_are_all_t
     assert kept[0] >= newest - 240.0
     assert kept[0] <= newest - 240.0 + 2 * max(interval, 240.0 / 36), "the window is not covered"
     assert kept[-8:] == pytest.approx([newest - back * interval for back in range(7, -1, -1)])
-    gaps = [later - earlier for earlier, later in zip(kept, kept[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(kept)]
     assert max(gaps) <= 2 * max(interval, 240.0 / 36)
 
 
