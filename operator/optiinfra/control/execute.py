@@ -78,6 +78,7 @@ def _note(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
             id=identifier,
             recommendation_id=recommendation,
             type=RecommendationType.REPLICAS,
+            subject=target.target.name,
             state=ActionState.APPLIED,
             from_=str(before),
             to=str(order),

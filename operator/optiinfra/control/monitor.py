@@ -73,6 +73,7 @@ def _finish(
             id=trial.action_id,
             recommendation_id=trial.recommendation_id,
             type=RecommendationType.REPLICAS,
+            subject=target.target.name,
             state=state,
             from_=str(trial.from_replicas),
             to=str(trial.to_replicas),

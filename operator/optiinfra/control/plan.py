@@ -135,7 +135,9 @@ def _standing(service: ServiceWork, target: TargetWork, decision: ScalingDecisio
         (
             action
             for action in reversed(service.obj.status.actions)
-            if action.type is RecommendationType.REPLICAS and action.recommendation_id in used
+            if action.type is RecommendationType.REPLICAS
+            and action.subject == target.target.name
+            and action.recommendation_id in used
         ),
         None,
     )
@@ -144,9 +146,6 @@ def _standing(service: ServiceWork, target: TargetWork, decision: ScalingDecisio
     before, after, current = int(action.from_), int(action.to), decision.current
     direction = _direction(before, after)
     if service.settings.mode_for(direction) is not Mode.APPROVE:
-        return None
-    if len(service.targets) > 1 and target.memory.ordered != after:
-        # An action does not say which variant it changed; only the one that remembers the order takes it.
         return None
     if after < current:
         # An approved rise is no reason to shrink, and an approved fall gives way when more is needed by now.

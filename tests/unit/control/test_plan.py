@@ -210,7 +210,16 @@ def test_policy_has_the_last_word_on_an_approved_number_too():
     assert order(approve(approvable(closed, desired=2))) in (4, None), "and for a window"
 
 
-def used(*, to: str, seconds_ago: float, state: str = "Applied", current: int = 4, desired: int, mode: str = "Approve"):
+def used(
+    *,
+    to: str,
+    seconds_ago: float,
+    state: str = "Applied",
+    current: int = 4,
+    desired: int,
+    mode: str = "Approve",
+    subject: str = DEPLOYMENT["name"],
+):
     """A service on which an approval was used earlier; its recommendation is gone from the status."""
     at = time_text(NOW - seconds_ago)
     status = {
@@ -220,6 +229,7 @@ def used(*, to: str, seconds_ago: float, state: str = "Applied", current: int = 
                 "id": "act-1",
                 "recommendationId": "rec-1",
                 "type": "Replicas",
+                "subject": subject,
                 "state": state,
                 "from": "2",
                 "to": to,
@@ -235,6 +245,10 @@ def test_an_approved_order_stands_for_as_long_as_the_approval_holds():
     assert order(used(to="4", seconds_ago=3600, desired=4, state="Verified")) == 4
     assert order(used(to="4", seconds_ago=25 * 3600, desired=4)) is None
     assert order(used(to="6", seconds_ago=60, desired=6)) == 6, "the scaler has not followed yet"
+
+
+def test_an_approval_of_one_target_orders_no_other():
+    assert order(used(to="4", seconds_ago=60, desired=4, subject="another")) is None
 
 
 @pytest.mark.parametrize("state", ["RolledBack", "Refused", "Failed"])

@@ -167,6 +167,8 @@ class ActionStatus(ApiModel):
     """The recommendation it came from."""
     type: RecommendationType
     """What was changed."""
+    subject: Name = ""
+    """What was changed, when not the whole object: the target of a service, a container."""
     state: ActionState
     """Where it stands."""
     from_: Annotated[str, Field(max_length=256, alias="from")]
