@@ -6,6 +6,7 @@ anything else stops. Connections are bounded in number and time.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import uvicorn
@@ -31,10 +32,9 @@ async def serving(app: FastAPI, *, host: str, port: int) -> AsyncIterator[int]:
     Raises:
         ServerError: the port is taken, or the server did not start within ten seconds.
     """
+    listener = _listen(host, port)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         limit_concurrency=512,
@@ -45,17 +45,31 @@ async def serving(app: FastAPI, *, host: str, port: int) -> AsyncIterator[int]:
         ws="none",
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(), name="http")
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     try:
-        async with asyncio.timeout(10):
-            while not server.started:
-                if task.done():
-                    raise ServerError(f"HTTP server on {host}:{port} did not start: is the port taken?")
-                await asyncio.sleep(0.02)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    except TimeoutError as error:
-        raise ServerError(f"HTTP server on {host}:{port} did not start within 10 s") from error
+        await _started(server, task)
+        yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        with contextlib.suppress(asyncio.CancelledError, SystemExit):  # uvicorn exits when its port is taken
-            await task
+        await task
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # Not left to uvicorn: when the port is taken it ends the whole process from inside a task, without our one line.
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ServerError(f"HTTP server on {host}:{port} did not start: {error.strerror or error}") from error
+
+
+async def _started(server: uvicorn.Server, task: "asyncio.Task[None]") -> None:
+    try:
+        async with asyncio.timeout(10):
+            while not server.started and not task.done():  # noqa: ASYNC110  uvicorn tells by a flag alone
+                await asyncio.sleep(0.02)
+    except TimeoutError as error:
+        raise ServerError("the HTTP server did not start within 10 s") from error
+    if not server.started:
+        raise ServerError("the HTTP server ended before it had started")
