@@ -7,14 +7,13 @@ the reason, never an old answer of this replica.
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from optiinfra.cluster.errors import FetchError
 from optiinfra.web.ports import OperatorView
-
-_BODY_LIMIT = 64 << 10
 
 
 class Forwarder(Protocol):
@@ -28,6 +27,13 @@ class Forwarder(Protocol):
 
 def _is_ours(path: str) -> bool:
     return not path.startswith("/api/v1/") or path.startswith("/api/v1/health")
+
+
+def _target(request: Request) -> str:
+    """Path and query as they came: decoding them once more would make another request of them."""
+    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    query: bytes = request.scope["query_string"]
+    return (raw + (b"?" + query if query else b"")).decode("ascii", "replace")
 
 
 def follower_proxy(
@@ -45,18 +51,15 @@ def follower_proxy(
             return JSONResponse(
                 {"detail": "no replica leads at the moment; try again in a few seconds"}, status_code=503
             )
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > _BODY_LIMIT:
-            return JSONResponse({"detail": f"the body may have at most {_BODY_LIMIT} bytes"}, status_code=413)
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         headers = {"x-optiinfra-forwarded": "1"} | {
             name: value
             for name, value in request.headers.items()
             if name.lower() in {"authorization", "content-type", "accept"}
         }
         try:
+            # The body is bounded: `app` refuses larger ones before this is asked.
             status, content_type, body = await forwarder.forward(
-                request.method, address, target, headers=headers, body=await request.body()
+                request.method, address, _target(request), headers=headers, body=await request.body()
             )
         except FetchError as error:
             return JSONResponse({"detail": f"the leader did not answer: {error}"}, status_code=503)
