@@ -14,6 +14,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from optiinfra.cluster.errors import ClusterError
 from optiinfra.web.ports import Caller, Reviewer
 
 _GOOD_SECONDS = 60.0
@@ -29,7 +30,7 @@ class Gate:
 
     reviewer: Reviewer | None
     _callers: OrderedDict[str, tuple[float, Caller | None]] = field(default_factory=OrderedDict)
-    _verdicts: OrderedDict[tuple[str, ...], tuple[float, bool]] = field(default_factory=OrderedDict)
+    _verdicts: OrderedDict[object, tuple[float, bool]] = field(default_factory=OrderedDict)
 
     async def caller(self, token: str) -> Caller | None:
         """Return who holds the token, or None."""
@@ -48,7 +49,9 @@ class Gate:
     ) -> bool:
         """Tell whether the caller may do `verb` on our `resource`."""
         assert self.reviewer is not None
-        key = (caller.user, *caller.groups, "|", verb, resource, namespace, name, subresource)
+        # Everything that the review sees: two callers who differ in anything never share a verdict.
+        who = (caller.user, caller.groups, tuple(sorted(caller.extra.items())))
+        key = (who, verb, resource, namespace, name, subresource)
         known = self._verdicts.get(key)
         now = time.monotonic()
         if known is not None and known[0] > now:
@@ -68,15 +71,31 @@ class Gate:
     async def demand(
         self, request: Request, *, verb: str, resource: str, namespace: str = "", name: str = "", subresource: str = ""
     ) -> None:
-        """Raise 403 unless the caller of this request may do it."""
-        caller: Caller | None = request.state.caller
-        if caller is None:
-            return  # authentication is off
-        if not await self.permit(
-            caller, verb=verb, resource=resource, namespace=namespace, name=name, subresource=subresource
+        """Raise 403 unless the caller of this request may do it, 503 when nobody can say."""
+        if not await self.allows(
+            request, verb=verb, resource=resource, namespace=namespace, name=name, subresource=subresource
         ):
             what = f"{resource}/{subresource}" if subresource else resource
-            raise HTTPException(403, f"{caller.user} may not {verb} {what}.optiinfra.io in namespace '{namespace}'")
+            user = request.state.caller.user
+            raise HTTPException(403, f"{user} may not {verb} {what}.optiinfra.io in namespace '{namespace}'")
+
+    async def allows(
+        self, request: Request, *, verb: str, resource: str, namespace: str = "", name: str = "", subresource: str = ""
+    ) -> bool:
+        """Tell whether the caller of this request may do it; raises 503 when nobody can say."""
+        caller: Caller | None = request.state.caller
+        if caller is None:
+            return True  # authentication is off
+        try:
+            return await self.permit(
+                caller, verb=verb, resource=resource, namespace=namespace, name=name, subresource=subresource
+            )
+        except ClusterError as error:
+            raise _unanswered(error) from error
+
+
+def _unanswered(error: ClusterError) -> HTTPException:
+    return HTTPException(503, f"the API server could not be asked who you are and what you may: {error}")
 
 
 def _remember(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]  # two value types
@@ -98,7 +117,10 @@ async def authenticated(
         raise HTTPException(
             401, "send 'Authorization: Bearer <token of audience optiinfra>'", {"WWW-Authenticate": "Bearer"}
         )
-    caller = await gate.caller(credentials.credentials)
+    try:
+        caller = await gate.caller(credentials.credentials)
+    except ClusterError as error:
+        raise _unanswered(error) from error
     if caller is None:
         raise HTTPException(401, "the token is not valid for audience optiinfra", {"WWW-Authenticate": "Bearer"})
     request.state.caller = caller
