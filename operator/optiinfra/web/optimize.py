@@ -4,6 +4,7 @@ Everything answered here is what is written in the objects' status; nothing is c
 API, `kubectl` and GitOps never tell different stories.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
@@ -14,10 +15,8 @@ from optiinfra.web.ports import OperatorView
 
 _Kind = Literal["ResourceOptimization", "ClusterResourceOptimization"]
 _RO: _Kind = "ResourceOptimization"
-_PLURAL: dict[_Kind, str] = {
-    _RO: "resourceoptimizations",
-    "ClusterResourceOptimization": "clusterresourceoptimizations",
-}
+_CRO: _Kind = "ClusterResourceOptimization"
+_PLURAL: dict[_Kind, str] = {_RO: "resourceoptimizations", _CRO: "clusterresourceoptimizations"}
 _DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 
 router = APIRouter(prefix="/api/v1", tags=["optimize"], dependencies=[Depends(authenticated)])
@@ -46,6 +45,17 @@ def _view(request: Request) -> OperatorView:
 def _gate(request: Request) -> Gate:
     gate: Gate = request.app.state.gate
     return gate
+
+
+async def _listed(request: Request, namespace: str | None) -> list[Mapping[str, Any]]:
+    """Objects that the caller may list: those of a namespace or all; cluster-scoped ones only with their own right."""
+    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
+    found = _view(request).objects(namespace)
+    if any(item["kind"] == _CRO for item in found) and not await _gate(request).allows(
+        request, verb="list", resource=_PLURAL[_CRO]
+    ):
+        return [item for item in found if item["kind"] != _CRO]
+    return list(found)
 
 
 @router.post("/optimize/run", status_code=202)
@@ -79,8 +89,7 @@ async def status(
         if found is None:
             raise HTTPException(404, f"there is no {kind} {namespace or ''}/{name}")
         return dict(found)
-    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
-    return {"items": list(_view(request).objects(namespace))}
+    return {"items": await _listed(request, namespace)}
 
 
 @router.get("/recommendations")
@@ -88,11 +97,10 @@ async def recommendations(
     request: Request, namespace: Annotated[str | None, Query(max_length=63)] = None
 ) -> dict[str, Any]:
     """List the recommendations that stand now, with the object each belongs to."""
-    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
     return {
         "items": [
             {"kind": item["kind"], "metadata": item["metadata"], "recommendation": recommendation}
-            for item in _view(request).objects(namespace)
+            for item in await _listed(request, namespace)
             for recommendation in item.get("status", {}).get("recommendations", ())
         ]
     }
@@ -101,11 +109,10 @@ async def recommendations(
 @router.get("/savings")
 async def savings(request: Request, namespace: Annotated[str | None, Query(max_length=63)] = None) -> dict[str, Any]:
     """List the savings ledger of each object."""
-    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
     return {
         "items": [
             {"kind": item["kind"], "metadata": item["metadata"], "savings": item["status"]["savings"]}
-            for item in _view(request).objects(namespace)
+            for item in await _listed(request, namespace)
             if item.get("status", {}).get("savings")
         ]
     }
