@@ -42,7 +42,10 @@ class Heartbeat(BaseModel):
     agent_id: _Name
     status: Annotated[str, Field(max_length=32)]
     timestamp: float | Annotated[str, Field(max_length=64)]
-    metrics: Annotated[dict[str, float | int | str | bool | None], Field(max_length=64)] = {}
+    metrics: Annotated[
+        dict[Annotated[str, Field(max_length=64)], float | int | Annotated[str, Field(max_length=256)] | bool | None],
+        Field(max_length=64),
+    ] = {}
 
 
 class Agent(Registration):
