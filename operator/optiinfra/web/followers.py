@@ -40,7 +40,7 @@ class LeaderDecisions:
             status, _, body = await self.forwarder.forward(
                 "GET",
                 address,
-                f"/api/v1/decisions/{quote(namespace)}",
+                f"/api/v1/decisions/{quote(namespace, safe='')}",
                 headers={"authorization": f"Bearer {token}", "x-optiinfra-forwarded": "1"},
                 body=b"",
             )
