@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from optiinfra.cluster.errors import ClusterError
 from optiinfra.web.ports import Caller, Decision, Reviewer
 
 _LOG = logging.getLogger(__name__)
@@ -119,12 +120,16 @@ class ExternalMetrics:
 
     async def _values(self, request: web.Request) -> web.Response:
         namespace, metric = request.match_info["namespace"], request.match_info["metric"]
-        if not await self.permit(request["caller"], namespace, metric):
+        try:
+            permitted = await self.permit(request["caller"], namespace, metric)
+        except ClusterError as error:
+            return _status(503, "ServiceUnavailable", f"the API server could not be asked who may read: {error}")
+        if not permitted:
             return _status(403, "Forbidden", f"{request['caller'].user} may not get {metric} in namespace {namespace}")
         if metric != METRIC:
             return _status(404, "NotFound", f"the only external metric here is {METRIC}")
         try:
-            wanted = _selected_names(request.query.get("labelSelector", ""))
+            wanted = _selected_names(",".join(request.query.getall("labelSelector", ())))
         except ValueError as error:
             return _status(400, "BadRequest", str(error))
         items = [
