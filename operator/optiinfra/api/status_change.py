@@ -1,10 +1,12 @@
 """Whether a status is worth a write: an idle fleet must cost the API server nothing.
 
 Words decide at once (conditions, enums, reasons, ids, a number that became unknown); so does a decided replica count.
-Other numbers, times and sentences with numbers in them are written at most every five minutes, and what is equal
-never. `lastRound` says when the status was last written and is no difference by itself.
+Other numbers, and sentences that say something else, are written at most every five minutes. What is equal is never
+written, nor are times, spans and the numbers inside sentences by themselves: "no work in the last 45 s" would else
+cost a write every few minutes for as long as nothing happens. `lastRound` says when the status was last written.
 """
 
+import re
 from typing import Any, Final
 
 from optiinfra.api.v1alpha1.cluster_resource_optimization import ClusterResourceOptimizationStatus
@@ -16,10 +18,16 @@ NUMBERS_INTERVAL: Final = Seconds(300.0)
 
 Status = ResourceOptimizationStatus | ClusterResourceOptimizationStatus
 
-_VOLATILE = frozenset(
-    {"message", "summary", "at", "since", "measuredAt", "expiresAt", "lower", "upper", "patch", "lastTransitionTime"}
-)
-"""Texts that carry numbers or times; a change of meaning shows in the words beside them."""
+_TIMES = frozenset({"at", "since", "measuredAt", "expiresAt", "lastTransitionTime", "window"})
+"""Times and spans: they go on by themselves, and are right again whenever something else is written."""
+
+_SENTENCES = frozenset({"message", "summary", "unknown"})
+"""Texts that may carry numbers or times; a change of meaning shows in the words beside them."""
+
+_FIGURES = frozenset({"lower", "upper", "patch", "horizon"})
+"""Numbers in the dress of a text."""
+
+_DIGITS = re.compile(r"\d+")
 
 
 def is_meaningful_change(old: Status | None, new: Status, *, now: UnixTime) -> bool:
@@ -29,9 +37,11 @@ def is_meaningful_change(old: Status | None, new: Status, *, now: UnixTime) -> b
     before, after = _content(old), _content(new)
     if before == after:
         return False
-    if _words(before) != _words(after):
+    if _reduced(before, numbers=False) != _reduced(after, numbers=False):
         return True
-    return now - old.last_round.at.unix >= NUMBERS_INTERVAL
+    if now - old.last_round.at.unix < NUMBERS_INTERVAL:
+        return False
+    return bool(_reduced(before, numbers=True) != _reduced(after, numbers=True))
 
 
 def _content(status: Status) -> dict[str, Any]:
@@ -40,19 +50,23 @@ def _content(status: Status) -> dict[str, Any]:
     return content
 
 
-def _words(value: Any, key: str = "", parent: str = "") -> Any:
-    """Return the value with numbers and volatile texts blanked."""
+def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> Any:
+    """Return what counts of a value: its words, and with `numbers` also its numbers and sentences."""
     match value:
         case dict():
-            return {name: _words(part, name, key or parent) for name, part in value.items()}
+            return {name: _reduced(part, name, key or parent, numbers=numbers) for name, part in value.items()}
         case list():
-            return [_words(part, "", key or parent) for part in value]
+            return [_reduced(part, "", key or parent, numbers=numbers) for part in value]
         case bool():
             return value
         case int() | float():
-            return value if key == "observedGeneration" or (key == "replicas" and parent == "desired") else 0
-        case str():
-            if key in _VOLATILE:
-                return ""
-            return value.split(":", 1)[0] if key == "unknown" else value
+            counts = numbers or key == "observedGeneration" or (key == "replicas" and parent == "desired")
+            return value if counts else 0
+        case str() if key in _TIMES:
+            return ""
+        case str() if key in _SENTENCES:
+            words = value.split(":", 1)[0] if key == "unknown" else ""
+            return _DIGITS.sub("#", value) if numbers else words
+        case str() if key in _FIGURES:
+            return value if numbers else ""
     return value

@@ -1,6 +1,7 @@
 """From findings to status: rounding, cutting, unknowns; and when a status is worth a write."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -221,6 +222,28 @@ def test_words_are_written_at_once(change):
 def test_numbers_are_written_every_five_minutes(change):
     assert not is_meaningful_change(status(), status(**change), now=299.0)
     assert is_meaningful_change(status(), status(**change), now=300.0)
+
+
+def test_time_that_passes_is_never_written():
+    def idle(seconds):
+        seen = replace(evidence(Unknown(UnknownReason.STALE, f"{seconds} s")), window=float(seconds))
+        desired = status().desired.model_copy(update={"message": f"nothing for {seconds} s", "at": Time.of(seconds)})
+        return status(
+            recommendations=(recommended(evidence=(evidence(), seen)),),
+            utilization=utilization(measured_at=Time.of(seconds)),
+            desired=desired,
+        )
+
+    assert not is_meaningful_change(idle(45), idle(50), now=1.0)
+    assert not is_meaningful_change(idle(45), idle(86400), now=1e9)
+
+
+def test_a_sentence_that_says_something_else_is_written_in_time():
+    def blaming(pod):
+        return status(desired=status().desired.model_copy(update={"message": f"pod {pod} is silent"}))
+
+    assert not is_meaningful_change(blaming("chat-a"), blaming("chat-b"), now=299.0)
+    assert is_meaningful_change(blaming("chat-a"), blaming("chat-b"), now=300.0)
 
 
 def test_what_is_equal_is_never_written():
