@@ -84,6 +84,12 @@ class Targets:
                 for mirror in mirrors:
                     group.create_task(mirror.run(), name=f"mirror {mirror.path}")
 
+    async def wait_synced(self) -> None:
+        """Wait until all was listed once; bound it with asyncio.timeout. Reading works without, at a call each."""
+        for mirrors in self._mirrors.values():
+            for mirror in mirrors:
+                await mirror.wait_synced()
+
     async def read(self, *, api_version: str, kind: str, namespace: str, name: str) -> TargetFacts:
         """Read a target."""
         mirrored = self._mirrored(api_version, kind, Key(namespace, name))

@@ -61,6 +61,7 @@ _SWEEP_INTERVAL = 600.0
 _SILENT_MIRROR = 400.0
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
+_FIRST_LIST = 5.0
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class Operator:
     settings: OperatorSettings
     client: KubernetesClient
     inventory: Inventory
+    targets: Targets
     access: Access
     elector: Elector
     loop: ControlLoop
@@ -99,6 +101,7 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._resilient("mirror", self.inventory.run)),
+                group.create_task(self._resilient("targets", self.targets.run)),
                 group.create_task(self._lead(leading)),
             ]
             election = group.create_task(self.elector.run())
@@ -114,6 +117,10 @@ class Operator:
 
     async def _lead(self, leading: asyncio.Event) -> None:
         await self.inventory.wait_synced()
+        # Targets that are mirrored cost no call each. Where they may not be listed they are read one by one instead.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LIST):
+                await self.targets.wait_synced()
         await leading.wait()
         metrics.LEADER.set(1)
         await self._look_around()
@@ -322,7 +329,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
     registry, memories = Registry(), dict[ObjectKey, ObjectMemory]()
     snapshots = SnapshotStore(keep_pages_seconds=max(240.0, 2.0 * settings.signal_window_seconds))
     inventory, access = Inventory(client, namespaces=namespaces), Access(client, audience=settings.token_audience)
-    board = DecisionBoard(clock=time.time)
+    targets, board = Targets(client, namespaces=namespaces), DecisionBoard(clock=time.time)
     elector = Elector(
         store=Leases(client, namespace=settings.namespace, name=settings.lease_name, clock=time.time),
         identity=settings.identity,
@@ -359,7 +366,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         registry=registry,
         memories=memories,
         queue=queue,
-        targets=TargetTable(reader=Targets(client), clock=time.monotonic),
+        targets=TargetTable(reader=targets, clock=time.monotonic),
         usage=UsageTable(reader=Usage(client)),
         board=board,
         inventory=inventory,
@@ -388,6 +395,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         settings=settings,
         client=client,
         inventory=inventory,
+        targets=targets,
         access=access,
         elector=elector,
         loop=loop,
