@@ -1,11 +1,13 @@
 """`python -m hack.demo [--keep]` plays the demonstration; `python -m hack.demo down` ends one that was left up."""
 
 import argparse
+import json
 import os
 import shutil
 import signal
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +16,7 @@ from rich.markup import escape
 
 from hack.binaries import BinaryError, ensure
 from hack.cluster import Cluster, ClusterError
+from hack.cluster.processes import Process, identity_of
 from hack.demo import report
 from hack.demo.comparison import compare
 from hack.demo.errors import DemoError
@@ -26,7 +29,8 @@ from hack.demo.verdict import judge
 from optiinfra_sim.errors import SimulatorError
 
 DEFAULT_FOLDER = ROOT / ".demo"
-MARK = "demonstration"
+MARK = "demonstration.json"
+LOG_WIDTH = 140
 FAILED = 1
 INTERRUPTED = 130
 
@@ -65,38 +69,43 @@ def main() -> int:
 
 def play(folder: Path, *, wishes: PortWishes, keep: bool) -> int:
     """Play it once; return the exit code."""
-    console = Console()
+    console = _console()
+    screen = Screen(console)
     ensure(["helm"])
-    with Screen(console) as screen:
-        if clean(folder):
-            screen.say("an earlier demonstration was still up; it is ended")
-        _mark(folder)
-        stage = Stage(folder, choose(wishes, say=screen.say), say=screen.say, keep=keep)
-        good = False
-        try:
-            screen.say(f"shortened for the demonstration: {'; '.join(report.shortenings())}")
-            stage.up()
+    if clean(folder):
+        screen.say("an earlier demonstration was still up; it is ended")
+    _mark(folder)
+    stage = Stage(folder, choose(wishes, say=screen.say), say=screen.say, keep=keep)
+    finished = good = False
+    try:
+        screen.say(f"shortened for the demonstration: {'; '.join(report.shortenings())}")
+        stage.up()
+        with screen:
             history = Play(stage, show=screen.show, say=screen.say).perform()
-            facts = report.gather(stage, node=socket.gethostname(), cpus=os.cpu_count() or 0)
-            checks = judge(history, facts)
-            compared = compare(SCENARIO, service=BUSY, record=stage.record)
-            screen.__exit__(None, None, None)
-            report.print_end(console, stage=stage, history=history, checks=checks, comparison=compared)
-            good = all(check.holds for check in checks)
-        finally:
-            _end(stage, keep=keep, failed=not good)
+        facts = report.gather(stage, node=socket.gethostname(), cpus=os.cpu_count() or 0)
+        checks = judge(history, facts)
+        compared = compare(SCENARIO, service=BUSY, record=stage.record)
+        report.print_end(console, stage=stage, history=history, checks=checks, comparison=compared)
+        finished, good = True, all(check.holds for check in checks)
+    finally:
+        if not (keep and finished):
+            _end(stage, forget=good)
     _last_words(console, stage, keep=keep, good=good)
     return 0 if good else FAILED
 
 
-def _end(stage: Stage, *, keep: bool, failed: bool) -> None:
-    """End everything, or nothing; a second Ctrl-C must not leave half of it behind."""
-    if keep and sys.exc_info()[0] is None:
-        return
+def _console() -> Console:
+    """A log has no width; without one its tables would be squeezed into 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def _end(stage: Stage, *, forget: bool) -> None:
+    """End everything; a second Ctrl-C must not leave half of it behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stage.down()
-    if not failed:
+    if forget:
         shutil.rmtree(stage.folder)
 
 
@@ -117,6 +126,9 @@ def clean(folder: Path) -> bool:
         if folder.exists() and any(folder.iterdir()):
             raise DemoError(f"{folder} is not empty and not of a demonstration: choose another --dir")
         return False
+    owner = _owner(folder)
+    if owner.alive and owner.pid != os.getpid():
+        raise DemoError(f"a demonstration plays in {folder} already (pid {owner.pid}): wait for its end, or use --dir")
     programs = stop_recorded(folder / "programs")
     cluster = Cluster(folder / "cluster").down()
     shutil.rmtree(folder)
@@ -124,8 +136,17 @@ def clean(folder: Path) -> bool:
 
 
 def _mark(folder: Path) -> None:
+    """Say whose folder it is: a demonstration that plays must not be ended by the next one."""
     folder.mkdir(mode=0o700, parents=True)
-    (folder / MARK).touch()
+    identity = identity_of(os.getpid())
+    assert identity is not None
+    owner = Process(name="demonstration", pid=os.getpid(), identity=identity)
+    (folder / MARK).write_text(json.dumps(asdict(owner)))
+
+
+def _owner(folder: Path) -> Process:
+    content = json.loads((folder / MARK).read_text())
+    return Process(name=content["name"], pid=content["pid"], identity=content["identity"])
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """What the demonstration prints at its end: objects, one recommendation, the comparison, the checks, the caveats."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,10 @@ from hack.demo.stage import BUSY, EXAMPLES, VALUES, Stage
 from hack.demo.verdict import IDLE, OPERATOR, REVIEWS, WRITES, Check, Facts
 from hack.demo.watch import INFERENCE, KINDS
 
+_SELECTOR = re.compile(
+    r"[(/]?&LabelSelector\{MatchLabels:map\[string\]string\{([^}]*)\},"
+    r"MatchExpressions:\[\]LabelSelectorRequirement\{\},\}\)?"
+)
 SIMULATED = """\
 - Simulated: nodes, pods and their GPUs (KWOK); the engines of chat and embed-idle, and all node agents but one
   (optiinfra-sim). Times and speeds of the engines are plausible, not measured.
@@ -74,12 +79,13 @@ def print_end(
 ) -> None:
     """Print everything."""
     console.rule("kubectl get ro,cro -A")
-    console.print(escape(_kubectl(stage, "get", "ro,cro", "--all-namespaces")), soft_wrap=True)
+    console.print(escape(_kubectl(stage, "get", "ro,cro", "--all-namespaces")), soft_wrap=True, highlight=False)
     console.rule(f"one recommendation in full: ro {IDLE}")
-    console.print(escape(recommendation(stage)), soft_wrap=True)
-    console.rule(f"kubectl events --for hpa/optiinfra-{BUSY}")
+    console.print(escape(recommendation(stage)), soft_wrap=True, highlight=False)
     scaler = f"hpa/optiinfra-{BUSY}"
-    console.print(escape(_kubectl(stage, "events", f"--namespace={INFERENCE}", f"--for={scaler}")), soft_wrap=True)
+    console.rule(f"kubectl events --for {scaler} (selectors shortened)")
+    events = _kubectl(stage, "events", f"--namespace={INFERENCE}", f"--for={scaler}")
+    console.print(escape(shortened(events)), soft_wrap=True, highlight=False)
     if comparison is not None:
         print_comparison(console, comparison, history=history)
     console.rule("what is simulated, and what is not")
@@ -121,6 +127,11 @@ def recommendation(stage: Stage) -> str:
     """The first recommendation of the idle service, as YAML."""
     found = stage.cluster.request("GET", f"{KINDS}/{IDLE}").get("status", {}).get("recommendations", [])
     return yaml.safe_dump(found[0], sort_keys=False, width=120) if found else "none"
+
+
+def shortened(events: str) -> str:
+    """The HPA controller writes each selector as Go prints it; give it as people write it."""
+    return _SELECTOR.sub(lambda match: f"{{{match[1].rstrip(',')}}}", events)
 
 
 def how_to_look(stage: Stage, *, command: str) -> list[str]:

@@ -26,8 +26,8 @@ COLUMNS = (
 class Screen:
     """The live table, or the log."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._logged = float("-inf")
         self._started = time.monotonic()

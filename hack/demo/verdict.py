@@ -3,6 +3,7 @@
 A check that fails says what was seen instead. None of them looks at the clock or at the cluster.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -197,12 +198,12 @@ def _nothing_written(history: History, facts: Facts) -> Check:
         != 1
     ]
     forbidden = {key: number for key, number in facts.writes.items() if not _harmless(key)}
-    scalers = sum(number for (_, resource, _), number in facts.writes.items() if resource == "horizontalpodautoscalers")
-    if not scalers:
-        return Check(claim, holds=False, seen="the audit log shows no write of the operator's ServiceAccount")
-    said = (
-        f"audit log: {sum(facts.writes.values())} writes by the operator, {scalers} to the HPA of {BUSY}, rest its own"
-    )
+    by_resource: Counter[str] = Counter()
+    for (_, resource, _), number in facts.writes.items():
+        by_resource[resource] += number
+    if not by_resource["horizontalpodautoscalers"]:
+        return Check(claim, holds=False, seen="the audit log shows no write of the operator to any scaler")
+    said = "the operator wrote, by the audit log: " + ", ".join(f"{n} {name}" for name, n in by_resource.most_common())
     if touched or forbidden:
         said = f"changed: {touched}; written: {forbidden}"
     return Check(claim, not touched and not forbidden, said)

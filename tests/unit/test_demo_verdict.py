@@ -235,7 +235,7 @@ def test_a_changed_deployment_is_seen(history, facts):
 
 
 def test_an_empty_audit_log_proves_nothing(history, facts):
-    assert "shows no write" in the_failed(history, dataclasses.replace(facts, writes={})).seen
+    assert "no write of the operator" in the_failed(history, dataclasses.replace(facts, writes={})).seen
 
 
 def event(verb, resource, *, user=OPERATOR, **reference):
