@@ -34,13 +34,22 @@ from optiinfra.domain.units import UnixTime
 _LOG = logging.getLogger(__name__)
 _REPORTS_AT_ONCE = 16
 
-_EVENTFUL = (ConditionType.READY, ConditionType.STALLED, ConditionType.ACTUATION_EFFECTIVE, ConditionType.DEGRADED)
+_EVENTFUL = (
+    ConditionType.READY,
+    ConditionType.STALLED,
+    ConditionType.ACTUATION_EFFECTIVE,
+    ConditionType.INSIGHTS_AVAILABLE,
+    ConditionType.DEGRADED,
+)
 _GOOD = {
     ConditionType.READY: ConditionStatus.TRUE,
     ConditionType.STALLED: ConditionStatus.FALSE,
     ConditionType.ACTUATION_EFFECTIVE: ConditionStatus.TRUE,
+    ConditionType.INSIGHTS_AVAILABLE: ConditionStatus.TRUE,
     ConditionType.DEGRADED: ConditionStatus.FALSE,
 }
+_CHOSEN = (Reason.NOT_CONFIGURED, Reason.DISABLED)
+"""What somebody chose to be without is no event."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -148,6 +157,8 @@ class Steps:
             kind = condition.type
             changed = before.get(kind) != (condition.status, condition.reason)
             if kind not in _EVENTFUL or not changed or condition.status is ConditionStatus.UNKNOWN:
+                continue
+            if condition.reason in _CHOSEN:
                 continue
             good = condition.status is _GOOD[kind]
             if condition.reason in told or (good and kind not in before) or (good and kind is not ConditionType.READY):
