@@ -204,7 +204,8 @@ class Actuator:
         if value is not None and not (scaler.held and scaler.min_replicas == value):
             outcome = await self.floors.take(key, uid=scaler.uid, value=value)
             if isinstance(outcome, FloorRefusal):
-                effect = Effect(effective=False, reason=_REFUSED[outcome.case], message=outcome.remedy)
+                text = f"HorizontalPodAutoscaler {scaler.name}: {outcome.remedy}"
+                effect = Effect(effective=False, reason=_REFUSED[outcome.case], message=text)
         target.effect = effect
 
     async def _may(self, service: ServiceWork, target: TargetWork, *verbs: str) -> bool:
