@@ -58,6 +58,9 @@ from optiinfra.settings import OperatorSettings, Scope
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_INTERVAL = 600.0
+_STEP_PAUSE = 15.0
+"""Between two steps of giving a floor back: the HPA controller's default sync."""
+_MIRROR_LAG = 2.0
 _SILENT_MIRROR = 400.0
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
@@ -170,7 +173,19 @@ class Operator:
                 nodes=[source.key for source in sources if source.kind == "agent"],
             )
             await self._look_around()
-            await asyncio.sleep(_SWEEP_INTERVAL)
+            await self._until_next_sweep()
+
+    async def _until_next_sweep(self) -> None:
+        """Wait; meanwhile floors go back in steps, and at once when their object goes."""
+        due = time.monotonic() + _SWEEP_INTERVAL
+        while (left := due - time.monotonic()) > 0.0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _STEP_PAUSE) if self.sweep.unfinished else left):
+                    await self.sweep.object_gone.wait()
+            self.sweep.object_gone.clear()
+            # A round under way may take a floor in this very moment, and the mirror of HPAs lags a little behind.
+            await asyncio.sleep(_MIRROR_LAG)
+            await self.sweep.release_orphans()
 
     @staticmethod
     async def _resilient(name: str, run: Any) -> None:
@@ -361,6 +376,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
     def forget(key: ObjectKey) -> None:
         insights.forget(key)
         actuator.forget(key)
+        state[0].sweep.object_gone.set()
 
     loop = ControlLoop(
         registry=registry,
@@ -425,6 +441,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
             events=loop,
             cluster_kind=cluster_kind,
             actuation_enabled=settings.actuation_enabled,
+            kill_switch=lambda: elector.kill_switch,
         ),
         external=ExternalMetricsState(served=False, message="not asked yet"),
     )

@@ -4,9 +4,10 @@ Watches lose deletions in their gaps, and a dead operator leaves floors behind. 
 what is gone, brings back what was missed, and gives back floors that no living object wants.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from optiinfra.api.v1alpha1.scaling import Actuation
@@ -56,6 +57,12 @@ class Sweep:
     events: Events
     cluster_kind: bool
     actuation_enabled: bool
+    kill_switch: Callable[[], bool] = lambda: False
+    """While it says true nothing is written, not even to give something back: `optiinfra release` does that then."""
+    object_gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an object vanished: what it held is given back at once, not at the next sweep."""
+    unfinished: bool = False
+    """A floor is given back in steps, and the last one was not the last."""
 
     async def run_once(self) -> None:
         """Sweep once. A list that fails leaves everything as it is: absence of an answer is not absence."""
@@ -83,11 +90,12 @@ class Sweep:
                 self.events.vanished(key)
 
     async def release_orphans(self) -> None:
-        """Give back floors that no living object wants, one step a sweep."""
-        if not self.actuation_enabled:
+        """Give back floors that no living object wants, one step of each."""
+        if not self.actuation_enabled or self.kill_switch():
             return
-        for record in orphans(self.held.held_scalers(), self._wanted):
-            await release_one(self.floor, record, max_step=_RELEASE_STEP)
+        held = orphans(self.held.held_scalers(), self._wanted)
+        results = [await release_one(self.floor, record, max_step=_RELEASE_STEP) for record in held]
+        self.unfinished = not all(result.done for result in results)
 
     def _wanted(self, record: ScalerRecord) -> bool:
         for key, obj in self.registry.services():
