@@ -171,26 +171,42 @@ def settings_of(container: str) -> set[str]:
 def check_variables(rendered: Rendered) -> str:
     """Every variable of ours is a setting, and the schema admits exactly those that no template sets."""
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    for process, free in free_settings(rendered).items():
+        admitted = set(schema["properties"][process]["properties"]["environment"]["properties"])
+        if wrong := admitted ^ set(free):
+            raise ChartError(
+                f"values.schema.json: {process}.environment admits too much or too little: {sorted(wrong)}:"
+                " python -m hack.chart_checks --write"
+            )
+    return "every variable is a setting of its process"
+
+
+def free_settings(rendered: Rendered) -> dict[str, list[str]]:
+    """Return the settings of each process that no template sets: they may be given as its `environment`."""
     templated: dict[str, set[str]] = {"operator": set(), "agent": set()}
     for values in cases():
         given = yaml.safe_load(values.read_text("utf-8")) or {}
         for document in rendered[f"{HELMS[0]} {values.name}"]:
             for container in containers(document):
-                name = "agent" if container["name"] == "agent" else "operator"
-                set_here = {
-                    entry["name"]
-                    for entry in container["env"]
-                    if entry["name"].startswith(("OPTIINFRA_", "ORCHESTRATOR_")) or entry["name"] == "NODE_NAME"
+                process = "agent" if container["name"] == "agent" else "operator"
+                names = {entry["name"] for entry in container["env"]}
+                ours = {
+                    name for name in names if name.startswith(("OPTIINFRA_", "ORCHESTRATOR_")) or name == "NODE_NAME"
                 }
-                if unknown := set_here - settings_of(name):
+                if unknown := ours - settings_of(process):
                     raise ChartError(f"{_name(document)}: no setting of the process: {', '.join(sorted(unknown))}")
-                templated[name] |= set_here - given.get(name, {}).get("environment", {}).keys()
-    for name, used in templated.items():
-        properties = schema["properties"][name]["properties"]
-        admitted = set(properties["environment"]["propertyNames"]["enum"])
-        if wrong := admitted ^ (settings_of(name) - used):
-            raise ChartError(f"values.schema.json: {name}.environment admits too much or too little: {sorted(wrong)}")
-    return "every variable is a setting of its process"
+                templated[process] |= ours - given.get(process, {}).get("environment", {}).keys()
+    return {process: sorted(settings_of(process) - used) for process, used in templated.items()}
+
+
+def write_schema(rendered: Rendered) -> None:
+    """Write the settings that may be given as `environment` into the schema; the rest of it is written by hand."""
+    path = CHART / "values.schema.json"
+    schema = json.loads(path.read_text("utf-8"))
+    for process, free in free_settings(rendered).items():
+        environment = schema["properties"][process]["properties"]["environment"]
+        environment["properties"] = {name: {"type": "string", "maxLength": 1024} for name in free}
+    path.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def check_alerts(rendered: Rendered) -> str:
@@ -279,12 +295,17 @@ CHECKS: Sequence[Callable[[Rendered], str]] = (
 )
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run all checks and print what was checked; 1 when something is wrong."""
+    if list(arguments) not in ([], ["--write"]):
+        print("usage: python -m hack.chart_checks [--write]", file=sys.stderr)
+        return 2
     started = time.monotonic()
     try:
         rendered = render_all(ensure(HELMS))
         print(f"chart: {len(cases())} value sets linted and rendered with {' and '.join(HELMS)}")
+        if arguments:
+            write_schema(rendered)
         for check in CHECKS:
             print(f"chart: {check(rendered)}")
     except ChartError as error:
@@ -295,4 +316,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

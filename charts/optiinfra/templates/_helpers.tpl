@@ -116,6 +116,10 @@ seccompProfile: {type: RuntimeDefault}
 - {name: OPTIINFRA_LLM_ENABLED, value: {{ .Values.insights.enabled | quote }}}
 {{- if .Values.insights.enabled }}
 - {name: OPTIINFRA_LLM_ENDPOINT, value: {{ .Values.insights.endpoint | quote }}}
+- {name: OPTIINFRA_LLM_PATH, value: {{ .Values.insights.path | quote }}}
+{{- with .Values.insights.proxy }}
+- {name: OPTIINFRA_LLM_PROXY, value: {{ . | quote }}}
+{{- end }}
 - {name: OPTIINFRA_LLM_MODEL, value: {{ .Values.insights.model | quote }}}
 - {name: OPTIINFRA_LLM_KEY_FILE, value: /etc/optiinfra/insights/api-key}
 {{- end }}
