@@ -71,11 +71,12 @@ def play(folder: Path, *, wishes: PortWishes, keep: bool) -> int:
     """Play it once; return the exit code."""
     console = _console()
     screen = Screen(console)
-    ensure(["helm"])
     if clean(folder):
         screen.say("an earlier demonstration was still up; it is ended")
+    ports = choose(wishes, say=screen.say)
+    ensure(["helm"])
     _mark(folder)
-    stage = Stage(folder, choose(wishes, say=screen.say), say=screen.say, keep=keep)
+    stage = Stage(folder, ports, say=screen.say, keep=keep)
     finished = good = False
     try:
         screen.say(f"shortened for the demonstration: {'; '.join(report.shortenings())}")
