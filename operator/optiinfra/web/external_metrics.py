@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 _GROUP_VERSION = "external.metrics.k8s.io/v1beta1"
 METRIC = "optiinfra_desired_replicas"
 NAME_LABEL = "optiinfra.io/name"
+_CALLER = web.RequestKey("caller", Caller)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -76,7 +77,7 @@ class ExternalMetrics:
         caller = self._caller(request)
         if caller is None:
             return _status(401, "Unauthorized", "only the API server's front proxy may call this API")
-        request["caller"] = caller
+        request[_CALLER] = caller
         return await handler(request)
 
     def _caller(self, request: web.Request) -> Caller | None:
@@ -121,11 +122,11 @@ class ExternalMetrics:
     async def _values(self, request: web.Request) -> web.Response:
         namespace, metric = request.match_info["namespace"], request.match_info["metric"]
         try:
-            permitted = await self.permit(request["caller"], namespace, metric)
+            permitted = await self.permit(request[_CALLER], namespace, metric)
         except ClusterError as error:
             return _status(503, "ServiceUnavailable", f"the API server could not be asked who may read: {error}")
         if not permitted:
-            return _status(403, "Forbidden", f"{request['caller'].user} may not get {metric} in namespace {namespace}")
+            return _status(403, "Forbidden", f"{request[_CALLER].user} may not get {metric} in namespace {namespace}")
         if metric != METRIC:
             return _status(404, "NotFound", f"the only external metric here is {METRIC}")
         try:
