@@ -40,11 +40,11 @@ def recommendations_of(
         fresh = to_recommendation(proposal, identifier="pending", issued=now, expires=UnixTime(now + LIFETIME))
         before = known.get(_identity(fresh))
         issued = UnixTime(before.issued_at.unix) if before else now
-        identifier = (
-            before.id
-            if before
-            else recommendation_id(object_uid=object_uid, target_uid=target_uid, proposal=proposal, issued=now)
-        )
+        identifier = recommendation_id(object_uid=object_uid, target_uid=target_uid, proposal=proposal, issued=issued)
+        if before is not None and before.id != identifier:
+            # The same words about another target (it was replaced): what was approved for the old one does not count.
+            before, issued = None, now
+            identifier = recommendation_id(object_uid=object_uid, target_uid=target_uid, proposal=proposal, issued=now)
         found.append(
             to_recommendation(
                 proposal,
@@ -88,28 +88,36 @@ def ledger_of(
 
     `realised` is the money a month that verified actions save; None when no price is known.
     """
-    items = tuple(recommendations)
-    gpus = sum(item.savings.gpus for item in items)
     # One capacity cannot be saved twice: alternatives for the same subject count once, at their largest.
-    by_subject: dict[str, float] = {}
-    priced = False
-    for item in items:
-        if item.savings.per_month is not None and item.savings.per_month > 0:
-            priced = True
-            by_subject[item.subject] = max(by_subject.get(item.subject, 0.0), item.savings.per_month)
+    money: dict[str, float] = {}
+    freed: dict[str, float] = {}
+    for item in recommendations:
+        saved = item.savings
+        if saved.per_month is not None and saved.per_month > 0:
+            money[item.subject] = max(money.get(item.subject, 0.0), saved.per_month)
+        if saved.gpus > 0:
+            freed[item.subject] = max(freed.get(item.subject, 0.0), saved.gpus)
+    gpus, priced = sum(freed.values()), bool(money)
+    unpriced = sum(count for subject, count in freed.items() if subject not in money)
     saves = priced or gpus > 0
     if not saves and old is None and not any(action.state is ActionState.VERIFIED for action in actions):
         return None
-    potential = round_number(sum(by_subject.values())) if priced else None
+    potential = round_number(sum(money.values())) if priced else None
     summary = f"{potential:,.0f} {currency}".strip() if potential is not None else f"{gpus:g} GPUs"
     return LedgerStatus(
         summary=summary,
         per_month_potential=potential,
         per_month_realised=None if realised is None else round_number(realised),
         gpus_potential=round_number(gpus),
-        unknown=""
-        if priced or not gpus
-        else "no GPU price is configured: set prices on the ClusterResourceOptimization",
+        unknown=_unpriced(unpriced, gpus=gpus),
         currency=currency if priced else "",
         since=old.since if old is not None and old.since is not None else Time.of(now),
     )
+
+
+def _unpriced(unpriced: float, *, gpus: float) -> str:
+    if not unpriced:
+        return ""
+    if unpriced < gpus:
+        return f"{unpriced:g} of {gpus:g} GPUs have no price: set prices for their pools"
+    return "no GPU price is configured: set prices on the ClusterResourceOptimization"
