@@ -30,6 +30,8 @@ KV_TARGET: Final = 0.75
 """Share of the KV cache that may be used; engines begin to preempt near 1."""
 STABLE_SHARE: Final = 0.9
 """Share of the measured service rate that arrivals may take while a queue is there."""
+FULL_SHARE: Final = 0.9
+"""Share of the batch limit, or of the KV cache, from which a replica counts as full."""
 DRAIN_DELAYS: Final = 4.0
 """A backlog is cleared within this many times the queue objective: 40 s at 10 s was the best of those tried."""
 ROUNDING_SLACK: Final = 0.15
@@ -198,7 +200,7 @@ class _Needs:
         kv_per_running = np.divide(kv_mean * reporting, running, out=np.zeros_like(running), where=running > _LEAST)
         by_kv = (kv_mean * reporting + kv_per_running * np.nan_to_num(waiting * share)) / KV_TARGET
         by_slots = (running + waiting * share) / slots
-        by_drain, service_rate = _drain(inputs, stacked[Column.WORK_RATE], stacked[Column.READY])
+        by_drain, service_rate = _drain(inputs, stacked[Column.WORK_RATE], stacked[Column.READY], limit=limit)
         forecasts: list[Forecast | Unknown] = forecast_stacked(
             stacked,
             steps=[i.history.step for i in inputs],
@@ -282,7 +284,7 @@ def _batch_limits(inputs: Sequence[ScalingInput], running: Array, waiting: Array
     return np.where(np.isnan(limit), np.where(plateau >= 1.0, plateau, np.nan), limit), inferred.astype(np.float64)
 
 
-def _drain(inputs: Sequence[ScalingInput], work: Array, ready: Array) -> tuple[Array, Array]:
+def _drain(inputs: Sequence[ScalingInput], work: Array, ready: Array, *, limit: Array) -> tuple[Array, Array]:
     """Replicas that clear the backlog which would be there when one asked for now is ready."""
     signals = [given.signals for given in inputs]
     reporting = np.array([float(s.replicas_reporting) for s in signals])
@@ -305,7 +307,11 @@ def _drain(inputs: Sequence[ScalingInput], work: Array, ready: Array) -> tuple[A
     backlog = waiting + arrivals * start_up - (serving + starting / 2.0) * each * start_up
     span = np.array([_drain_span(given) for given in inputs])
     need = (arrivals / STABLE_SHARE + np.maximum(backlog, 0.0) / span) / each
-    late = (waiting >= 1.0) & (backlog > 0.0)
+    # While a replica has room, who waits is being taken in by the next step; and after idleness the first answers lag
+    # the first arrivals, so that a replica looks slow. Only what is full can have a backlog.
+    highest, full_kv = _column(signals, "running_per_replica_max"), _column(signals, "kv_cache_usage_max")
+    full = ~(highest < FULL_SHARE * limit) | (full_kv >= FULL_SHARE)
+    late = (waiting >= 1.0) & (backlog > 0.0) & full
     return np.where(np.isnan(need), np.nan, np.where(late, need, 0.0)), each
 
 

@@ -115,6 +115,22 @@ def test_waiting_requests_count_by_the_slot_time_they_need():
     assert decision.need == pytest.approx((256.0 + 10.0) / 44.8)
 
 
+def test_who_waits_for_the_next_step_is_no_backlog():
+    # Just after idleness: one waits while 49 of 64 slots are free, and the first answers lag the first arrivals.
+    first = flight(15.0, 1.0, request_rate=0.07, waiting_slope=1.0, work_rate=50.0, running_per_replica_max=8.0)
+    decision = decided(signals=first, maximum=64)
+    assert decision.rule is not Rule.QUEUE_DRAIN
+    assert decision.desired <= decision.current
+
+
+def test_a_full_kv_cache_makes_a_backlog_although_slots_are_free():
+    full = flight(
+        40.0, 60.0, request_rate=2.0, waiting_slope=4.0, work_rate=800.0, running_per_replica_max=10.0,
+        kv_cache_usage_mean=0.5, kv_cache_usage_max=0.97,
+    )  # fmt: skip
+    assert decided(signals=full, maximum=64).rule is Rule.QUEUE_DRAIN
+
+
 def test_requests_that_capacity_would_not_start_do_not_count():
     assert decided(signals=flight(150.0, 100.0, deferred=100.0)).desired == 4
     assert decided(signals=flight(150.0, 100.0, deferred=0.0)).desired == 6
