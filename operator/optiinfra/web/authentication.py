@@ -20,6 +20,7 @@ from optiinfra.web.ports import Caller, Reviewer
 _GOOD_SECONDS = 60.0
 _BAD_SECONDS = 10.0
 _REMEMBERED = 2048
+_REVIEWS_AT_ONCE = 8
 
 _BEARER = HTTPBearer(auto_error=False, description="Token of audience `optiinfra` (kubectl create token --audience)")
 
@@ -29,6 +30,7 @@ class Gate:
     """Checks callers; `reviewer` None lets everybody in (tests only, refused by the settings in a cluster)."""
 
     reviewer: Reviewer | None
+    _reviewing: int = 0
     _callers: OrderedDict[str, tuple[float, Caller | None]] = field(default_factory=OrderedDict)
     _verdicts: OrderedDict[object, tuple[float, bool]] = field(default_factory=OrderedDict)
 
@@ -40,7 +42,14 @@ class Gate:
         now = time.monotonic()
         if known is not None and known[0] > now:
             return known[1]
-        caller = await self.reviewer.authenticate(token)
+        if self._reviewing >= _REVIEWS_AT_ONCE:
+            # Reviews use the operator's own client: a flood of bad tokens must not starve its writes.
+            raise HTTPException(429, "too many callers are being checked; try again", {"Retry-After": "1"})
+        self._reviewing += 1
+        try:
+            caller = await self.reviewer.authenticate(token)
+        finally:
+            self._reviewing -= 1
         _remember(self._callers, key, (now + (_GOOD_SECONDS if caller else _BAD_SECONDS), caller))
         return caller
 

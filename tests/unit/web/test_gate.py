@@ -1,8 +1,10 @@
 """The gate remembers good and bad answers for a while, in bounds, and never by the token itself."""
 
+import asyncio
 import gc
 
 import pytest
+from fastapi import HTTPException
 
 from optiinfra.cluster.errors import Unavailable
 from optiinfra.web.agents import AgentTable, Heartbeat, Registration
@@ -105,3 +107,22 @@ def test_the_table_of_agents_is_bounded_and_keeps_the_newest():
     assert ids[0] == "n5"
     assert not table.heartbeat(Heartbeat(agent_id="n0", status="healthy", timestamp=1.0))
     assert table.heartbeat(Heartbeat(agent_id="n20004", status="healthy", timestamp=1.0))
+
+
+async def test_a_flood_of_tokens_is_turned_away_before_it_reaches_the_api_server():
+    class Slow(Reviewer):
+        async def authenticate(self, token):
+            await released.wait()
+            return await super().authenticate(token)
+
+    released = asyncio.Event()
+    reviewer = Slow()
+    gate = Gate(reviewer)
+    flood = [asyncio.create_task(gate.caller(f"bad-{number}")) for number in range(20)]
+    await asyncio.sleep(0)
+    released.set()
+    answers = await asyncio.gather(*flood, return_exceptions=True)
+    turned_away = [answer for answer in answers if isinstance(answer, HTTPException)]
+    assert [error.status_code for error in turned_away] == [429] * 12
+    assert len(reviewer.authenticated) == 8
+    assert await gate.caller("good") == ADA, "the place is free again"
