@@ -27,6 +27,7 @@ from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
+from optiinfra.control.scraper import Source
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import Work
@@ -40,6 +41,10 @@ _KINDS: dict[str, Kind] = {
 }
 _FIRST_LOOK = 2.0
 """Seconds after which a new object gets its first status even when its target has not answered."""
+_FIRST_PAGES = 0.5
+"""Seconds that the pages of a service's other replicas have to come in before it is decided for the first time."""
+_EARLY_ROUNDS = 16
+"""What cannot be decided on so many pages is not decided on the next one either."""
 _BROKEN_INTERVAL = 300.0
 _USAGE_INTERVAL = 60.0
 _COUNTS_INTERVAL = 10.0
@@ -114,6 +119,16 @@ class ControlLoop:
         ticket = self.tickets.setdefault(key, _round_id())
         self.queue.add(key, urgent=True)
         return ticket
+
+    def page_read(self, source: Source) -> None:
+        """Take note of a page: a service without any decision yet is decided at its first ones, not at its interval."""
+        memory = self.memories.get(source.owner) if source.owner is not None else None
+        if memory is None or source.owner is None:
+            return
+        undecided = any(target.previous is None for target in memory.targets.values())
+        if undecided and memory.early_rounds < _EARLY_ROUNDS:
+            memory.early_rounds += 1
+            self.queue.add(source.owner, delay=_FIRST_PAGES)
 
     # leadership
 

@@ -49,7 +49,8 @@ class ObjectMemory:
     targets: dict[str, TargetMemory] = field(default_factory=dict)
     bottleneck: Bottleneck | None = None
     bottleneck_since: float = 0.0
-    rounds: int = 0
+    early_rounds: int = 0
+    """Rounds that first pages asked for."""
     restored: bool = False
     """Whether the checkpoint was looked for."""
     checkpointed_at: float = 0.0

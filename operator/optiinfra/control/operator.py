@@ -424,6 +424,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
             concurrency=settings.scrape_concurrency,
             timeout_s=settings.scrape_timeout_seconds,
             limit_bytes=settings.page_limit_bytes,
+            read=loop.page_read,
         ),
         sources=sources,
         snapshots=snapshots,

@@ -20,6 +20,7 @@ from optiinfra import metrics
 from optiinfra.cluster.agents import parse_snapshot
 from optiinfra.cluster.errors import ClusterError, FetchError
 from optiinfra.cluster.fetch import FetchedPage, Transport
+from optiinfra.control.keys import ObjectKey
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
@@ -42,6 +43,8 @@ class Source:
     url: URL
     interval: float
     transport: Transport
+    owner: ObjectKey | None = None
+    """Whose engine it is."""
 
 
 class PageFetcher(Protocol):

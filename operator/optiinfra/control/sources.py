@@ -4,11 +4,13 @@ Addresses come from the API server's pods, never from anything an engine or an a
 not asked: their engines load models and would only time out.
 """
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optiinfra.api.v1alpha1 import Engine, ResourceOptimization
 from optiinfra.api.v1alpha1.resource_optimization import EngineSource
+from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.fetch import Transport, page_url
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.control.keys import ObjectKey
@@ -16,6 +18,8 @@ from optiinfra.control.registry import Registry
 from optiinfra.control.scraper import Source
 from optiinfra.control.targets import TargetTable
 from optiinfra.settings import OperatorSettings, Scope
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,20 @@ class Sources:
     registry: Registry
     targets: TargetTable
     inventory: Inventory
+    _told: dict[ObjectKey, str] = field(default_factory=dict)
+    """What was logged about an object last: this is asked several times a second."""
 
     def all(self) -> Iterator[Source]:
         """Every page that is to be read now."""
         if not self.inventory.synced:
             return
         for key, obj in self.registry.services():
-            yield from self._engines(key, obj)
+            try:
+                yield from self._engines(key, obj)
+            except ClusterError as error:  # one object's selector or path must not stop the reading of all others
+                if self._told.get(key) != str(error):
+                    self._told[key] = str(error)
+                    _LOG.warning("engines not read", extra={"object": str(key), "error": str(error)})
         if self.settings.scope is Scope.CLUSTER:
             yield from self._agents()
 
@@ -50,6 +61,7 @@ class Sources:
                     url = page_url(host=pod.ip, port=engine.port, path=str(engine.path), scheme=str(engine.scheme))
                     yield Source(
                         kind="engine",
+                        owner=key,
                         key=pod.uid,
                         url=url,
                         interval=self.settings.scrape_interval_seconds,
