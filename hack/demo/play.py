@@ -17,8 +17,8 @@ LOOK_SECONDS = 1.0
 READY_SECONDS = 90.0
 AWAY_SECONDS = 5.0
 """Between kill and restart: about what a kubelet takes to start a container again."""
-KILL_FROM, KILL_AT_THE_LATEST = 30.0, 65.0
-"""Seconds of the trace, which rises from 35 to 85 s: at the first scale-up in between, or at their end."""
+KILL_AT_THE_LATEST = 20.0
+"""Seconds of the trace, which rises from 35 to 85 s: at the first scale-up, or just before the rise."""
 TAIL_SECONDS = 30.0
 """After the trace: the horizon of the comparison, see the scenario."""
 LEAD_SECONDS = 60.0
@@ -132,7 +132,7 @@ class Play:
         assert trace.seconds is not None
         if before is None or now is None:
             return
-        rises = now.replicas > before.replicas and trace.seconds >= KILL_FROM
+        rises = now.replicas > before.replicas
         if not rises and trace.seconds < KILL_AT_THE_LATEST:
             return
         pid = self._stage.programs["operator"].pid

@@ -8,6 +8,7 @@ paths of files differ from a pod.
 
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,10 @@ class Stage:
     def record(self) -> Path:
         """What the simulator writes down each second."""
         return self.folder / "replicas.jsonl"
+
+    @property
+    def _keys(self) -> Path:
+        return self.folder / "keys"
 
     # ---- up
 
@@ -171,9 +176,8 @@ class Stage:
         return self._secret_file(f"{name}.token", token.encode())
 
     def _secret_file(self, name: str, content: bytes) -> Path:
-        folder = self.folder / "keys"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / name
+        self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._keys / name
         path.touch(mode=0o600)
         path.write_bytes(content)
         return path
@@ -229,6 +233,7 @@ class Stage:
             self.programs.stop()
         finally:
             self.cluster.down()
+            shutil.rmtree(self._keys, ignore_errors=True)
 
 
 def with_engine_port(objects: list[Mapping[str, Any]], *, port: int) -> list[dict[str, Any]]:
