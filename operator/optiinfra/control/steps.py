@@ -48,8 +48,8 @@ _GOOD = {
     ConditionType.INSIGHTS_AVAILABLE: ConditionStatus.TRUE,
     ConditionType.DEGRADED: ConditionStatus.FALSE,
 }
-_CHOSEN = (Reason.NOT_CONFIGURED, Reason.DISABLED)
-"""What somebody chose to be without is no event."""
+_QUIET = (Reason.NOT_CONFIGURED, Reason.DISABLED, Reason.COLLECTING)
+"""What somebody chose to be without, and what passes by itself, is no event."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -158,7 +158,7 @@ class Steps:
             changed = before.get(kind) != (condition.status, condition.reason)
             if kind not in _EVENTFUL or not changed or condition.status is ConditionStatus.UNKNOWN:
                 continue
-            if condition.reason in _CHOSEN:
+            if condition.reason in _QUIET:
                 continue
             good = condition.status is _GOOD[kind]
             if condition.reason in told or (good and kind not in before) or (good and kind is not ConditionType.READY):
