@@ -32,6 +32,8 @@ from optiinfra.web.ports import Caller, Component, Decision, Ticket
 from optiinfra.web.server import serving
 
 _LOG = logging.getLogger(__name__)
+_KOPF_STARTED = 2.0
+"""Seconds after which Kopf has surely set its signal handlers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,7 @@ async def run(settings: OperatorSettings) -> None:
         LeadershipLost: and every other error that must end the process.
     """
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _take_signals(stop)
     async with running(settings) as operator, LeaderProxy() as proxy:
         reviewer = _Reviewer(operator.access)
         app = create_app(
@@ -143,14 +144,31 @@ async def run(settings: OperatorSettings) -> None:
             _LOG.info("operator started", extra={"port": port, "identity": settings.identity})
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_done(operator.run(stop), stop))
-                group.create_task(handlers.run(operator.loop, settings, stop=stop))
+                group.create_task(_until_done(handlers.run(operator.loop, settings, stop=stop), stop))
+                group.create_task(_keep_signals(stop))
+
+
+def _take_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _keep_signals(stop: asyncio.Event) -> None:
+    """Take the signals back from Kopf, which takes them for itself when it starts and then stops nothing but itself.
+
+    A signal before that still ends all: the end of the watch is one, too, only some seconds later.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_KOPF_STARTED):
+            await stop.wait()
+    _take_signals(stop)
 
 
 async def _until_done(work: Any, stop: asyncio.Event) -> None:
     try:
         await work
     finally:
-        stop.set()  # whatever ended the operator ends the watch too
+        stop.set()  # whatever ended one of the two ends the other, too
 
 
 def _first_reason(error: BaseException) -> BaseException:
