@@ -124,7 +124,11 @@ class Collector:
             work.problem = target_problem(target, known.error)
             return
         assert known.facts is not None
-        pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
+        try:
+            pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
+        except ClusterError as error:  # a selector that cannot be used is this object's problem, not the round's
+            work.problem = target_problem(target, error)
+            return
         work.scalers = self.cluster.scalers_of(key.namespace, known.facts.kind, known.facts.name)
         scaler, problem = choose_scaler(target, work.scalers)
         uids = {pod.name: pod.uid for pod in pods}
