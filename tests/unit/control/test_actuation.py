@@ -230,7 +230,7 @@ async def test_own_gives_way_to_another_hpa():
 
 async def test_own_refuses_while_its_metric_cannot_be_read():
     world = World(external=ExternalMetricsState(served=False, message="Service keda/keda owns it"))
-    actuator, effect = await carried_out(with_scaling(**OWN), world)
+    _, effect = await carried_out(with_scaling(**OWN), world)
     assert world.writes == []
     assert effect == Effect(effective=False, reason=Reason.METRIC_API_OWNED, message="Service keda/keda owns it")
 

@@ -1,0 +1,381 @@
+"""The first step of a round: facts put together, approvals read, and the right words for what is missing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from optiinfra.api.conversion import effective
+from optiinfra.api.reasons import Reason
+from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, TargetRef
+from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Malformed, TargetWithoutScale, Unavailable
+from optiinfra.cluster.targets import TargetFacts
+from optiinfra.control.collect import Collector, choose_scaler, prices_of, target_problem
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.registry import DRY_RUN_ANNOTATION, Registry
+from optiinfra.control.snapshots import SnapshotStore
+from optiinfra.control.targets import TargetTable
+from optiinfra.control.usage import UsageTable
+from optiinfra.control.work import Work
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.units import UnixTime
+from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
+from tests.unit.control.examples import DEPLOYMENT, NOW, cro, cro_body, page, pod, ro, ro_body, scaler
+
+KEY = ObjectKey("ResourceOptimization", "inference", "svc")
+CLUSTER = ObjectKey("ClusterResourceOptimization", "", "cluster")
+
+
+def target_facts(name: str = "vllm", **changes: Any) -> TargetFacts:
+    values: dict[str, Any] = {
+        "api_version": "apps/v1",
+        "kind": "Deployment",
+        "namespace": "inference",
+        "name": name,
+        "uid": f"uid-of-{name}",
+        "resource_version": "3",
+        "desired_replicas": 2,
+        "replicas": 2,
+        "ready_replicas": 2,
+        "selector": f"app={name}",
+    }
+    known = set(TargetFacts.__dataclass_fields__)
+    return TargetFacts(**{key: value for key, value in (values | changes).items() if key in known})
+
+
+@dataclass
+class World:
+    """The mirrored cluster and the targets, scripted."""
+
+    answers: dict[str, TargetFacts | ClusterError] = field(default_factory=lambda: {"vllm": target_facts()})
+    pods: dict[str, tuple[PodFacts, ...]] = field(
+        default_factory=lambda: {"app=vllm": (pod("a"), pod("b"), pod("c", ready=False), pod("d", terminating=True))}
+    )
+    scalers: tuple[ScalerFacts, ...] = ()
+    all_nodes: dict[str, NodeFacts] = field(default_factory=dict)
+    selector_errors: dict[str, ClusterError] = field(default_factory=dict)
+    registry: Registry = field(default_factory=Registry)
+    snapshots: SnapshotStore = field(default_factory=SnapshotStore)
+
+    def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
+        if selector in self.selector_errors:
+            raise self.selector_errors[selector]
+        return self.pods.get(selector, ())
+
+    def nodes(self) -> Mapping[str, NodeFacts]:
+        return self.all_nodes
+
+    def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
+        return self.scalers
+
+    async def read(self, *, api_version: str, kind: str, namespace: str, name: str) -> TargetFacts:
+        answer = self.answers[name]
+        if isinstance(answer, ClusterError):
+            raise answer
+        return answer
+
+    async def collect(
+        self, *bodies: dict[str, Any], keys: tuple[ObjectKey, ...] | None = None, refresh: bool = True
+    ) -> Work:
+        for body in bodies:
+            self.registry.upsert(body["kind"], body)
+        table = TargetTable(reader=self, clock=lambda: NOW)
+        if refresh:
+            for key, obj in self.registry.services():
+                for target in effective(obj.spec).targets:
+                    await table.refresh(key.namespace, target.target_ref)
+        collector = Collector(
+            self.registry,
+            {},
+            self,
+            table,
+            self.snapshots,
+            UsageTable(reader=None),
+            lambda: NOW,  # type: ignore[arg-type]  # not read here
+        )
+        wanted = self.registry.all_keys() if keys is None else keys
+        return collector.collect(Work(round_id="r", at=UnixTime(0.0), keys=wanted))
+
+
+async def one(world: World, body: dict[str, Any] | None = None, **how: Any):
+    work = await world.collect(body or ro_body(), **how)
+    (service,) = work.services
+    return service
+
+
+async def test_facts_are_put_together_and_only_serving_pods_count_as_ready():
+    world = World()
+    world.snapshots.page("uid-of-a", page(NOW - 5))
+    world.snapshots.page_failed("uid-of-b", Unknown(UnknownReason.UNREACHABLE, "refused"), at=NOW)
+    world.snapshots.page("uid-of-a-predecessor", page(NOW - 5))
+    service = await one(world)
+    (target,) = service.targets
+    assert service.problem is None
+    assert target.facts.ready_replicas == 2
+    assert set(target.facts.pages) == {"a"}
+    assert set(target.facts.page_errors) == {"b"}
+    assert target.facts.uid == "uid-of-vllm"
+
+
+async def test_the_round_gets_its_time_from_the_clock():
+    work = await World().collect(ro_body())
+    assert work.at == NOW
+
+
+async def test_what_is_gone_broken_or_being_deleted_is_told_apart():
+    gone = ObjectKey("ResourceOptimization", "inference", "gone")
+    work = await World().collect(
+        ro_body("broken", uid="b", interval="soon"),
+        ro_body("leaving", uid="l", deleting=True),
+        cro_body(),
+        keys=(gone, *(ObjectKey("ResourceOptimization", "inference", n) for n in ("broken", "leaving")), CLUSTER),
+    )
+    assert [key.name for key in work.gone] == ["gone", "leaving"]
+    assert [item.key.name for item in work.broken] == ["broken"]
+    assert [item.key for item in work.clusters] == [CLUSTER]
+    assert work.services == []
+
+
+async def test_a_target_that_was_not_read_yet_is_being_read():
+    service = await one(World(), refresh=False)
+    assert service.problem is not None
+    assert (service.problem.reason, service.problem.stalled) == (Reason.COLLECTING, False)
+
+
+REF = TargetRef.model_validate(DEPLOYMENT)
+TARGET = effective(ro().spec).targets[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "stalled"),
+    [
+        (Absent("no"), Reason.TARGET_NOT_FOUND, True),
+        (TargetWithoutScale("no"), Reason.TARGET_WITHOUT_SCALE, True),
+        (Invalid("no", code=422), Reason.INVALID_SPEC, True),
+        (Unavailable("no", code=503), Reason.API_ERROR, False),
+        (Malformed("no"), Reason.API_ERROR, False),
+    ],
+)
+async def test_what_an_error_means_to_the_person_who_named_the_target(error, reason, stalled):
+    problem = target_problem(TARGET, error)
+    assert (problem.reason, problem.stalled) == (reason, stalled)
+    assert "\n" not in problem.message
+    if reason is not Reason.INVALID_SPEC:
+        assert "Deployment/vllm" in problem.message
+    assert (await one(World(answers={"vllm": error}))).problem == problem
+
+
+async def test_the_younger_of_two_on_one_target_is_told_who_acts():
+    work = await World().collect(ro_body("old", uid="a", created=NOW - 99 * 86400), ro_body("young", uid="b"))
+    by_name = {service.key.name: service for service in work.services}
+    assert by_name["old"].problem is None
+    assert by_name["young"].problem.reason is Reason.CONFLICT
+    assert "ro/inference/old" in by_name["young"].problem.message
+
+
+async def test_one_missing_variant_is_not_the_end_of_the_service():
+    variants = [{"name": name, "targetRef": DEPLOYMENT | {"name": name}} for name in ("vllm", "spot")]
+    service = await one(World(answers={"vllm": target_facts(), "spot": Absent("no")}), ro_body(variants=variants))
+    assert service.problem is None
+    assert [target.problem is None for target in service.targets] == [True, False]
+    service = await one(World(answers={"vllm": Absent("a"), "spot": Absent("b")}), ro_body(variants=variants))
+    assert service.problem.reason is Reason.TARGET_NOT_FOUND
+
+
+async def test_a_selector_that_cannot_be_used_is_the_problem_of_its_own_object():
+    world = World(
+        answers={"vllm": target_facts(), "odd": target_facts("odd", selector="odd in")},
+        selector_errors={"odd in": Invalid("selector 'odd in' is not understood")},
+    )
+    work = await world.collect(ro_body(), ro_body("odd", uid="u2", targetRef=DEPLOYMENT | {"name": "odd"}))
+    by_name = {service.key.name: service for service in work.services}
+    assert by_name["svc"].problem is None
+    assert by_name["svc"].targets[0].facts.ready_replicas == 2
+    assert by_name["odd"].problem is not None
+    assert "odd in" in by_name["odd"].problem.message
+
+
+async def test_a_target_without_a_selector_has_no_pods_rather_than_all():
+    world = World(answers={"vllm": target_facts(selector="")}, pods={"": (pod("a"),)})
+    service = await one(world)
+    assert service.targets[0].facts.pods == ()
+
+
+# which HPA drives a target
+
+KEDA = {"controller_owner": "ScaledObject/so"}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "scalers", "chosen", "reason"),
+    [
+        # Signal
+        ({}, (), None, None),
+        ({}, (scaler("a"),), "a", None),
+        ({}, (scaler("a"), scaler("b")), None, Reason.SEVERAL_SCALERS),
+        ({}, (scaler("ours", owned_by_us=True),), None, None),
+        ({}, (scaler("ours", owned_by_us=True), scaler("a")), "a", None),
+        ({}, (scaler("keda", **KEDA),), "keda", None),
+        ({"scalerRef": {"name": "a"}}, (scaler("a"),), "a", None),
+        ({"scalerRef": {"name": "a"}}, (), None, Reason.SCALER_NOT_FOUND),
+        ({"scalerRef": {"name": "a"}}, (scaler("b"),), None, Reason.SCALER_NOT_FOUND),
+        ({"scalerRef": {"name": "a"}}, (scaler("a"), scaler("b")), None, Reason.SEVERAL_SCALERS),
+        ({"scalerRef": {"name": "ours"}}, (scaler("ours", owned_by_us=True),), None, Reason.SCALER_NOT_FOUND),
+        ({"scalerRef": {"kind": "ScaledObject", "name": "so"}}, (scaler("keda", **KEDA),), "keda", None),
+        (
+            {"scalerRef": {"kind": "ScaledObject", "name": "x"}},
+            (scaler("keda", **KEDA),),
+            None,
+            Reason.SCALER_NOT_FOUND,
+        ),
+        ({"scalerRef": {"kind": "ScaledObject", "name": "so"}}, (), None, Reason.SCALER_NOT_FOUND),
+        # Floor
+        ({"actuation": "Floor"}, (), None, Reason.SCALER_NOT_FOUND),
+        ({"actuation": "Floor"}, (scaler("a"),), "a", None),
+        ({"actuation": "Floor"}, (scaler("a"), scaler("b")), None, Reason.SEVERAL_SCALERS),
+        ({"actuation": "Floor"}, (scaler("ours", owned_by_us=True),), None, Reason.SCALER_NOT_FOUND),
+        # Own
+        ({"actuation": "Own", "minReplicas": 1, "maxReplicas": 9}, (), None, None),
+        ({"actuation": "Own", "minReplicas": 1, "maxReplicas": 9}, (scaler("ours", owned_by_us=True),), "ours", None),
+        ({"actuation": "Own", "minReplicas": 1, "maxReplicas": 9}, (scaler("theirs"),), None, None),
+    ],
+)
+def test_which_hpa_drives_a_target(scaling, scalers, chosen, reason):
+    target = effective(ro(scaling=scaling).spec).targets[0]
+    found, problem = choose_scaler(target, scalers)
+    assert (found.name if found else None) == chosen
+    assert (problem.reason if problem else None) == reason
+
+
+# approvals
+
+
+def status_with(*ids: str, expires: float = NOW + 3600, used: tuple[str, ...] = ()) -> dict[str, Any]:
+    from tests.unit.control.examples import time_text
+
+    item = {
+        "type": "Replicas",
+        "reason": "Surplus",
+        "message": "m",
+        "setting": "replicas",
+        "current": "4",
+        "proposed": "2",
+        "lower": "2",
+        "upper": "2",
+        "direction": "ScaleDown",
+        "confidence": 0.9,
+        "issuedAt": time_text(NOW - 60),
+        "expiresAt": time_text(expires),
+    }
+    return {
+        "recommendations": [item | {"id": name} for name in ids],
+        "usedApprovals": [{"id": name, "at": time_text(NOW - 10)} for name in used],
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotation", "status", "approved", "refused"),
+    [
+        ("", status_with("r1"), set(), ()),
+        (" , ,", status_with("r1"), set(), ()),
+        ("r1", status_with("r1"), {"r1"}, ()),
+        (" r1 ,r2,", status_with("r1", "r2", "r3"), {"r1", "r2"}, ()),
+        ("r9", status_with("r1"), set(), ("r9",)),
+        ("r1,r9,r8", status_with("r1"), {"r1"}, ("r8", "r9")),
+        ("r1", status_with("r1", expires=NOW - 1), set(), ("r1",)),
+        ("r1", status_with("r1", used=("r1",)), set(), ()),
+        ("r1", status_with(used=("r1",)), set(), ()),
+        ("R1", status_with("r1"), set(), ("R1",)),
+    ],
+)
+async def test_an_approval_counts_once_and_only_for_what_stands_now(annotation, status, approved, refused):
+    body = ro_body(annotations={APPROVE_ANNOTATION: annotation}, status=status)
+    service = await one(World(), body)
+    assert service.obj.status_error == ""
+    assert (set(service.approved), service.refused_approvals) == (approved, refused)
+
+
+async def test_a_list_of_approvals_is_bounded():
+    many = ",".join(f"r{number}" for number in range(5000))
+    service = await one(World(), ro_body(annotations={APPROVE_ANNOTATION: many}))
+    assert len(service.refused_approvals) <= 64
+
+
+async def test_a_dry_run_is_asked_for_by_the_word_true_alone():
+    for text, dry in (("true", True), ("false", False), ("True", False), ("", False)):
+        assert (await one(World(), ro_body(annotations={DRY_RUN_ANNOTATION: text}))).dry_run is dry
+
+
+# pools, prices, nodes
+
+PRICED = {
+    "prices": {"gpuHour": "4", "cpuCoreHour": "0.05"},
+    "pools": [
+        {"name": "h100", "nodeSelector": {"gpu": "h100"}, "prices": {"gpuHour": "9.5"}},
+        {"name": "free", "nodeSelector": {"gpu": "a10"}},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "pool", "gpu", "core"),
+    [
+        (PRICED, "h100", 9.5, 0.05),
+        (PRICED, "free", 4.0, 0.05),
+        (PRICED, "", 4.0, 0.05),
+        (PRICED, "no such pool", 4.0, 0.05),
+        ({}, "", None, None),
+        ({"prices": {"gpuHour": "0"}}, "", 0.0, None),
+    ],
+)
+def test_prices_come_from_the_pool_then_the_object_and_are_never_guessed_for_gpus(spec, pool, gpu, core):
+    prices = prices_of(cro(**spec).spec, pool)
+    if gpu is None:
+        assert isinstance(prices.gpu_hour, Unknown)
+    else:
+        assert prices.gpu_hour == gpu
+    if core is not None:
+        assert prices.cpu_core_hour == core
+    assert prices.memory_gib_hour > 0, "the built-in one"
+
+
+def node(name: str, **labels: str) -> NodeFacts:
+    return NodeFacts(
+        name=name,
+        pool="",
+        gpu_model="H100",
+        gpus=8.0,
+        cpu_cores=64.0,
+        memory_bytes=1e12,
+        ready=True,
+        unschedulable=False,
+        labels=labels,
+    )
+
+
+async def test_nodes_are_joined_with_their_pool_and_their_agent():
+    world = World(all_nodes={"n1": node("n1", gpu="h100"), "n2": node("n2", gpu="a10"), "n3": node("n3")})
+    broken = Unknown(UnknownReason.UNREACHABLE, "refused")
+    world.snapshots.agent_failed("n2", broken, at=NOW)
+    work = await world.collect(cro_body(**PRICED), ro_body(poolRef={"name": "h100"}))
+    assert {name: facts.pool for name, facts in work.nodes.items()} == {"n1": "h100", "n2": "free", "n3": ""}
+    assert work.nodes["n2"].agent_error is broken
+    assert work.services[0].prices.gpu_hour == 9.5
+    assert work.services[0].currency == "USD"
+    assert set(work.clusters[0].prices) == {"", "h100", "free"}
+
+
+async def test_without_a_cluster_object_there_is_no_price_and_no_currency():
+    service = await one(World())
+    assert isinstance(service.prices.gpu_hour, Unknown)
+    assert service.currency == ""
+
+
+async def test_defaults_of_the_oldest_cluster_object_hold():
+    work = await World().collect(
+        cro_body("young", uid="y", created=NOW - 10, defaults={"mode": "Recommend"}),
+        cro_body("old", uid="o", created=NOW - 1000, defaults={"mode": "Auto"}),
+        ro_body(),
+    )
+    assert str(work.services[0].settings.modes.scale_up) == "Auto"
