@@ -479,7 +479,13 @@ def edit(path, old, new):
         ("templates/crds.yaml", '"keep"', '"drop"', "crds", "would go with the release"),
         ("files/crds/optiinfra.io_resourceoptimizations.yaml", "shortNames", "shortnames", "crds", "differs"),
         ("values.yaml", "crds:", "surprise: 1\ncrds:", "values", "surprise"),
-        ("values.schema.json", '"OPTIINFRA_HOLD_SECONDS"', '"OPTIINFRA_HELD_SECONDS"', "variables", "OPTIINFRA_HOLD_SECONDS"),
+        (
+            "values.schema.json",
+            '"OPTIINFRA_HOLD_SECONDS"',
+            '"OPTIINFRA_HELD_SECONDS"',
+            "variables",
+            "OPTIINFRA_HOLD_SECONDS",
+        ),
     ],
 )
 def test_a_mistake_in_the_chart_is_found(broken, file, old, new, check, complaint):
