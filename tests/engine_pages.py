@@ -429,6 +429,26 @@ class Scene:
         """Resources of a namespace that the operator wrote."""
         return {resource for _, _, resource in self.writes(namespace=namespace)}
 
+    def permit(
+        self, role: str, namespace: str, *, account: str = "optiinfra-operator", account_namespace: str = ""
+    ) -> None:
+        """Bind one of the chart's roles for people (view, edit) in a namespace."""
+        subject = {
+            "kind": "ServiceAccount",
+            "name": account,
+            "namespace": account_namespace or self.installation.namespace,
+        }
+        body = {
+            "metadata": {"name": f"{role}-{account}"},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": f"{self.installation.namespace}:optiinfra:{role}",
+            },
+            "subjects": [subject],
+        }
+        self.cluster.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings", body)
+
     def change(self, namespace: str, spec: object, name: str = "svc") -> None:
         """Merge into the spec of an object."""
         self.cluster.request("PATCH", self.path(namespace, name), {"spec": spec}, content_type=MERGE)

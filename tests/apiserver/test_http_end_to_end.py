@@ -39,17 +39,7 @@ def scene(apiserver, tmp_path_factory):
             body = {"metadata": {"name": account}}
             apiserver.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", body)
         for role in ("view", "edit"):
-            body = {
-                "metadata": {"name": role},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io",
-                    "kind": "ClusterRole",
-                    "name": f"{installation.namespace}:optiinfra:{role}",
-                },
-                "subjects": [{"kind": "ServiceAccount", "name": "editor", "namespace": namespace}],
-            }
-            path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings"
-            apiserver.request("POST", path, body)
+            made.permit(role, namespace, account="editor", account_namespace=namespace)
         operator.start().wait_ready()
         eventually(lambda: made.status(namespace).get("lastRound"), seconds=20, what="the first status")
         yield made

@@ -23,7 +23,6 @@ DURATION = 4.0
 DEADLINE = 3.0
 QUICKLY = 5.0
 """Seconds in which the other replica leads after a Lease was given back: it looks twice a second."""
-WRITES = {"create", "update", "patch", "delete", "replace", "apply"}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +132,14 @@ def test_a_follower_answers_through_the_leader(scene, replicas):
     assert [(item["name"], item["replicas"]) for item in decisions] == [("svc", 4)]
     body = {"namespace": namespace, "name": "svc"}
     assert follower.post("/api/v1/optimize/run", body, token=token).code == 403, "rights are the caller's own"
+    scene.permit("edit", namespace)
+    answer = follower.post("/api/v1/optimize/run", body, token=token)
+    assert answer.code == 202, answer
+    eventually(
+        lambda: scene.status(namespace)["lastRound"]["id"] == answer.json()["round_id"],
+        seconds=10,
+        what="the round that the follower promised",
+    )
 
 
 def test_external_metrics_are_the_same_whichever_replica_is_asked(scene, replicas):
@@ -152,6 +159,14 @@ def test_a_leader_that_is_asked_to_stop_hands_over_at_once(scene, replicas):
     eventually(lambda: external(scene) == ["4"], seconds=20, what="it decides the same")
     assert not leader.complaints()
     assert not follower.complaints()
+
+
+def test_a_replica_that_has_hardly_begun_ends_when_asked(scene, replicas):
+    """In its first moments the signal still belongs to Kopf."""
+    _, follower = replicas
+    follower.kill()
+    follower.start().wait_ready()
+    assert follower.terminate() == 0
 
 
 def test_a_leader_that_dies_is_replaced_after_the_lease(scene, replicas):
