@@ -97,12 +97,15 @@ lint: venv ## Check style, types, layers, generated files and the chart
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/optiinfra crds --check
+	$(BIN)/optiinfra crds --docs --check
+	$(BIN)/python -m hack.settings_reference --check
 	$(BIN)/python -m hack.chart_checks
 
 .PHONY: crds
-crds: venv ## Write crds/*.yaml from the models
-	@$(BIN)/optiinfra crds
+crds: venv ## Write what is generated: CRDs (also the chart's), their reference, the settings' reference
+	@$(BIN)/optiinfra crds --docs
+	@$(BIN)/optiinfra crds --directory charts/optiinfra/files/crds
+	@$(BIN)/python -m hack.settings_reference
 
 .PHONY: bench
 bench: venv binaries ## Measure what must be reached

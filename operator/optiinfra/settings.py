@@ -169,7 +169,8 @@ class OperatorSettings(BaseSettings):
     @property
     def identity(self) -> str:
         """Holder identity in the Lease: name and address, so that a follower finds the leader."""
-        return f"{self.pod_name}@{self.pod_ip}:{self.http_port}"
+        host = f"[{self.pod_ip}]" if ":" in self.pod_ip else self.pod_ip
+        return f"{self.pod_name}@{host}:{self.http_port}"
 
 
 def read_settings() -> OperatorSettings:

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     NO_PODS = "NoPods"
     ENGINE_UNREACHABLE = "EngineUnreachable"
     ENGINE_PAGE_INVALID = "EnginePageInvalid"
+    ENGINE_REFUSED = "EngineRefused"
     ENGINE_UNKNOWN = "EngineUnknown"
     AGENT_UNREACHABLE = "AgentUnreachable"
     METRICS_STALE = "MetricsStale"
@@ -162,6 +163,10 @@ EXPLANATIONS: Final = {
     ),
     Reason.ENGINE_PAGE_INVALID: Explanation(
         "What the engine answered is not a page of metrics.", "Check spec.engine.port, path and scheme."
+    ),
+    Reason.ENGINE_REFUSED: Explanation(
+        "The engine refuses to show its metrics (401 or 403).",
+        "Serve the metrics page without a key, on a port that only the operator's NetworkPolicy lets in.",
     ),
     Reason.ENGINE_UNKNOWN: Explanation(
         "The page is of no engine that is understood.", "Set spec.engine.type if the engine is known to you."

@@ -79,7 +79,8 @@ class Actuator:
     external: Callable[[], ExternalMetricsState]
     server_minor: int = 0
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
-    _applied: dict[ObjectKey, tuple[str, OwnScaler]] = field(default_factory=dict)
+    _applied: dict[tuple[ObjectKey, str], tuple[str, OwnScaler]] = field(default_factory=dict)
+    """By object and target: what was applied last, and the uid it got."""
 
     async def carry_out(self, service: ServiceWork, target: TargetWork) -> None:
         """Bring the world to what `target.order` says, and note the effect."""
@@ -144,7 +145,8 @@ class Actuator:
         # Published before the HPA exists: the HPA controller's first look must find a number.
         self._publish(service, target)
         wanted = self._own_scaler(service, target)
-        known = self._applied.get(service.key)
+        slot = (service.key, target.target.name)
+        known = self._applied.get(slot)
         unchanged = ours is not None and known == (ours.uid, wanted) and _matches(ours, wanted)
         if unchanged or target.order is None:
             return
@@ -157,7 +159,7 @@ class Actuator:
                 message=f"HorizontalPodAutoscaler {wanted.key.name} exists and is not ours; delete or rename it",
             )
             return
-        self._applied[service.key] = (uid, wanted)
+        self._applied[slot] = (uid, wanted)
 
     def _own_scaler(self, service: ServiceWork, target: TargetWork) -> OwnScaler:
         assert target.limits is not None
@@ -181,7 +183,8 @@ class Actuator:
         await self.own.delete(
             Key(service.key.namespace, ours.name), uid=ours.uid, resource_version=ours.resource_version
         )
-        self._applied.pop(service.key, None)
+        for slot in [slot for slot, (uid, _) in self._applied.items() if uid == ours.uid]:
+            del self._applied[slot]
 
     # Floor
 
@@ -236,7 +239,8 @@ class Actuator:
 
     def forget(self, key: ObjectKey) -> None:
         """Drop what is remembered of an object that is gone."""
-        self._applied.pop(key, None)
+        for slot in [slot for slot in self._applied if slot[0] == key]:
+            del self._applied[slot]
 
 
 _REFUSED = {
@@ -281,7 +285,9 @@ def floor_value(target: TargetWork, scaler: ScalerFacts, *, step: int) -> tuple[
     """Settle the floor to hold now: in steps, never above the live maximum, never lower while the HPA is not active."""
     assert isinstance(target.decision, ScalingDecision)
     assert target.facts is not None
-    wanted = min(target.decision.floor, scaler.max_replicas)
+    # No more than was ordered: a person who approved six did not approve ten. What did harm by going comes back first.
+    ordered = target.order if target.order is not None else scaler.min_replicas
+    wanted = min(max(min(target.decision.floor, ordered), target.restore or 0), scaler.max_replicas)
     held = scaler.min_replicas if scaler.held else None
     base = max(held or 0, scaler.min_replicas)
     if wanted > base:

@@ -9,10 +9,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optiinfra import metrics
-from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.scaling import Actuation
-from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork, Work
+from optiinfra.control.isolation import isolated
+from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
     bottleneck,
     consolidation,
@@ -72,28 +71,16 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
     """Judge every object of the round."""
     inputs: list[tuple[ServiceWork, TargetWork, scaling.ScalingInput]] = []
     for service in work.services:
-        try:
+        with isolated(service, step="analyze"):
             inputs += _service(service, work, times)
-        except Exception as error:  # noqa: BLE001  the domain's own mistake must stay with its object; it is logged
-            _failed(service, error)
     _decide(inputs, now=work.at)
     for service in work.services:
-        try:
+        with isolated(service, step="analyze"):
             _propose(service, times)
-        except Exception as error:  # noqa: BLE001  as above
-            _failed(service, error)
     for cluster in work.clusters:
-        try:
+        with isolated(cluster, step="analyze"):
             _cluster(cluster, now=work.at, times=times)
-        except Exception as error:  # noqa: BLE001  as above
-            _failed(cluster, error)
     return work
-
-
-def _failed(item: ServiceWork | ClusterWork, error: Exception) -> None:
-    _LOG.exception("analysis failed", extra={"object": str(item.key)})
-    metrics.OBJECT_FAILURES.labels("analyze", type(error).__name__).inc()
-    item.problem = Problem(Reason.ANALYSIS_FAILED, f"{type(error).__name__}: {error}"[:500])
 
 
 def _service(
@@ -207,13 +194,13 @@ def _decide(inputs: Sequence[tuple[ServiceWork, TargetWork, scaling.ScalingInput
         return
     try:
         decisions = scaling.decide([given for _, _, given in inputs], now=now)
-    except Exception as error:  # noqa: BLE001  as above
+    except Exception:
         if len(inputs) == 1:
-            _failed(inputs[0][0], error)
-            return
+            raise
         # One input spoils the arrays of all: decide one by one, so that only its own object fails.
         for single in inputs:
-            _decide([single], now=now)
+            with isolated(single[0], step="analyze"):
+                _decide([single], now=now)
         return
     for (_, target, _), decision in zip(inputs, decisions, strict=True):
         target.decision = decision

@@ -205,7 +205,8 @@ def choose_scaler(target: Target, scalers: tuple[ScalerFacts, ...]) -> tuple[Sca
         if found is None:
             return None, Problem(
                 Reason.SCALER_NOT_FOUND,
-                f"HorizontalPodAutoscaler {named.name} does not exist or does not target {_name(target)}",
+                f"HorizontalPodAutoscaler {named.name} does not exist or does not target {_name(target)}; "
+                "correct spec.scaling.scalerRef, or leave it out",
             )
     if len(others) > 1:
         names = ", ".join(sorted(scaler.name for scaler in others)[:5])
@@ -214,12 +215,16 @@ def choose_scaler(target: Target, scalers: tuple[ScalerFacts, ...]) -> tuple[Sca
         owned = next((s for s in others if s.controller_owner == f"ScaledObject/{named.name}"), None)
         if owned is None:
             return None, Problem(
-                Reason.SCALER_NOT_FOUND, f"ScaledObject {named.name} has made no HorizontalPodAutoscaler for the target"
+                Reason.SCALER_NOT_FOUND,
+                f"ScaledObject {named.name} has made no HorizontalPodAutoscaler for the "
+                "target; see its conditions, or correct spec.scaling.scalerRef",
             )
         return owned, None
     if scaling.actuation is Actuation.FLOOR and not others:
         return None, Problem(
-            Reason.SCALER_NOT_FOUND, f"no HorizontalPodAutoscaler targets {_name(target)}; Floor needs one to hold"
+            Reason.SCALER_NOT_FOUND,
+            f"no HorizontalPodAutoscaler targets {_name(target)}; Floor needs one to hold: create it, or "
+            "use actuation Own",
         )
     return (others[0] if others else None), None
 

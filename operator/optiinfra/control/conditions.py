@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
-from optiinfra.api.reasons import Reason
+from optiinfra.api.reasons import EXPLANATIONS, Reason
 from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork
 from optiinfra.domain.readings import Unknown, UnknownReason
 
@@ -63,7 +63,7 @@ def _summary(problem: Problem | None, measured: Wanted) -> list[Wanted]:
 
 _BY_UNKNOWN = {
     UnknownReason.UNREACHABLE: Reason.ENGINE_UNREACHABLE,
-    UnknownReason.REFUSED: Reason.AUTHENTICATION_FAILED,
+    UnknownReason.REFUSED: Reason.ENGINE_REFUSED,
     UnknownReason.INVALID: Reason.ENGINE_PAGE_INVALID,
     UnknownReason.STALE: Reason.METRICS_STALE,
 }
@@ -91,7 +91,9 @@ def _target_metrics(target: TargetWork) -> Wanted:
         if errors:
             pod, error = next(iter(sorted(errors.items())))
             reason = _BY_UNKNOWN.get(error.reason, Reason.ENGINE_UNREACHABLE)
-            return Wanted(kind, _NO, reason, f"pod {pod}: {error.detail or error.reason}")
+            return Wanted(
+                kind, _NO, reason, f"pod {pod}: {error.detail or error.reason}. {EXPLANATIONS[reason].remedy}"
+            )
         if facts.pages:
             return Wanted(kind, _NO, Reason.METRICS_STALE, f"{name}: the newest page is too old")
         return Wanted(kind, _UNKNOWN, Reason.COLLECTING, f"{name}: waiting for the first pages")
@@ -154,7 +156,8 @@ def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
         gpu = target.utilization.gpu_ratio_mean if target.utilization is not None else None
         holds = target.facts is not None and target.facts.gpus_per_replica > 0
         if holds and isinstance(gpu, Unknown) and gpu.reason in (UnknownReason.UNREACHABLE, UnknownReason.STALE):
-            return Wanted(kind, _YES, Reason.AGENT_UNREACHABLE, gpu.detail)
+            remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
+            return Wanted(kind, _YES, Reason.AGENT_UNREACHABLE, f"{gpu.detail}. {remedy}")
     return Wanted(kind, _NO, Reason.SUCCEEDED)
 
 
@@ -184,7 +187,8 @@ def _agents(cluster: ClusterWork) -> Wanted:
         failed = next((node.agent_error for node in holding if node.agent_error is not None), None)
         if failed is None:
             return Wanted(kind, _UNKNOWN, Reason.COLLECTING, "waiting for the agents of the GPU nodes")
-        return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, failed.detail)
+        remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
+        return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, f"{failed.detail}. {remedy}")
     if len(heard) < len(holding):
         silent = sorted(node.name for node in holding if not node.agent)
         return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"no agent is heard on {', '.join(silent[:5])}")

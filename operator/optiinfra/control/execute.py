@@ -13,6 +13,7 @@ from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
 from optiinfra.control.actuation import Actuator
+from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import Trial
 from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain.evidence import Direction, Proposal, RecommendationType
@@ -43,8 +44,9 @@ async def execute(work: Work, actuator: Actuator) -> Work:
 
     async def one(service: ServiceWork, target: TargetWork) -> None:
         async with slots:
-            await actuator.carry_out(service, target)
-            _note(service, target, now=work.at)
+            with isolated(service, step="execute"):
+                await actuator.carry_out(service, target)
+                _note(service, target, now=work.at)
 
     async with asyncio.TaskGroup() as group:
         for service in work.services:

@@ -13,6 +13,7 @@ from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
 from optiinfra.control.actuation import Actuator, heard, wants_to_act
+from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import Trial
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import verification
@@ -30,12 +31,17 @@ _PATIENCE = 60.0
 async def monitor(work: Work, actuator: Actuator) -> Work:
     """Judge trials, roll back what did harm, and say whether decisions are followed."""
     for service in work.services:
-        for target in service.targets:
-            if target.memory.trial is not None and target.signals is not None and not service.dry_run:
-                await _judge(service, target, target.memory.trial, actuator, now=work.at)
-            if target.effect is None:
-                target.effect = effect_of(service, target, now=work.at)
+        with isolated(service, step="monitor"):
+            await _monitor(service, actuator, now=work.at)
     return work
+
+
+async def _monitor(service: ServiceWork, actuator: Actuator, *, now: UnixTime) -> None:
+    for target in service.targets:
+        if target.memory.trial is not None and target.signals is not None and not service.dry_run:
+            await _judge(service, target, target.memory.trial, actuator, now=now)
+        if target.effect is None:
+            target.effect = effect_of(service, target, now=now)
 
 
 async def _judge(service: ServiceWork, target: TargetWork, trial: Trial, actuator: Actuator, *, now: UnixTime) -> None:
@@ -49,7 +55,7 @@ async def _judge(service: ServiceWork, target: TargetWork, trial: Trial, actuato
         if target.order is None or not wants_to_act(service):
             return
         # The order of this round gives way: what did harm is undone first, and decided anew afterwards.
-        target.order = max(target.order, trial.from_replicas)
+        target.order = target.restore = max(target.order, trial.from_replicas)
         await actuator.carry_out(service, target)
         target.memory.ordered, target.memory.ordered_at = target.order, now
         target.memory.policy = PolicyState(last_change=now, last_direction=Direction.SCALE_UP)

@@ -9,6 +9,7 @@ from optiinfra.api import maintenance
 from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.status_parts import ActionState
+from optiinfra.control.isolation import isolated
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import policy
 from optiinfra.domain.evidence import Direction, RecommendationType
@@ -23,16 +24,20 @@ _STANDING = (ActionState.APPROVED, ActionState.APPLIED, ActionState.VERIFIED)
 def plan(work: Work, *, actuation_enabled: bool, kill_switch: bool) -> Work:
     """Clamp every decision and give the orders."""
     for service in work.services:
-        if service.problem is not None:
-            continue
-        window_open = maintenance.is_open(service.settings.policy.maintenance_windows, now=work.at)
-        for target in service.targets:
-            target.withheld = _withheld(service, actuation_enabled=actuation_enabled, kill_switch=kill_switch)
-            if isinstance(target.decision, ScalingDecision) and target.problem is None:
-                _clamp(service, target, target.decision, now=work.at, window_open=window_open)
-                if target.withheld is None:
-                    target.order = _order(service, target, target.decision, now=work.at, window_open=window_open)
+        if service.problem is None:
+            with isolated(service, step="plan"):
+                _plan(service, now=work.at, actuation_enabled=actuation_enabled, kill_switch=kill_switch)
     return work
+
+
+def _plan(service: ServiceWork, *, now: UnixTime, actuation_enabled: bool, kill_switch: bool) -> None:
+    window_open = maintenance.is_open(service.settings.policy.maintenance_windows, now=now)
+    for target in service.targets:
+        target.withheld = _withheld(service, actuation_enabled=actuation_enabled, kill_switch=kill_switch)
+        if isinstance(target.decision, ScalingDecision) and target.problem is None:
+            _clamp(service, target, target.decision, now=now, window_open=window_open)
+            if target.withheld is None:
+                target.order = _order(service, target, target.decision, now=now, window_open=window_open)
 
 
 def _withheld(service: ServiceWork, *, actuation_enabled: bool, kill_switch: bool) -> Effect | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from optiinfra.api.v1alpha1 import TargetRef
-from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.errors import ClusterError, Throttled, Unavailable
 from optiinfra.cluster.targets import TargetFacts
 
 _LOG = logging.getLogger(__name__)
@@ -66,6 +66,10 @@ class TargetTable:
                     api_version=reference.api_version, kind=reference.kind, namespace=namespace, name=reference.name
                 )
                 known.error = None
+        except (Unavailable, Throttled) as error:
+            # No answer is no news: what was said for certain before still stands, with its time.
+            known.error = known.error or (None if known.facts is not None else error)
+            _LOG.info("target not read", extra={"namespace": namespace, "error": str(error)})
         except ClusterError as error:
             known.error = error
             _LOG.info("target not read", extra={"namespace": namespace, "error": str(error)})

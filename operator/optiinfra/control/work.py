@@ -71,6 +71,8 @@ class TargetWork:
     permission: Permission | None = None
     withheld: Effect | None = None
     """Why nothing may be done whatever is decided (kill switch, no permission by settings, dry run)."""
+    restore: int | None = None
+    """Replicas to give back because taking them away did harm."""
     order: int | None = None
     """Replicas to publish or write now; None when nothing may be published."""
     proposals: tuple[Proposal, ...] = ()

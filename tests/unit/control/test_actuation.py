@@ -397,7 +397,7 @@ HELD = {"held": True, "original_min_replicas": 1}
     ],
 )
 def test_the_floor_moves_in_steps_within_the_hpas_own_limits(hpa, floor, current, step, expected, reason):
-    work = floor_work(scaler(**hpa), desired=max(floor, 1), floor=floor)
+    work = floor_work(scaler(**hpa), desired=max(floor, 1), floor=floor, order=max(floor, 1))
     target = work.targets[0]
     target.facts = facts(current, scaler=scaler(**hpa))
     value, effect = floor_value(target, scaler(**hpa), step=step)
@@ -405,8 +405,21 @@ def test_the_floor_moves_in_steps_within_the_hpas_own_limits(hpa, floor, current
     assert (effect.reason if effect else None) == reason
 
 
+def test_the_floor_is_never_more_than_what_was_ordered_or_approved():
+    work = floor_work(scaler(min_replicas=1), floor=10, order=6)
+    assert floor_value(work.targets[0], scaler(min_replicas=1), step=20) == (6, None)
+
+
+def test_what_did_harm_by_going_comes_back_as_a_floor():
+    held = scaler(**HELD, min_replicas=2)
+    work = floor_work(held, floor=2, order=6)
+    work.targets[0].restore = 6
+    work.targets[0].facts = facts(4, scaler=held)
+    assert floor_value(work.targets[0], held, step=4) == (6, None)
+
+
 def test_the_floor_does_not_rise_while_gpu_pods_wait_for_a_node():
-    work = floor_work(scaler(**HELD, min_replicas=5), floor=9)
+    work = floor_work(scaler(**HELD, min_replicas=5), floor=9, order=9)
     target = work.targets[0]
     target.facts = facts(4, pods=(*facts(4).pods, pending()))
     value, effect = floor_value(target, scaler(**HELD, min_replicas=5), step=4)

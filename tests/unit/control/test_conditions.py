@@ -101,7 +101,7 @@ SILENT = signals(replicas_reporting=0)
         (facts(), SILENT, UNKNOWN, Reason.COLLECTING),
         (facts(), None, UNKNOWN, Reason.COLLECTING),
         (replace(facts(), page_errors={"a": UNMEASURED}), SILENT, NO, Reason.ENGINE_UNREACHABLE),
-        (replace(facts(), page_errors={"a": REFUSED}), SILENT, NO, Reason.AUTHENTICATION_FAILED),
+        (replace(facts(), page_errors={"a": REFUSED}), SILENT, NO, Reason.ENGINE_REFUSED),
         (replace(facts(), page_errors={"a": INVALID}), SILENT, NO, Reason.ENGINE_PAGE_INVALID),
         (replace(facts(), pages={"a": (page(NOW - 900),)}), SILENT, NO, Reason.METRICS_STALE),
         (facts(), signals(running=UNMEASURED), NO, Reason.PARTIAL_METRICS),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from optiinfra.api.v1alpha1 import TargetRef
-from optiinfra.cluster.errors import ClusterError, Invalid, Unavailable
+from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Unavailable
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.cluster.usage import ContainerUsage, PodUsage
 from optiinfra.control.keys import ObjectKey
@@ -140,18 +140,34 @@ def test_one_target_asked_for_by_many_at_once_is_one_request_and_many_are_bounde
     assert reader.most_at_once == 4
 
 
+async def test_no_answer_is_no_news_about_a_target():
+    reader = Reader({"vllm": Absent("gone")})
+    table = TargetTable(reader=reader, clock=lambda: NOW)
+    await table.refresh("inference", REF)
+    reader.answers["vllm"] = Unavailable("the API server restarts")
+    await table.refresh("inference", REF)
+    known = table.get("inference", REF)
+    assert known is not None
+    assert isinstance(known.error, Absent), "what was certain still stands"
+    never = TargetTable(reader=reader, clock=lambda: NOW)
+    await never.refresh("inference", REF)
+    unread = never.get("inference", REF)
+    assert unread is not None
+    assert isinstance(unread.error, Unavailable), "nothing else is known"
+
+
 async def test_the_last_good_answer_stays_beside_an_error_and_a_success_clears_it():
     reader = Reader({"vllm": target_facts()})
     table = TargetTable(reader=reader, clock=lambda: NOW)
     assert table.get("inference", REF) is None
     assert table.age("inference", REF) == float("inf")
     await table.refresh("inference", REF)
-    reader.answers["vllm"] = Unavailable("no answer")
+    reader.answers["vllm"] = Absent("gone")
     await table.refresh("inference", REF)
     known = table.get("inference", REF)
     assert known is not None
     assert known.facts is not None
-    assert isinstance(known.error, Unavailable)
+    assert isinstance(known.error, Absent)
     reader.answers["vllm"] = target_facts(desired_replicas=9)
     await table.refresh("inference", REF)
     assert known.error is None
