@@ -35,6 +35,8 @@ _INTERVAL = 1800.0
 _JITTER = 0.2
 _PAUSE = 0.2
 _UNPACKED_LIMIT = 256 << 10
+_STARTUPS_KEPT = 32
+_LONGEST_STARTUP = 3600.0
 
 
 class CheckpointStore(Protocol):
@@ -54,7 +56,7 @@ def pack(memory: ObjectMemory) -> bytes:
             "history": base64.b64encode(target.history.to_bytes()).decode(),
             "startups": [round(value, 1) for value in target.startups],
         }
-        for name, target in memory.targets.items()
+        for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
         if len(target.history)
     }
     while True:
@@ -73,15 +75,14 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     if version != VERSION:
         raise InvalidCheckpointError(f"checkpoint of version {version}, this is {VERSION}; begin with none")
     inflater = zlib.decompressobj()
+    found: dict[str, tuple[LoadHistory, tuple[float, ...]]] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
-            raise InvalidCheckpointError(f"checkpoint: more than {_UNPACKED_LIMIT} bytes unpacked; begin with none")
+            raise ValueError(f"more than {_UNPACKED_LIMIT} bytes unpacked")  # noqa: TRY301  one error with the rest
         for name, saved in orjson.loads(raw)["targets"].items():
             history = LoadHistory.from_bytes(base64.b64decode(saved["history"], validate=True))
-            startups = tuple(float(value) for value in saved["startups"][:32])
-            target = memory.target(str(name))
-            target.history, target.startups = history, startups
+            found[str(name)] = history, tuple(_startup(value) for value in saved["startups"][:_STARTUPS_KEPT])
     except (
         zlib.error,
         orjson.JSONDecodeError,
@@ -92,6 +93,16 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         ValueError,
     ) as error:
         raise InvalidCheckpointError(f"checkpoint: {error}; begin with none") from error
+    for name, (history, startups) in found.items():  # all or nothing
+        target = memory.target(name)
+        target.history, target.startups = history, startups
+
+
+def _startup(value: float) -> float:
+    seconds = float(value)
+    if not 0.0 <= seconds <= _LONGEST_STARTUP:
+        raise ValueError(f"a start-up of {seconds} s")
+    return seconds
 
 
 @dataclass(slots=True)
