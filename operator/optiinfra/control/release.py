@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optiinfra.cluster.document import Key
-from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.errors import Absent, ClusterError
 from optiinfra.cluster.floor import FloorHeld, FloorRefusal, FloorReleased
 from optiinfra.cluster.scalers import ScalerRecord
 
@@ -48,6 +48,8 @@ async def release_one(floor: FloorGiver, record: ScalerRecord, *, max_step: int 
     """Take one step of giving back."""
     try:
         outcome = await floor.release(record.key, uid=record.facts.uid, max_step=max_step)
+    except Absent:
+        return Released(record.key, "the HorizontalPodAutoscaler is gone", done=True)
     except ClusterError as error:
         _LOG.warning("floor not released", extra={"scaler": str(record.key), "error": str(error)})
         return Released(record.key, str(error), done=False)
