@@ -17,10 +17,13 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.threads = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
+        if self.threads:
+            return super().select(None)  # a thread that works takes no virtual time, and wakes the loop when it ends
         ready = super().select(0)
         if not ready:
             self.now += timeout
@@ -36,6 +39,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":  # type: ignore[override]  # the base promises less
+        future = super().run_in_executor(executor, func, *args)
+        self._jumping.threads += 1
+        future.add_done_callback(self._thread_ended)
+        return future
+
+    def _thread_ended(self, _future: "asyncio.Future[Any]") -> None:
+        self._jumping.threads -= 1
 
 
 def run(story: Callable[[], Coroutine[Any, Any, _T]]) -> _T:

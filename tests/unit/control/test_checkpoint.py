@@ -1,0 +1,330 @@
+"""Checkpoints: histories that come back, damage that costs nothing else, and a budget that holds."""
+
+import asyncio
+import itertools
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optiinfra.cluster.checkpoints import STATE_LIMIT_BYTES, CheckpointRecord
+from optiinfra.cluster.document import Key
+from optiinfra.cluster.errors import ClusterError, Unavailable
+from optiinfra.control.checkpoint import VERSION, Checkpointer, pack, unpack
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.registry import Registry
+from optiinfra.domain.histogram import InvalidCheckpointError
+from optiinfra.domain.history import Column
+from optiinfra.domain.units import UnixTime
+from tests.unit.control import virtual
+from tests.unit.control.examples import NOW, ro_body, signals
+
+KEY = ObjectKey("ResourceOptimization", "inference", "svc")
+
+
+def remembered(*names: str, points: int = 50, seed: int = 7) -> ObjectMemory:
+    memory = ObjectMemory()
+    for number, name in enumerate(names or ("vllm",)):
+        target = memory.target(name)
+        for step in range(points):
+            at = UnixTime(NOW + 15 * step)
+            load = float((step * seed + number * 13) % 97) + step / 7
+            target.history.observe(signals(time=at, running=load, waiting=float(step % 5), work_rate=load * 31.7), 4)
+        target.startups = (61.25, 70.0)
+    return memory
+
+
+def restored(state: bytes, *, version: int = VERSION) -> ObjectMemory:
+    memory = ObjectMemory()
+    unpack(state, memory, version=version)
+    return memory
+
+
+def test_what_is_packed_comes_back():
+    memory = remembered("spot", "reserved")
+    found = restored(pack(memory))
+    assert set(found.targets) == {"spot", "reserved"}
+    for name, target in found.targets.items():
+        before = memory.target(name)
+        assert len(target.history) == len(before.history)
+        assert target.history.newest == before.history.newest
+        assert target.history.series(Column.RUNNING).values == pytest.approx(
+            before.history.series(Column.RUNNING).values, rel=0.05
+        )
+        assert target.startups == (61.2, 70.0)
+
+
+def test_the_same_memory_packs_to_the_same_bytes():
+    assert pack(remembered()) == pack(remembered())
+    assert pack(remembered()) != pack(remembered(points=51))
+
+
+def test_an_empty_history_is_not_worth_a_byte_and_comes_back_as_nothing():
+    memory = ObjectMemory()
+    memory.target("vllm")
+    assert restored(pack(memory)).targets == {}
+
+
+def test_what_does_not_fit_is_left_out_largest_first():
+    memory = remembered(*(f"variant-{number}" for number in range(8)), points=2000)
+    small = memory.target("small")
+    for step in range(3):
+        small.history.observe(signals(time=UnixTime(NOW + 15 * step)), 4)
+    state = pack(memory)
+    assert len(state) <= STATE_LIMIT_BYTES
+    assert "small" in restored(state).targets
+
+
+@pytest.mark.parametrize("version", [0, VERSION + 1, -1])
+def test_another_version_begins_anew(version):
+    with pytest.raises(InvalidCheckpointError, match="version"):
+        restored(pack(remembered()), version=version)
+
+
+def packed(content: Any) -> bytes:
+    return zlib.compress(orjson.dumps(content))
+
+
+GOOD = orjson.loads(zlib.decompress(pack(remembered())))["targets"]["vllm"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"not zlib",
+        pack(remembered())[:-20],
+        b"\x00" + pack(remembered()),
+        zlib.compress(b"not json"),
+        packed([]),
+        packed({}),
+        packed({"targets": []}),
+        packed({"targets": {"a": None}}),
+        packed({"targets": {"a": {"history": "?", "startups": []}}}),
+        packed({"targets": {"a": {"history": "AAAA", "startups": []}}}),
+        packed({"targets": {"a": {"history": 5, "startups": []}}}),
+        packed({"targets": {"a": {"startups": []}}}),
+        packed({"targets": {"a": GOOD | {"startups": None}}}),
+        packed({"targets": {"a": GOOD | {"startups": ["soon"]}}}),
+        packed({"targets": {"a": GOOD | {"startups": ["nan"]}}}),
+        packed({"targets": {"a": GOOD | {"startups": [-5.0]}}}),
+        packed({"targets": {"a": GOOD | {"startups": [1e300]}}}),
+        packed({"targets": {"a": GOOD | {"startups": [[1]]}}}),
+    ],
+)
+def test_a_damaged_state_is_one_error_and_leaves_nothing_half_restored(state):
+    memory = ObjectMemory()
+    with pytest.raises(InvalidCheckpointError):
+        unpack(state, memory, version=VERSION)
+    assert memory.targets == {}
+
+
+def test_one_damaged_target_does_not_leave_the_other_half_of_the_truth():
+    memory = ObjectMemory()
+    with pytest.raises(InvalidCheckpointError):
+        unpack(
+            packed({"targets": {"good": GOOD, "worse": {"history": "AAAA", "startups": []}}}), memory, version=VERSION
+        )
+    assert memory.targets == {}
+
+
+def test_a_state_that_unpacks_to_gigabytes_is_refused_before_it_does():
+    bomb = zlib.compress(b" " * (64 << 20), 9)
+    assert len(bomb) < 100_000
+    with pytest.raises(InvalidCheckpointError, match="262144 bytes"):
+        restored(bomb)
+
+
+def test_more_startups_than_are_kept_are_cut():
+    state = packed({"targets": {"a": GOOD | {"startups": [float(n) for n in range(500)]}}})
+    assert len(restored(state).target("a").startups) == 32
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_raise_anything_else(noise):
+    for state in (noise, zlib.compress(noise)):
+        with pytest.raises(InvalidCheckpointError):
+            restored(state)
+
+
+@given(st.integers(0, 2000), st.integers(0, 255))
+def test_one_changed_byte_is_noticed_or_harmless(position, value):
+    state = bytearray(pack(remembered(points=20)))
+    state[position % len(state)] = value
+    try:
+        found = restored(bytes(state))
+    except InvalidCheckpointError:
+        return
+    assert set(found.targets) == {"vllm"}
+
+
+# the budget
+
+
+@dataclass
+class Store:
+    """Checkpoints of a cluster; writes are noted with their virtual time."""
+
+    records: tuple[CheckpointRecord, ...] = ()
+    broken: tuple[tuple[Key, str], ...] = ()
+    error: ClusterError | None = None
+    written: list[tuple[float, CheckpointRecord, str]] = field(default_factory=list)
+
+    async def list(self) -> tuple[tuple[CheckpointRecord, ...], tuple[tuple[Key, str], ...]]:
+        if self.error is not None:
+            raise self.error
+        return self.records, self.broken
+
+    async def write(self, record: CheckpointRecord, *, owner_name: str, owner_uid: str) -> None:
+        self.written.append((virtual.now(), record, f"{owner_name}/{owner_uid}"))
+        if self.error is not None:
+            raise self.error
+
+
+def checkpointer(store: Store, memories: Mapping[str, ObjectMemory]) -> Checkpointer:
+    registry = Registry()
+    for name in memories:
+        registry.upsert("ResourceOptimization", ro_body(name, uid=f"uid-of-{name}"))
+    by_key = {ObjectKey("ResourceOptimization", "inference", name): memory for name, memory in memories.items()}
+    return Checkpointer(store=store, registry=registry, memories=by_key, clock=lambda: NOW + virtual.now())
+
+
+def test_at_most_five_a_second_are_written():
+    async def story() -> Store:
+        store = Store()
+        await checkpointer(store, {f"svc-{number}": remembered(points=3) for number in range(20)}).save_all()
+        return store
+
+    times = [at for at, _, _ in virtual.run(story).written]
+    assert len(times) == 20
+    for position in range(len(times) - 5):
+        assert times[position + 5] - times[position] >= 0.99
+
+
+def test_a_checkpoint_belongs_to_its_object():
+    async def story() -> Store:
+        store = Store()
+        await checkpointer(store, {"svc": remembered()}).save_all()
+        return store
+
+    ((_, record, owner),) = virtual.run(story).written
+    assert owner == "svc/uid-of-svc"
+    assert (record.key, record.version) == (Key("inference", "svc"), VERSION)
+
+
+def test_what_did_not_change_is_not_written_again_and_an_object_that_is_gone_not_at_all():
+    async def story() -> Store:
+        store = Store()
+        memory = remembered()
+        saver = checkpointer(store, {"svc": memory})
+        await saver.save_all()
+        await saver.save_all()
+        assert len(store.written) == 1
+        memory.target("vllm").history.observe(signals(time=UnixTime(NOW + 9999)), 4)
+        await saver.save_all()
+        saver.registry.remove(KEY)
+        memory.target("vllm").history.observe(signals(time=UnixTime(NOW + 19999)), 4)
+        await saver.save_all()
+        return store
+
+    assert len(virtual.run(story).written) == 2
+
+
+def test_in_the_long_run_an_object_is_written_at_most_every_half_hour():
+    async def story() -> Store:
+        store = Store()
+        memories = {f"svc-{number}": remembered(points=3) for number in range(4)}
+        saver = checkpointer(store, memories)
+        running = asyncio.create_task(saver.run())
+        for minute in range(6 * 60):
+            for memory in memories.values():
+                memory.target("vllm").history.observe(signals(time=UnixTime(NOW + 600 + 60 * minute)), 4)
+            await asyncio.sleep(60.0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return store
+
+    written: dict[str, list[float]] = {}
+    for at, record, _ in virtual.run(story).written:
+        written.setdefault(record.key.name, []).append(at)
+    assert len(written) == 4
+    for times in written.values():
+        assert 9 <= len(times) <= 12
+        assert all(later - earlier >= 1800.0 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_write_that_fails_is_not_repeated_at_once_and_stops_nobody():
+    async def story() -> Store:
+        store = Store(error=Unavailable("no answer"))
+        memories = {name: remembered() for name in ("a", "b")}
+        saver = checkpointer(store, memories)
+        await saver.save_all()
+        assert len(store.written) == 2
+        assert saver._due() == []
+        assert all(memory.checkpointed_digest == "" for memory in memories.values())
+        return store
+
+    virtual.run(story)
+
+
+# restoring
+
+
+def record(name: str = "svc", *, state: bytes | None = None, version: int = VERSION) -> CheckpointRecord:
+    state = pack(remembered()) if state is None else state
+    return CheckpointRecord(key=Key("inference", name), version=version, time=UnixTime(NOW - 60), state=state)
+
+
+def test_a_new_leader_goes_on_where_the_old_one_was_and_writes_nothing_new():
+    async def story() -> None:
+        store = Store(
+            records=(record(), record("bad", state=b"?"), record("future", version=99)), broken=((Key("a", "b"), "x"),)
+        )
+        saver = checkpointer(store, {"svc": ObjectMemory(), "bad": ObjectMemory(), "future": ObjectMemory()})
+        assert await saver.restore() == 1
+        assert len(saver.memories[KEY].target("vllm").history) == 50
+        assert saver.memories[ObjectKey("ResourceOptimization", "inference", "bad")].targets == {}
+        await saver.save_all()
+        assert store.written == []
+
+    virtual.run(story)
+
+
+def test_restoring_twice_does_not_undo_what_was_learned_since():
+    async def story() -> None:
+        saver = checkpointer(Store(records=(record(),)), {"svc": ObjectMemory()})
+        await saver.restore()
+        history = saver.memories[KEY].target("vllm").history
+        history.observe(signals(time=UnixTime(NOW + 99999)), 4)
+        assert await saver.restore() == 0
+        assert saver.memories[KEY].target("vllm").history is history
+
+    virtual.run(story)
+
+
+def test_checkpoints_that_cannot_be_listed_cost_history_and_nothing_else():
+    async def story() -> None:
+        saver = checkpointer(Store(error=Unavailable("no answer")), {"svc": ObjectMemory()})
+        assert await saver.restore() == 0
+
+    virtual.run(story)
+
+
+def test_a_memory_that_grows_while_it_is_packed_is_packed_anyway():
+    class Growing(dict[str, Any]):
+        """Iterating over it while a round adds a target is what happens in two threads."""
+
+        def items(self) -> Any:
+            for number, pair in enumerate(list(super().items())):
+                self[f"new-{number}"] = ObjectMemory().target("x")
+                yield pair
+
+    memory = remembered()
+    memory.targets = Growing(memory.targets)
+    assert "vllm" in restored(pack(memory)).targets
