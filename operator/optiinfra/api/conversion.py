@@ -20,12 +20,11 @@ DAILY_TOKEN_BUDGET = 50_000
 def effective(spec: ResourceOptimizationSpec, defaults: Defaults | None = None) -> Settings:
     """Work out what holds for an object. `defaults` are those of the ClusterResourceOptimization, if there is one."""
     common = defaults or Defaults()
-    interval = spec.interval or common.interval
     budget = _first(spec.insights.daily_token_budget, common.insights.daily_token_budget)
     insights = _first(spec.insights.enabled, common.insights.enabled)
     return Settings(
         targets=to_targets(spec),
-        interval=interval.seconds if interval else INTERVAL,
+        interval=interval_of(spec, defaults),
         modes=to_modes(spec.mode or common.mode or Mode.RECOMMEND, spec.modes),
         suspended=spec.suspend,
         objectives=to_objectives(spec.objectives, common.objectives),
@@ -33,6 +32,12 @@ def effective(spec: ResourceOptimizationSpec, defaults: Defaults | None = None) 
         insights_enabled=True if insights is None else insights,
         daily_token_budget=DAILY_TOKEN_BUDGET if budget is None else budget,
     )
+
+
+def interval_of(spec: ResourceOptimizationSpec, defaults: Defaults | None = None) -> Seconds:
+    """Return the time between two rounds of an object; cheap, for those who ask about all objects at once."""
+    interval = spec.interval or (defaults.interval if defaults is not None else None)
+    return interval.seconds if interval is not None else INTERVAL
 
 
 def to_targets(spec: ResourceOptimizationSpec) -> tuple[Target, ...]:

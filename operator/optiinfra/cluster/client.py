@@ -50,7 +50,8 @@ class ClientLimits:
 
     rate: float = 50.0
     """Calls a second, on average."""
-    burst: int = 100
+    burst: int = 200
+    """Enough for the first statuses of a hundred objects beside all lists of the start."""
     concurrency: int = 16
     """Calls in flight; watches are not counted."""
     timeout_s: float = 10.0

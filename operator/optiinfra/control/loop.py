@@ -18,7 +18,7 @@ from typing import Any
 from optiinfra import metrics
 from optiinfra.analysis.errors import RoundFailed
 from optiinfra.analysis.round import RoundWorkflow
-from optiinfra.api.conversion import effective
+from optiinfra.api.conversion import INTERVAL, interval_of
 from optiinfra.api.errors import InvalidObject
 from optiinfra.api.v1alpha1 import ResourceOptimization, TargetRef
 from optiinfra.cluster.inventory import Inventory
@@ -208,8 +208,8 @@ class ControlLoop:
         cluster = next((obj for _, obj in self.registry.clusters()), None)
         defaults = cluster.spec.defaults if cluster is not None else None
         if isinstance(known, ResourceOptimization):
-            return effective(known.spec, defaults).interval
-        return defaults.interval.seconds if defaults is not None and defaults.interval is not None else 30.0
+            return interval_of(known.spec, defaults)
+        return defaults.interval.seconds if defaults is not None and defaults.interval is not None else INTERVAL
 
     # upkeep
 

@@ -64,6 +64,8 @@ class Registry:
 
     _objects: dict[ObjectKey, Known] = field(default_factory=dict)
     _by_target: dict[tuple[str, str, str, str], set[ObjectKey]] = field(default_factory=dict)
+    _clusters: dict[ObjectKey, ClusterResourceOptimization] = field(default_factory=dict)
+    """Those among the objects; asked for with each object of a round."""
 
     def upsert(self, kind: Kind, body: Mapping[str, Any]) -> Change:
         """Take an object as the API server gives it.
@@ -77,7 +79,7 @@ class Registry:
         if old is not None and _older(known, old):
             return Change(key, is_new=False, spec_changed=False, approval_changed=False)
         self.remove(key)
-        self._objects[key] = known
+        self._put(key, known)
         for target in _targets(known):
             self._by_target.setdefault(target, set()).add(key)
         is_new = old is None or old.metadata.uid != known.metadata.uid
@@ -91,11 +93,17 @@ class Registry:
     def replace(self, key: ObjectKey, known: Known) -> None:
         """Put back an object whose status or version our own write changed; its spec must be the same."""
         if key in self._objects:
-            self._objects[key] = known
+            self._put(key, known)
+
+    def _put(self, key: ObjectKey, known: Known) -> None:
+        self._objects[key] = known
+        if isinstance(known, ClusterResourceOptimization):
+            self._clusters[key] = known
 
     def remove(self, key: ObjectKey) -> bool:
         """Forget an object; tells whether it was known."""
         known = self._objects.pop(key, None)
+        self._clusters.pop(key, None)
         if known is None:
             return False
         for target in _targets(known):
@@ -119,8 +127,7 @@ class Registry:
 
     def clusters(self) -> Iterable[tuple[ObjectKey, ClusterResourceOptimization]]:
         """All ClusterResourceOptimizations that could be parsed, oldest first."""
-        found = [(k, known) for k, known in self._objects.items() if isinstance(known, ClusterResourceOptimization)]
-        return sorted(found, key=lambda pair: _age_order(pair[1].metadata))
+        return sorted(self._clusters.items(), key=lambda pair: _age_order(pair[1].metadata))
 
     def acting(self, key: ObjectKey, target: TargetRef) -> ObjectKey:
         """Tell which object acts on this target: the older one, then the one with the smaller uid."""

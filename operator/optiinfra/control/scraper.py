@@ -29,6 +29,8 @@ from optiinfra.engines.page import read as read_page
 
 _LOG = logging.getLogger(__name__)
 _TICK = 0.25
+_SOURCES_EVERY = 1.0
+"""Naming the sources of a large fleet costs more than looking which of them are due."""
 
 SourceKind: TypeAlias = Literal["engine", "agent"]
 
@@ -74,9 +76,12 @@ class Scraper:
 
     async def run(self) -> None:
         """Read for ever; cancel to stop."""
+        named, named_at = tuple[Source, ...](), float("-inf")
         try:
             while True:
-                self._start_due()
+                if not named or time.monotonic() - named_at >= _SOURCES_EVERY:
+                    named, named_at = tuple(self.sources()), time.monotonic()
+                self._start_due(named)
                 self.last_progress = time.monotonic()
                 await asyncio.sleep(_TICK)
         finally:
@@ -84,10 +89,10 @@ class Scraper:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _start_due(self) -> None:
+    def _start_due(self, sources: Iterable[Source]) -> None:
         now = time.monotonic()
         alive: set[tuple[SourceKind, str]] = set()
-        for source in self.sources():
+        for source in sources:
             key = (source.kind, source.key)
             alive.add(key)
             due = self._due.get(key)

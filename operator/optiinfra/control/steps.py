@@ -52,6 +52,16 @@ _QUIET = (Reason.NOT_CONFIGURED, Reason.DISABLED, Reason.COLLECTING)
 """What somebody chose to be without, and what passes by itself, is no event."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _News:
+    """A status that was written: what it said before, and what it says now."""
+
+    key: ObjectKey
+    uid: str
+    old: Iterable[Condition]
+    new: Iterable[Condition]
+
+
 @dataclasses.dataclass(slots=True)
 class Steps:
     """What `optiinfra.analysis.round` runs."""
@@ -92,11 +102,12 @@ class Steps:
     async def report(self, work: Work, /) -> Work:
         """Write what changed."""
         slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
+        news: list[_News] = []
 
         async def bounded(item: ServiceWork | ClusterWork | BrokenWork) -> None:
             async with slots:
                 try:
-                    await self._report(item, work)
+                    news.extend(await self._report(item, work))
                 except Exception as error:  # noqa: BLE001  see below; it is logged with its traceback
                     # A status that cannot be built is that object's failure; the others are still reported.
                     metrics.OBJECT_FAILURES.labels("report", type(error).__name__).inc()
@@ -105,16 +116,20 @@ class Steps:
         items: list[ServiceWork | ClusterWork | BrokenWork] = [*work.services, *work.clusters, *work.broken]
         await asyncio.gather(*(bounded(item) for item in items))
         self._observe_latency(work)
+        # Events come after all statuses: of a thousand objects that turn at once, none waits for another one's news.
+        await asyncio.gather(*(self._tell(slots, item) for item in news))
         return work
 
-    async def _report(self, item: ServiceWork | ClusterWork | BrokenWork, work: Work) -> None:
+    async def _report(self, item: ServiceWork | ClusterWork | BrokenWork, work: Work) -> list[_News]:
+        """Write the status of one object; returns what is to be told about it."""
+        news: list[_News] = []
         if isinstance(item, ServiceWork):
             status = service_status(
                 item, round_id=work.id_for(item.key), now=work.at, insight=self.insights.state(item.key, item.settings)
             )
             old = item.obj.status.conditions
             if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
-                await self._tell(item.key, item.obj.metadata.uid, old, status.conditions)
+                news.append(_News(item.key, item.obj.metadata.uid, old, status.conditions))
             self.insights.consider(item, status.recommendations)
             _remember(item.memory, [f for t in item.targets for f in t.findings], status.recommendations)
         elif isinstance(item, ClusterWork):
@@ -122,11 +137,12 @@ class Steps:
             _remember(item.memory, item.findings, cluster.recommendations)
             old = item.obj.status.conditions
             if await self.reporter.report(item.key, item.obj, cluster, now=work.at, asked=item.key in work.tickets):
-                await self._tell(item.key, item.obj.metadata.uid, old, cluster.conditions)
+                news.append(_News(item.key, item.obj.metadata.uid, old, cluster.conditions))
         else:
-            await self._report_broken(item, round_id=work.id_for(item.key), now=work.at)
+            news += await self._report_broken(item, round_id=work.id_for(item.key), now=work.at)
+        return news
 
-    async def _report_broken(self, item: BrokenWork, *, round_id: str, now: UnixTime) -> None:
+    async def _report_broken(self, item: BrokenWork, *, round_id: str, now: UnixTime) -> list[_News]:
         """Write only the conditions: nothing else about this object can be known."""
         metadata, stored = item.broken.metadata, item.broken.status
         message = f"{item.broken.field}: {item.broken.remedy}"
@@ -138,22 +154,23 @@ class Steps:
         )
         conditions = merge(old, wanted, generation=metadata.generation, now=now)
         if tuple(old) == conditions and stored.get("observedGeneration") == metadata.generation:
-            return
+            return []
         status = {
             **stored,
             "observedGeneration": metadata.generation,
             "conditions": [condition.to_wire() for condition in conditions],
             "lastRound": {"id": round_id, "at": str(Time.of(now))},
         }
-        if await self.reporter.send(item.key, metadata, status, previous=stored) is not None:
-            await self._tell(item.key, metadata.uid, old, conditions)
+        written = await self.reporter.send(item.key, metadata, status, previous=stored)
+        return [] if written is None else [_News(item.key, metadata.uid, old, conditions)]
 
-    async def _tell(self, key: ObjectKey, uid: str, old: Iterable[Condition], new: Iterable[Condition]) -> None:
+    async def _tell(self, slots: asyncio.Semaphore, news: _News) -> None:
         """Record an Event for every condition that turned for better or worse, with its own words."""
-        before = {condition.type: (condition.status, condition.reason) for condition in old}
-        reference = ObjectReference("optiinfra.io/v1alpha1", key.kind, key.namespace, key.name, uid)
+        before = {condition.type: (condition.status, condition.reason) for condition in news.old}
+        key = news.key
+        reference = ObjectReference("optiinfra.io/v1alpha1", key.kind, key.namespace, key.name, news.uid)
         told: set[str] = set()
-        for condition in new:
+        for condition in news.new:
             kind = condition.type
             changed = before.get(kind) != (condition.status, condition.reason)
             if kind not in _EVENTFUL or not changed or condition.status is ConditionStatus.UNKNOWN:
@@ -164,13 +181,14 @@ class Steps:
             if condition.reason in told or (good and kind not in before) or (good and kind is not ConditionType.READY):
                 continue
             told.add(condition.reason)
-            await self.events.record(
-                reference,
-                event_type=EventType.NORMAL if good else EventType.WARNING,
-                reason=condition.reason,
-                action="Report",
-                note=condition.message,
-            )
+            async with slots:
+                await self.events.record(
+                    reference,
+                    event_type=EventType.NORMAL if good else EventType.WARNING,
+                    reason=condition.reason,
+                    action="Report",
+                    note=condition.message,
+                )
 
     def _observe_latency(self, work: Work) -> None:
         for service in work.services:
