@@ -99,6 +99,8 @@ class InsightsWorker:
         metrics.INSIGHTS.labels(report.outcome).inc()
         metrics.LLM_TOKENS.labels("in").inc(report.tokens_in)
         metrics.LLM_TOKENS.labels("out").inc(report.tokens_out)
+        if key not in self._asked:
+            return  # the object went while the model thought
         texts: dict[str, InsightStatus] = {}
         if report.available:
             self._failures.pop(key, None)
