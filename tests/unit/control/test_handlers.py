@@ -1,0 +1,72 @@
+"""Kopf's part: events on our kinds, and nothing that would leave a trace on an object."""
+
+from typing import Any
+
+import kopf
+import pytest
+
+from optiinfra import handlers
+
+
+class Events:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, str]] = []
+
+    def seen(self, kind: str, body: Any) -> None:
+        self.calls.append(("seen", kind, body["metadata"]["name"]))
+
+    def gone(self, kind: str, body: Any) -> None:
+        self.calls.append(("gone", kind, body["metadata"]["name"]))
+
+
+def watched(registry: kopf.OperatorRegistry) -> dict[str, Any]:
+    return {str(handler.selector.any_name): handler for handler in registry._watching.get_all_handlers()}
+
+
+def test_exactly_our_kinds_are_watched():
+    both = watched(handlers.registry(Events(), cluster_kind=True))
+    assert set(both) == {"resourceoptimizations", "clusterresourceoptimizations"}
+    for handler in both.values():
+        assert (handler.selector.group, handler.selector.version) == ("optiinfra.io", "v1alpha1")
+    assert set(watched(handlers.registry(Events(), cluster_kind=False))) == {"resourceoptimizations"}
+
+
+def test_nothing_is_registered_that_sets_a_finalizer_or_writes():
+    registry = handlers.registry(Events(), cluster_kind=True)
+    for kind in ("_spawning", "_changing", "_indexing", "_webhooks"):
+        assert list(getattr(registry, kind).get_all_handlers()) == [], kind
+    activities = {str(handler.activity) for handler in registry._activities.get_all_handlers()}
+    assert len(activities) == 1, "logging in, and no start-up or clean-up of Kopf's"
+    assert "auth" in activities.pop().lower()
+
+
+@pytest.mark.parametrize(
+    ("event", "call"), [(None, "seen"), ("ADDED", "seen"), ("MODIFIED", "seen"), ("DELETED", "gone")]
+)
+@pytest.mark.parametrize(
+    ("plural", "kind"),
+    [
+        ("resourceoptimizations", "ResourceOptimization"),
+        ("clusterresourceoptimizations", "ClusterResourceOptimization"),
+    ],
+)
+async def test_an_event_is_one_call(event, call, plural, kind):
+    events = Events()
+    handler = watched(handlers.registry(events, cluster_kind=True))[plural]
+    body = {"metadata": {"name": "svc"}}
+    assert await handler.fn(event={"type": event, "object": body}, body=body, logger=None, memo=None) is None
+    assert events.calls == [(call, kind, "svc")]
+
+
+def test_kopf_writes_nothing_and_keeps_to_the_measured_limits():
+    settings = kopf.OperatorSettings()
+    handlers.configure(settings)
+    assert settings.posting.enabled is False, "no Events of Kopf's"
+    assert settings.peering.standalone is True
+    assert settings.scanning.disabled is True
+    assert settings.queueing.worker_limit is None
+    assert settings.watching.inactivity_timeout < settings.watching.server_timeout < settings.watching.client_timeout
+    assert settings.watching.reconnect_backoff >= 1.0
+    for storage in (settings.persistence.progress_storage, settings.persistence.diffbase_storage):
+        assert isinstance(storage, kopf.AnnotationsProgressStorage | kopf.AnnotationsDiffBaseStorage)
+        assert storage.prefix == "optiinfra.io"
