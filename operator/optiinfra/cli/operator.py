@@ -6,6 +6,7 @@ part that cannot go on, ends the process with an error, so that the kubelet star
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -185,6 +186,7 @@ def operator() -> None:
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     logs.configure(settings.log_level)
+    gc.freeze()  # modules and models stay: no later collection walks through them
     if settings.kubeconfig is not None:
         os.environ["KUBECONFIG"] = str(settings.kubeconfig)  # Kopf's own login reads it
     try:

@@ -45,6 +45,10 @@ _FIRST_PAGES = 0.5
 """Seconds that the pages of a service's other replicas have to come in before it is decided for the first time."""
 _EARLY_ROUNDS = 16
 """What cannot be decided on so many pages is not decided on the next one either."""
+_FRESH_PAGE = 0.2
+"""Seconds between a page and the round that it brought forward; pages of other replicas come in meanwhile."""
+_PULLED_FORWARD = 0.25
+"""Share of its interval by which a page may bring a round forward."""
 _BROKEN_INTERVAL = 300.0
 _USAGE_INTERVAL = 60.0
 _COUNTS_INTERVAL = 10.0
@@ -121,7 +125,7 @@ class ControlLoop:
         return ticket
 
     def page_read(self, source: Source) -> None:
-        """Take note of a page: a service without any decision yet is decided at its first ones, not at its interval."""
+        """Take note of a page: first ones ask for a round, and later ones bring one forward that is nearly due."""
         memory = self.memories.get(source.owner) if source.owner is not None else None
         if memory is None or source.owner is None:
             return
@@ -129,6 +133,11 @@ class ControlLoop:
         if undecided and memory.early_rounds < _EARLY_ROUNDS:
             memory.early_rounds += 1
             self.queue.add(source.owner, delay=_FIRST_PAGES)
+            return
+        # Rounds settle behind pages: what a page says would else be decided up to an interval after it was read.
+        due_in = self.queue.due_in(source.owner)
+        if due_in is not None and _FRESH_PAGE < due_in <= _PULLED_FORWARD * self.interval_of(source.owner):
+            self.queue.add(source.owner, delay=_FRESH_PAGE)
 
     # leadership
 
@@ -196,7 +205,8 @@ class ControlLoop:
         for key in keys:
             self.queue.done(key)
             if self.registry.get(key) is not None:
-                self.queue.add(key, delay=self.interval_of(key) * random.uniform(0.95, 1.0))  # noqa: S311  jitter
+                # Never less than the interval, or rounds would run ahead of the pages that they settled behind.
+                self.queue.add(key, delay=self.interval_of(key) * random.uniform(1.0, 1.1))  # noqa: S311  jitter
 
     def interval_of(self, key: ObjectKey) -> float:
         """Seconds between two rounds of an object."""

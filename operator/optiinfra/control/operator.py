@@ -65,6 +65,7 @@ _SILENT_MIRROR = 400.0
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
 _FIRST_LIST = 5.0
+_HEAD_START = 1.0
 
 
 @dataclass(slots=True)
@@ -134,6 +135,8 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.loop.run(self.workflow))
             group.create_task(self.loop.upkeep())
+            # A fleet's first pages keep the processor as busy as its first statuses, which people wait for: after them.
+            await asyncio.sleep(_HEAD_START)
             group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))

@@ -93,6 +93,11 @@ class KeyedQueue(Generic[Key]):
             except TimeoutError:
                 continue
 
+    def due_in(self, key: Key) -> float | None:
+        """Seconds until a waiting key is due; None for one that does not wait (unknown, or being processed)."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.due - self.clock()
+
     def done(self, key: Key) -> None:
         """Say that a key of a batch was processed; a request that came meanwhile takes effect now."""
         self._active.discard(key)
