@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra.cluster.checkpoints import STATE_LIMIT_BYTES, CheckpointRecord
@@ -146,6 +146,7 @@ def test_more_startups_than_are_kept_are_cut():
     assert len(restored(state).target("a").startups) == 32
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_raise_anything_else(noise):
     for state in (noise, zlib.compress(noise)):
@@ -153,6 +154,7 @@ def test_no_bytes_raise_anything_else(noise):
             restored(state)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2000), st.integers(0, 255))
 def test_one_changed_byte_is_noticed_or_harmless(position, value):
     state = bytearray(pack(remembered(points=20)))

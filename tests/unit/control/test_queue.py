@@ -2,7 +2,7 @@
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra.control.queue import KeyedQueue
@@ -241,6 +241,7 @@ class Model:
         return {key for key, (due, _) in self.waiting.items() if due <= now}
 
 
+@settings(deadline=None)
 @given(OPERATIONS)
 def test_it_does_what_the_simple_model_does(operations):
     queue, clock = fresh()

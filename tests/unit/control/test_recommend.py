@@ -1,7 +1,7 @@
 """Recommendations keep their id while the proposal stays, and a ledger counts nothing twice."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra.api.scalars import Time
@@ -71,6 +71,7 @@ def test_a_proposal_that_went_and_came_back_has_a_new_id():
     assert made(proposal(), old=gone, at=NOW + 120)[0].id != first[0].id
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=12), st.lists(st.floats(1, 30 * 3600), min_size=12, max_size=12)
 )

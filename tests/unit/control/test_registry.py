@@ -1,7 +1,7 @@
 """The registry: what was seen last, who acts, and which events ask for something."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra.api.errors import InvalidObject
@@ -215,6 +215,7 @@ def test_a_body_of_another_kind_is_kept_as_broken_and_not_taken_for_ours():
     assert isinstance(registry.get(KEY), Broken)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

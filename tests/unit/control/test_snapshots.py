@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra.control.snapshots import SnapshotStore
@@ -82,6 +82,7 @@ def test_the_kept_pages_span_the_window_at_any_interval_and_the_newest_are_all_t
     assert max(gaps) <= 2 * max(interval, 240.0 / 36)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 40.0), min_size=1, max_size=300))
 def test_any_spacing_keeps_bounds_order_and_the_newest(gaps):
     store = SnapshotStore(keep_pages_seconds=240.0)
