@@ -9,6 +9,7 @@ Bytecode is compiled, as in the image; one figure tells what the agent takes whe
 of the machine it runs on, and of whatever else runs there: the start most of all.
 """
 
+import argparse
 import http.client
 import json
 import os
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.nvml_stub import Stub, build
@@ -193,7 +194,10 @@ def measure(environment: dict[str, str], *, gpus: int) -> list[Figure]:
 
 def main() -> int:
     """Measure, print the table, and return whether a limit was missed."""
-    missed = 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    measured: list[tuple[str, Figure]] = []
     with tempfile.TemporaryDirectory() as folder:
         nodes: list[tuple[str, dict[str, str], int]] = [("no driver", {}, 0)]
         if shutil.which("gcc"):
@@ -201,13 +205,16 @@ def main() -> int:
             stub.rules("gpus 8", "value processes -1 4", "value utilization -1 73")
             library = {name: value for name, value in stub.environment.items() if name != "NVML_STUB_CALLS"}
             nodes.append(("8 GPUs (stub)", library, 8))
-        print(f"{'agent on a node with':22} {'figure':38} {'value':>10} {'limit':>8}")
         for node, environment, gpus in nodes:
-            for figure in measure(environment, gpus=gpus):
-                missed += not figure.holds
-                mark = "" if figure.holds else "  MISSED"
-                print(f"{node:22} {figure.name:38} {figure.value:7.2f} {figure.unit:3}{figure.limit:7g}{mark}")
-    return 1 if missed else 0
+            measured += [(node, figure) for figure in measure(environment, gpus=gpus)]
+    if options.json:
+        print(json.dumps([asdict(figure) | {"name": f"{node}: {figure.name}"} for node, figure in measured], indent=1))
+    else:
+        print(f"{'agent on a node with':22} {'figure':38} {'value':>10} {'limit':>8}")
+        for node, figure in measured:
+            mark = "" if figure.holds else "  MISSED"
+            print(f"{node:22} {figure.name:38} {figure.value:7.2f} {figure.unit:3}{figure.limit:7g}{mark}")
+    return 0 if all(figure.holds for _, figure in measured) else 1
 
 
 if __name__ == "__main__":

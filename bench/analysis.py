@@ -1,6 +1,6 @@
 """What the workflows cost: CPU time of one round, of one insight, and what importing them takes.
 
-    python -m bench.analysis [--runs 500]
+    python -m bench.analysis [--runs 500] [--json]
 
 CPU time of this process, so that a busy machine does not change it much; the round's steps do nothing, so what is
 measured is LangGraph. Imports are measured in a fresh interpreter each.
@@ -8,6 +8,7 @@ measured is LangGraph. Imports are measured in a fresh interpreter each.
 
 import argparse
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -103,12 +104,21 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=500, help="runs of each workflow (default: 500)")
-    runs: int = parser.parse_args().runs
-    for name, milliseconds in asyncio.run(_measure(runs)).items():
-        print(f"one {name}: {milliseconds:.2f} ms CPU (median of {runs})")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    figures = [
+        (f"one {name}, CPU (median of {options.runs})", milliseconds, "ms")
+        for name, milliseconds in asyncio.run(_measure(options.runs)).items()
+    ]
     for module in ("optiinfra.analysis.round", "optiinfra.analysis.factory", "langchain_groq"):
         milliseconds, mebibytes = _import_cost(module)
-        print(f"import {module}: {milliseconds:.0f} ms CPU, {mebibytes:.0f} MiB resident")
+        figures += [(f"import {module}, CPU", milliseconds, "ms"), (f"import {module}, resident", mebibytes, "MiB")]
+    if options.json:
+        rows = [{"name": name, "value": value, "unit": unit, "limit": None} for name, value, unit in figures]
+        print(json.dumps(rows, indent=1))
+        return
+    for name, value, unit in figures:
+        print(f"{name:<60} {value:>8.2f} {unit}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """How fast an engine's page is read, beside prometheus_client's parser doing the same page.
 
-Run it as `python -m bench.engines`. It prints the best of many runs, which is the cost without whatever else the
-machine does, and reads a page of the recordings that the simulator ships.
+Run it as `python -m bench.engines`, with `--json` for machines. It prints the best of many runs, which is the cost
+without whatever else the machine does, and reads a page of the recordings that the simulator ships.
 """
 
+import argparse
+import json
 import tarfile
 import time
 from collections.abc import Callable
@@ -41,9 +43,18 @@ def best(run: Callable[[], object], *, runs: int) -> float:
 
 def main() -> None:
     """Print both times and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
     content = recorded_page()
     own = best(lambda: page.read(content, at=UnixTime(0.0)), runs=RUNS)
     theirs = best(lambda: list(text_string_to_metric_families(content.decode())), runs=RUNS // 10)
+    if options.json:
+        what = f"page of {len(content) / 1000:.0f} KB"
+        figures = ((f"{what}, engines.page.read", own), (f"{what}, prometheus_client.parser", theirs))
+        rows = [{"name": name, "value": seconds * 1e3, "unit": "ms", "limit": None} for name, seconds in figures]
+        print(json.dumps(rows, indent=1))
+        return
     print(f"page: {len(content) / 1000:.0f} KB, {content.count(10)} lines")
     print(f"optiinfra.engines.page.read: {own * 1e3:.2f} ms")
     print(f"prometheus_client.parser:    {theirs * 1e3:.2f} ms")
