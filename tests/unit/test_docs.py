@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from hack import readme
 from optiinfra import metrics
 from optiinfra.api.crd import KINDS, crd_of
 from optiinfra.api.reasons import Reason
@@ -373,3 +374,23 @@ def test_every_command_named_exists(page):
     for program, known in (("optiinfra", {*COMMANDS}), ("optiinfra-sim", {*simulator.commands})):
         named = re.findall(rf"(?:^(?:\$ )?|bin/|-- |\] ){program} ([a-z]+)\b", code, re.MULTILINE)
         assert not set(named) - known
+
+
+# ---- quoting the demonstration
+
+
+def test_a_quotation_goes_from_the_last_beginning_to_the_end_and_replaces_the_old_one():
+    quoted = readme.excerpt("first: kubectl\nold\nsecond: kubectl\nnew  \nrest\nmore\n", start="kubectl", until="rest")
+    assert quoted == "second: kubectl\nnew"
+    once = readme.inserted(f"above\n{readme.BEGIN}\n{readme.END}\nbelow\n", "old")
+    page = readme.inserted(once, quoted)
+    assert page.startswith("above\n")
+    assert page.endswith("\nbelow\n")
+    assert quoted in page
+    assert "old" not in page
+
+
+@pytest.mark.parametrize("output", ["kubectl\n\x1b[1mbold", "kubectl\nlog in /home/{}/x".format("me"), "nothing", ""])
+def test_output_that_must_not_be_quoted_is_refused(output):
+    with pytest.raises(ValueError, match=r"--from|the output holds"):
+        readme.excerpt(output, start="kubectl", until="")
