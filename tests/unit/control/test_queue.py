@@ -68,6 +68,17 @@ def test_urgent_keys_come_before_all_that_are_due_longer():
     assert take(queue) == ["late", "old", "older"]
 
 
+def test_a_key_that_is_due_already_can_still_become_urgent():
+    queue, clock = fresh()
+    queue.add("first")
+    clock.now += 1.0
+    queue.add("a")
+    clock.now += 1.0
+    queue.add("a", urgent=True)
+    assert take(queue, limit=1) == ["a"]
+    assert take(queue) == ["first"]
+
+
 def test_urgency_survives_a_request_that_is_not_urgent():
     queue, clock = fresh()
     queue.add("first")
