@@ -17,6 +17,8 @@ from optiinfra.domain.policy import Clamped, Limit, LimitReason, PolicyState
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.units import UnixTime
 
+RISE_STANDS = 30.0
+"""Seconds for which an ordered rise is not reduced: two syncs of the HPA controller at its default."""
 APPROVAL_LIFETIME = 24 * 3600.0
 _STANDING = (ActionState.APPROVED, ActionState.APPLIED, ActionState.VERIFIED)
 
@@ -75,6 +77,9 @@ def _limited(
         )
         waits = LimitReason(Limit.ACTION_IN_FLIGHT, f"the fall to {ordered} was ordered and is not followed yet")
         return Clamped(standing.value, standing.reasons if proposed >= ordered else (waits, *standing.reasons))
+    if ordered is not None and current <= proposed < ordered and now - target.memory.ordered_at < RISE_STANDS:
+        # Neither is a rise taken back a moment after it was ordered: the need of two looks a second apart is one need.
+        proposed = ordered
     return policy.clamp(
         proposed,
         current=current,

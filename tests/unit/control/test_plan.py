@@ -147,6 +147,17 @@ def test_behind_an_ordered_fall_the_next_one_waits():
     assert order(ordered(service(ro(mode="Auto"), decision=decision(1)), 2)) == 2
 
 
+def test_a_rise_that_was_just_ordered_is_not_reduced_in_the_middle_of_it():
+    def rising(desired, *, seconds_ago):
+        work = ordered(service(ro(mode="Auto"), decision=decision(desired)), 8)
+        work.targets[0].memory.ordered_at = NOW - seconds_ago
+        return order(work)
+
+    assert rising(7, seconds_ago=1.0) == 8
+    assert rising(10, seconds_ago=1.0) == 8, "more is heard at once, in steps of policy"
+    assert rising(7, seconds_ago=31.0) == 7
+
+
 # approvals
 
 
