@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import click
 
+from optiinfra import footprint
+
 
 class Entry(NamedTuple):
     """Where a command is found, and what it does in one line."""
@@ -39,6 +41,7 @@ class LazyGroup(click.Group):
         if entry is None:
             return super().get_command(ctx, cmd_name)
         module, _, function = entry.target.partition(":")
+        footprint.prepare()
         # What importing makes lives for ever: to look for garbage in it costs a tenth of the start.
         gc.disable()
         try:

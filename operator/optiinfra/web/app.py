@@ -9,8 +9,8 @@ from optiinfra import __version__
 from optiinfra.web import agents, health, optimize
 from optiinfra.web.agents import AgentTable
 from optiinfra.web.authentication import Gate
-from optiinfra.web.leader import Forwarder, follower_proxy
-from optiinfra.web.ports import OperatorView, Reviewer
+from optiinfra.web.leader import follower_proxy
+from optiinfra.web.ports import Forwarder, OperatorView, Reviewer
 
 _BODY_LIMIT = 64 << 10
 

@@ -14,8 +14,7 @@ from urllib.parse import quote
 import orjson
 
 from optiinfra.cluster.errors import FetchError
-from optiinfra.web.leader import Forwarder
-from optiinfra.web.ports import Decision, OperatorView
+from optiinfra.web.ports import Decision, Forwarder, OperatorView
 
 _LOG = logging.getLogger(__name__)
 

@@ -5,24 +5,14 @@ metrics and documentation are always answered by the replica that was asked. Whe
 the reason, never an old answer of this replica.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from optiinfra.cluster.errors import FetchError
-from optiinfra.web.ports import OperatorView
-
-
-class Forwarder(Protocol):
-    """Passes one small request on; `optiinfra.cluster.proxy` is the real one."""
-
-    async def forward(
-        self, method: str, address: str, path_and_query: str, *, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, str, bytes]:
-        """Return status, content type and body, or raise FetchError."""
+from optiinfra.web.ports import Forwarder, OperatorView
 
 
 def _is_ours(path: str) -> bool:

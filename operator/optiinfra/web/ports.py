@@ -87,3 +87,12 @@ class Reviewer(Protocol):
         self, caller: Caller, *, verb: str, group: str, resource: str, namespace: str, name: str, subresource: str
     ) -> bool:
         """SubjectAccessReview."""
+
+
+class Forwarder(Protocol):
+    """Passes one small request on; `optiinfra.cluster.proxy` is the real one."""
+
+    async def forward(
+        self, method: str, address: str, path_and_query: str, *, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, str, bytes]:
+        """Return status, content type and body, or raise FetchError."""

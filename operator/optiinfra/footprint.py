@@ -1,0 +1,40 @@
+"""What keeps the operator's process small and its start short; to be called before anything large is imported.
+
+Everything here only leaves out work and memory that nothing uses: a package's eager imports of its other halves, and
+heaps of threads. Where the platform or a package is built differently, nothing is left out and all works the same.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import sys
+import types
+
+_HOLLOW = ("kubernetes", "kubernetes.aio")
+"""Packages whose __init__ imports all they have (watches, streams, informers): a quarter of a second, for loaders of
+credentials that are imported by their own names anyway."""
+
+_M_ARENA_MAX = -8
+"""glibc's number of the option."""
+
+
+def prepare() -> None:
+    """Leave out what is not needed. Idempotent."""
+    for name in _HOLLOW:
+        _leave_out_initialiser(name)
+    # One heap for all threads: worker threads would each keep one of their own, mostly empty after a burst, and the
+    # interpreter's lock lets only one of them allocate at a time anyway. Other C libraries have neither heap nor call.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def _leave_out_initialiser(name: str) -> None:
+    if name in sys.modules:
+        return
+    found = importlib.util.find_spec(name)
+    if found is None or found.submodule_search_locations is None:
+        return
+    package = types.ModuleType(name)
+    package.__path__ = list(found.submodule_search_locations)
+    package.__spec__ = found
+    sys.modules[name] = package
