@@ -294,3 +294,16 @@ def test_it_does_what_the_simple_model_does(operations):
             model.waiting[key] = model.again.pop(key)
     clock.now += 1000.0
     assert set(queue._pop_due(100)) == set(model.waiting), "what was asked for is lost, or was never asked for"
+
+
+def test_it_tells_when_a_waiting_key_is_due():
+    queue, clock = fresh()
+    assert queue.due_in("a") is None
+    queue.add("a", delay=5.0)
+    clock.now += 3.0
+    assert queue.due_in("a") == 2.0
+    clock.now += 3.0
+    assert queue.due_in("a") == -1.0
+    assert take(queue) == ["a"]
+    queue.add("a", delay=5.0)
+    assert queue.due_in("a") is None, "a key that is being processed does not wait"
