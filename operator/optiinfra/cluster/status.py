@@ -5,7 +5,7 @@ read once more: another uid or another generation means that the status describe
 is given up with `Conflict`; else (somebody touched a label) the patch is computed again and sent once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optiinfra.cluster.client import KubernetesClient, PatchKind
 from optiinfra.cluster.document import JsonObject, Key, integer, mapping, text
@@ -20,6 +20,8 @@ class Written:
     resource_version: str
     changed: bool
     """False when the server already had exactly this status and nothing was sent."""
+    unseen: bool = False
+    """Somebody changed the object (a label, an annotation) after the caller had read it and before this write."""
 
 
 class StatusWriter:
@@ -60,7 +62,7 @@ class StatusWriter:
                     path=resource.value.path(key),
                     code=409,
                 ) from conflict
-            return await self._send(
+            written = await self._send(
                 resource,
                 key,
                 status,
@@ -68,6 +70,7 @@ class StatusWriter:
                 uid=uid,
                 resource_version=text(current, "metadata", "resourceVersion"),
             )
+            return replace(written, unseen=True)
 
     async def _send(
         self,

@@ -73,6 +73,8 @@ class Registry:
         Raises:
             InvalidObject: the metadata itself cannot be read; nothing is kept.
         """
+        if (same := self._unchanged(kind, body)) is not None:
+            return same
         known = _parse(kind, body)
         key = key_of(kind, known.metadata)
         old = self._objects.get(key)
@@ -89,6 +91,18 @@ class Registry:
             spec_changed=is_new or (old is not None and old.metadata.generation != known.metadata.generation),
             approval_changed=old is not None and _asked(old) != _asked(known),
         )
+
+    def _unchanged(self, kind: Kind, body: Mapping[str, Any]) -> Change | None:
+        """Answer for a version that is known, as echoes of our own writes are: it is not parsed again."""
+        metadata = body.get("metadata")
+        if not isinstance(metadata, Mapping):
+            return None
+        key = ObjectKey(kind, str(metadata.get("namespace", "")), str(metadata.get("name", "")))
+        old = self._objects.get(key)
+        version = (metadata.get("uid"), metadata.get("resourceVersion"))
+        if old is None or not version[1] or version != (old.metadata.uid, old.metadata.resource_version):
+            return None
+        return Change(key, is_new=False, spec_changed=False, approval_changed=False)
 
     def replace(self, key: ObjectKey, known: Known) -> None:
         """Put back an object whose status or version our own write changed; its spec must be the same."""

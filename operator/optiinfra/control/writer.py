@@ -76,7 +76,9 @@ class Reporter:
             return False
         known = self._registry.get(key)
         if known is obj:
-            metadata = obj.metadata.model_copy(update={"resource_version": written.resource_version})
+            # What somebody else changed meanwhile comes with its event: the version of it must not be taken for seen.
+            version = obj.metadata.resource_version if written.unseen else written.resource_version
+            metadata = obj.metadata.model_copy(update={"resource_version": version})
             fresh = obj.model_copy(update={"metadata": metadata, "status": status, "status_error": ""})
             self._registry.replace(key, fresh)
         return True
