@@ -24,7 +24,8 @@ from optiinfra import handlers, logs
 from optiinfra.cluster.access import Access, Attributes
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.proxy import LeaderProxy
-from optiinfra.control.operator import Operator, running
+from optiinfra.control.assembly import running
+from optiinfra.control.operator import Operator
 from optiinfra.errors import OptiInfraError, SettingsError
 from optiinfra.settings import OperatorSettings, read_settings
 from optiinfra.web.external_metrics import ExternalMetrics, reviewed, tls_context

@@ -1,4 +1,4 @@
-"""The operator of one replica, assembled: caches on every replica, decisions on the one that leads.
+"""The operator of one replica: caches on every replica, decisions on the one that leads.
 
 Start: client, mirrors, Lease. Leading: checkpoints are restored, then rounds, scrapers, insights, upkeep and the sweep
 run until the Lease is lost, which ends the process, or until it is asked to stop, which gives the Lease back first.
@@ -9,52 +9,31 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from optiinfra import metrics
-from optiinfra.analysis.factory import AdviserSettings, build_adviser
-from optiinfra.analysis.insights import InsightsWorkflow
-from optiinfra.analysis.retry import RetryPolicy
 from optiinfra.analysis.round import RoundWorkflow
 from optiinfra.cluster.access import Access
-from optiinfra.cluster.checkpoints import Checkpoints
 from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.errors import ClusterError
-from optiinfra.cluster.events import EventRecorder
-from optiinfra.cluster.fetch import Fetcher
-from optiinfra.cluster.floor import Floor
 from optiinfra.cluster.inventory import Inventory
-from optiinfra.cluster.leases import Leases
-from optiinfra.cluster.objects import Objects
-from optiinfra.cluster.own_scaler import OwnScalers
-from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
-from optiinfra.cluster.usage import Usage
 from optiinfra.control.actuation import Actuator, ExternalMetricsState
-from optiinfra.control.analyze import AnalysisTimes
 from optiinfra.control.checkpoint import Checkpointer
-from optiinfra.control.collect import Collector
 from optiinfra.control.decisions import DecisionBoard, Published
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import Kind, ObjectKey
-from optiinfra.control.lease import Elector, LeaseTimes
+from optiinfra.control.lease import Elector
 from optiinfra.control.loop import ControlLoop
-from optiinfra.control.memory import ObjectMemory
-from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.sources import Sources
-from optiinfra.control.steps import Steps
 from optiinfra.control.sweep import Sweep
-from optiinfra.control.targets import TargetTable
-from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import Work
-from optiinfra.control.writer import Reporter
-from optiinfra.domain.units import Seconds
-from optiinfra.settings import OperatorSettings, Scope
+from optiinfra.settings import OperatorSettings
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_INTERVAL = 600.0
@@ -70,7 +49,7 @@ _HEAD_START = 1.0
 
 @dataclass(slots=True)
 class Operator:
-    """One replica. Build it with `running`."""
+    """One replica. `optiinfra.control.assembly` builds it."""
 
     settings: OperatorSettings
     client: KubernetesClient
@@ -304,150 +283,3 @@ async def _first(stop: asyncio.Event, task: "asyncio.Task[None]") -> None:
         await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
-
-
-def _observe_call(verb: str, resource: str, code: int, seconds: float) -> None:
-    metrics.API_CALLS.labels(verb, resource, str(code)).inc()
-    metrics.API_SECONDS.labels(verb).observe(seconds)
-
-
-def _observe_step(step: str, seconds: float) -> None:
-    metrics.STEP_SECONDS.labels(step).observe(seconds)
-
-
-def _adviser(settings: OperatorSettings) -> AdviserSettings | None:
-    if not settings.llm_enabled or settings.llm_key_file is None:
-        return None
-    return AdviserSettings(
-        endpoint=settings.llm_endpoint,
-        completions_path=settings.llm_path,
-        proxy=settings.llm_proxy,
-        model=settings.llm_model,
-        key_file=settings.llm_key_file,
-        retry=RetryPolicy(deadline=settings.llm_timeout_seconds, attempt_timeout=settings.llm_timeout_seconds * 0.6),
-    )
-
-
-@contextlib.asynccontextmanager
-async def running(settings: OperatorSettings) -> AsyncIterator[Operator]:
-    """Assemble an operator with open connections; the caller runs it."""
-    kubeconfig = str(settings.kubeconfig) if settings.kubeconfig is not None else None
-    async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(KubernetesClient.from_environment(kubeconfig, observe=_observe_call))
-        fetcher = await stack.enter_async_context(Fetcher(concurrency=settings.scrape_concurrency))
-        operator = assemble(settings, client, fetcher)
-        stack.push_async_callback(operator.insights.workflow.aclose)
-        yield operator
-
-
-def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetcher) -> Operator:
-    """Put the parts together; nothing is started and nothing is sent."""
-    namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ()
-    cluster_kind = settings.scope is Scope.CLUSTER
-    registry, memories = Registry(), dict[ObjectKey, ObjectMemory]()
-    snapshots = SnapshotStore(keep_pages_seconds=max(240.0, 2.0 * settings.signal_window_seconds))
-    inventory, access = Inventory(client, namespaces=namespaces), Access(client, audience=settings.token_audience)
-    targets, board = Targets(client, namespaces=namespaces), DecisionBoard(clock=time.time)
-    elector = Elector(
-        store=Leases(client, namespace=settings.namespace, name=settings.lease_name, clock=time.time),
-        identity=settings.identity,
-        times=LeaseTimes(
-            settings.lease_duration_seconds, settings.renew_deadline_seconds, settings.retry_period_seconds
-        ),
-        clock=time.monotonic,
-        on_leading=lambda: None,
-    )
-    client.before_write = elector.check
-    adviser = _adviser(settings)
-    queue: KeyedQueue[ObjectKey] = KeyedQueue(clock=time.monotonic)
-    insights = InsightsWorker(
-        workflow=InsightsWorkflow(build_adviser(adviser), observe=_observe_step, clock=time.monotonic),
-        configured=adviser is not None,
-        clock=time.time,
-        answered=queue.add,
-    )
-    floor = Floor(client)
-    state: list[Operator] = []
-    actuator = Actuator(
-        board=board,
-        floors=floor,
-        own=OwnScalers(client),
-        access=access,
-        external=lambda: state[0].external,
-    )
-
-    def forget(key: ObjectKey) -> None:
-        insights.forget(key)
-        actuator.forget(key)
-        state[0].sweep.object_gone.set()
-
-    loop = ControlLoop(
-        registry=registry,
-        memories=memories,
-        queue=queue,
-        targets=TargetTable(reader=targets, clock=time.monotonic),
-        usage=UsageTable(reader=Usage(client)),
-        board=board,
-        inventory=inventory,
-        forget=forget,
-        interval_override=settings.interval_seconds,
-    )
-    sources = Sources(settings=settings, registry=registry, targets=loop.targets, inventory=inventory)
-    collector = Collector(registry, memories, inventory, loop.targets, snapshots, loop.usage, time.time)
-    steps = Steps(
-        collector=collector,
-        actuator=actuator,
-        reporter=Reporter(sink=StatusWriter(client), registry=registry),
-        events=EventRecorder(client, instance=settings.pod_name, clock=time.time),
-        insights=insights,
-        times=AnalysisTimes(
-            window=Seconds(settings.signal_window_seconds),
-            stale_after=Seconds(settings.stale_after_seconds),
-            hold=Seconds(settings.hold_seconds),
-            idle_span=Seconds(settings.idle_span_seconds),
-        ),
-        actuation_enabled=settings.actuation_enabled,
-        kill_switch=lambda: elector.kill_switch,
-    )
-    objects = Objects(client, namespaces=namespaces)
-    operator = Operator(
-        settings=settings,
-        client=client,
-        inventory=inventory,
-        targets=targets,
-        access=access,
-        elector=elector,
-        loop=loop,
-        board=board,
-        registry=registry,
-        scraper=Scraper(
-            sources=sources.all,
-            fetcher=fetcher,
-            store=snapshots,
-            concurrency=settings.scrape_concurrency,
-            timeout_s=settings.scrape_timeout_seconds,
-            limit_bytes=settings.page_limit_bytes,
-            read=loop.page_read,
-        ),
-        sources=sources,
-        snapshots=snapshots,
-        actuator=actuator,
-        insights=insights,
-        workflow=RoundWorkflow(steps, observe=_observe_step, clock=time.monotonic),
-        checkpointer=Checkpointer(
-            store=Checkpoints(client, namespaces=namespaces), registry=registry, memories=memories, clock=time.time
-        ),
-        sweep=Sweep(
-            lister=objects,
-            held=inventory,
-            floor=floor,
-            registry=registry,
-            events=loop,
-            cluster_kind=cluster_kind,
-            actuation_enabled=settings.actuation_enabled,
-            kill_switch=lambda: elector.kill_switch,
-        ),
-        external=ExternalMetricsState(served=False, message="not asked yet"),
-    )
-    state.append(operator)
-    return operator

@@ -1,0 +1,254 @@
+"""Puts an operator together: every part made once, from the settings, each handed what it needs and no more.
+
+The only place that knows which real thing stands behind each protocol of `control`. Nothing is started here and
+nothing is sent: that is `Operator.run`.
+"""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from optiinfra import metrics
+from optiinfra.analysis.factory import AdviserSettings, build_adviser
+from optiinfra.analysis.insights import InsightsWorkflow
+from optiinfra.analysis.retry import RetryPolicy
+from optiinfra.analysis.round import RoundWorkflow
+from optiinfra.cluster.access import Access
+from optiinfra.cluster.checkpoints import Checkpoints
+from optiinfra.cluster.client import KubernetesClient
+from optiinfra.cluster.events import EventRecorder
+from optiinfra.cluster.fetch import Fetcher
+from optiinfra.cluster.floor import Floor
+from optiinfra.cluster.inventory import Inventory
+from optiinfra.cluster.leases import Leases
+from optiinfra.cluster.objects import Objects
+from optiinfra.cluster.own_scaler import OwnScalers
+from optiinfra.cluster.status import StatusWriter
+from optiinfra.cluster.targets import Targets
+from optiinfra.cluster.usage import Usage
+from optiinfra.control.actuation import Actuator, ExternalMetricsState
+from optiinfra.control.analyze import AnalysisTimes
+from optiinfra.control.checkpoint import Checkpointer
+from optiinfra.control.collect import Collector
+from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.insights import InsightsWorker
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.lease import Elector, LeaseTimes
+from optiinfra.control.loop import ControlLoop
+from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.operator import Operator
+from optiinfra.control.queue import KeyedQueue
+from optiinfra.control.registry import Registry
+from optiinfra.control.scraper import Scraper
+from optiinfra.control.snapshots import SnapshotStore
+from optiinfra.control.sources import Sources
+from optiinfra.control.steps import Steps
+from optiinfra.control.sweep import Sweep
+from optiinfra.control.targets import TargetTable
+from optiinfra.control.usage import UsageTable
+from optiinfra.control.work import Work
+from optiinfra.control.writer import Reporter
+from optiinfra.domain.units import Seconds
+from optiinfra.settings import OperatorSettings, Scope
+
+
+@contextlib.asynccontextmanager
+async def running(settings: OperatorSettings) -> AsyncIterator[Operator]:
+    """Assemble an operator with open connections; the caller runs it."""
+    kubeconfig = str(settings.kubeconfig) if settings.kubeconfig is not None else None
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(KubernetesClient.from_environment(kubeconfig, observe=_observe_call))
+        fetcher = await stack.enter_async_context(Fetcher(concurrency=settings.scrape_concurrency))
+        operator = assemble(settings, client, fetcher)
+        stack.push_async_callback(operator.insights.workflow.aclose)
+        yield operator
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What several parts hold on to."""
+
+    settings: OperatorSettings
+    client: KubernetesClient
+    namespaces: tuple[str, ...]
+    registry: Registry
+    memories: dict[ObjectKey, ObjectMemory]
+    snapshots: SnapshotStore
+    inventory: Inventory
+    access: Access
+    targets: Targets
+    board: DecisionBoard
+    floor: Floor
+    queue: KeyedQueue[ObjectKey]
+
+
+def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
+    namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ()
+    return _Shared(
+        settings=settings,
+        client=client,
+        namespaces=namespaces,
+        registry=Registry(),
+        memories={},
+        snapshots=SnapshotStore(keep_pages_seconds=max(240.0, 2.0 * settings.signal_window_seconds)),
+        inventory=Inventory(client, namespaces=namespaces),
+        access=Access(client, audience=settings.token_audience),
+        targets=Targets(client, namespaces=namespaces),
+        board=DecisionBoard(clock=time.time),
+        floor=Floor(client),
+        queue=KeyedQueue(clock=time.monotonic),
+    )
+
+
+def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetcher) -> Operator:
+    """Put the parts together."""
+    shared = _shared(settings, client)
+    elector = _elector(settings, client)
+    client.before_write = elector.check
+    insights = _insights(settings, shared.queue)
+    # Some parts ask the operator that holds them; it exists by the time they do.
+    state: list[Operator] = []
+    actuator = Actuator(
+        board=shared.board,
+        floors=shared.floor,
+        own=OwnScalers(client),
+        access=shared.access,
+        external=lambda: state[0].external,
+    )
+
+    def forget(key: ObjectKey) -> None:
+        insights.forget(key)
+        actuator.forget(key)
+        state[0].sweep.object_gone.set()
+
+    loop = ControlLoop(
+        registry=shared.registry,
+        memories=shared.memories,
+        queue=shared.queue,
+        targets=TargetTable(reader=shared.targets, clock=time.monotonic),
+        usage=UsageTable(reader=Usage(client)),
+        board=shared.board,
+        inventory=shared.inventory,
+        forget=forget,
+        interval_override=settings.interval_seconds,
+    )
+    sources = Sources(settings=settings, registry=shared.registry, targets=loop.targets, inventory=shared.inventory)
+    steps = _steps(shared, loop, actuator, insights, elector)
+    operator = Operator(
+        settings=settings,
+        client=client,
+        inventory=shared.inventory,
+        targets=shared.targets,
+        access=shared.access,
+        elector=elector,
+        loop=loop,
+        board=shared.board,
+        registry=shared.registry,
+        scraper=_scraper(shared, loop, sources, fetcher),
+        sources=sources,
+        snapshots=shared.snapshots,
+        actuator=actuator,
+        insights=insights,
+        workflow=RoundWorkflow[Work](steps, observe=_observe_step, clock=time.monotonic),
+        checkpointer=Checkpointer(
+            store=Checkpoints(client, namespaces=shared.namespaces),
+            registry=shared.registry,
+            memories=shared.memories,
+            clock=time.time,
+        ),
+        sweep=_sweep(shared, loop, elector),
+        external=ExternalMetricsState(served=False, message="not asked yet"),
+    )
+    state.append(operator)
+    return operator
+
+
+def _elector(settings: OperatorSettings, client: KubernetesClient) -> Elector:
+    return Elector(
+        store=Leases(client, namespace=settings.namespace, name=settings.lease_name, clock=time.time),
+        identity=settings.identity,
+        times=LeaseTimes(
+            settings.lease_duration_seconds, settings.renew_deadline_seconds, settings.retry_period_seconds
+        ),
+        clock=time.monotonic,
+        on_leading=lambda: None,
+    )
+
+
+def _insights(settings: OperatorSettings, queue: KeyedQueue[ObjectKey]) -> InsightsWorker:
+    adviser = _adviser(settings)
+    return InsightsWorker(
+        workflow=InsightsWorkflow(build_adviser(adviser), observe=_observe_step, clock=time.monotonic),
+        configured=adviser is not None,
+        clock=time.time,
+        answered=queue.add,
+    )
+
+
+def _adviser(settings: OperatorSettings) -> AdviserSettings | None:
+    if not settings.llm_enabled or settings.llm_key_file is None:
+        return None
+    return AdviserSettings(
+        endpoint=settings.llm_endpoint,
+        completions_path=settings.llm_path,
+        proxy=settings.llm_proxy,
+        model=settings.llm_model,
+        key_file=settings.llm_key_file,
+        retry=RetryPolicy(deadline=settings.llm_timeout_seconds, attempt_timeout=settings.llm_timeout_seconds * 0.6),
+    )
+
+
+def _steps(shared: _Shared, loop: ControlLoop, actuator: Actuator, insights: InsightsWorker, elector: Elector) -> Steps:
+    settings = shared.settings
+    return Steps(
+        collector=Collector(
+            shared.registry, shared.memories, shared.inventory, loop.targets, shared.snapshots, loop.usage, time.time
+        ),
+        actuator=actuator,
+        reporter=Reporter(sink=StatusWriter(shared.client), registry=shared.registry),
+        events=EventRecorder(shared.client, instance=settings.pod_name, clock=time.time),
+        insights=insights,
+        times=AnalysisTimes(
+            window=Seconds(settings.signal_window_seconds),
+            stale_after=Seconds(settings.stale_after_seconds),
+            hold=Seconds(settings.hold_seconds),
+            idle_span=Seconds(settings.idle_span_seconds),
+        ),
+        actuation_enabled=settings.actuation_enabled,
+        kill_switch=lambda: elector.kill_switch,
+    )
+
+
+def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetcher) -> Scraper:
+    return Scraper(
+        sources=sources.all,
+        fetcher=fetcher,
+        store=shared.snapshots,
+        concurrency=shared.settings.scrape_concurrency,
+        timeout_s=shared.settings.scrape_timeout_seconds,
+        limit_bytes=shared.settings.page_limit_bytes,
+        read=loop.page_read,
+    )
+
+
+def _sweep(shared: _Shared, loop: ControlLoop, elector: Elector) -> Sweep:
+    return Sweep(
+        lister=Objects(shared.client, namespaces=shared.namespaces),
+        held=shared.inventory,
+        floor=shared.floor,
+        registry=shared.registry,
+        events=loop,
+        cluster_kind=shared.settings.scope is Scope.CLUSTER,
+        actuation_enabled=shared.settings.actuation_enabled,
+        kill_switch=lambda: elector.kill_switch,
+    )
+
+
+def _observe_call(verb: str, resource: str, code: int, seconds: float) -> None:
+    metrics.API_CALLS.labels(verb, resource, str(code)).inc()
+    metrics.API_SECONDS.labels(verb).observe(seconds)
+
+
+def _observe_step(step: str, seconds: float) -> None:
+    metrics.STEP_SECONDS.labels(step).observe(seconds)
