@@ -1,8 +1,8 @@
 """Actuation Floor from end to end: a real operator raises minReplicas of a user's HPA and gives it back.
 
 The HPAs are made as GitOps tools make them: by server-side apply (raw, as kubectl would hide conflicts) of a manifest
-without minReplicas, which leaves the field to nobody. There is no HPA controller here, so the tests write the status
-that it would.
+without minReplicas, which leaves the field to nobody. There is no HPA controller here, so the tests set the replicas
+and write the status that it would.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from hack.cluster.errors import ApiError
-from tests.engine_pages import MERGE, OWN_RESOURCES, EnginePages, Page, Scene, hpa_path
+from tests.engine_pages import MERGE, OWN_RESOURCES, EnginePages, Page, Scene, hpa_path, ready_pod
 from tests.operator_process import eventually, free_port, install
 
 pytestmark = pytest.mark.timeout(150)
 
 BUSY = Page(running=60, waiting=200, kv_cache_usage=0.5)
-CALM = Page(running=10, kv_cache_usage=0.1)
+CALM = Page(running=2, kv_cache_usage=0.05)
 HELD = "optiinfra.io/held"
 ORIGINAL = "optiinfra.io/original"
 MAXIMUM = 6
@@ -69,8 +69,18 @@ def live(scene, case):
     return scene.cluster.request("GET", hpa_path(scene.made[case], "theirs"))
 
 
+def follow(scene, case):
+    """What the HPA controller would do: at least minReplicas."""
+    path = f"/apis/apps/v1/namespaces/{scene.made[case]}/deployments/svc"
+    replicas = scene.cluster.request("GET", path)["spec"]["replicas"]
+    floor = live(scene, case)["spec"]["minReplicas"]
+    if replicas < floor:
+        scene.cluster.request("PATCH", path, {"spec": {"replicas": floor}}, content_type=MERGE)
+
+
 def wait_held(scene, case, value=MAXIMUM):
     def held():
+        follow(scene, case)
         found = live(scene, case)
         assert found["spec"]["minReplicas"] == value, found["spec"]
         return found
@@ -99,8 +109,12 @@ def owners(document):
     }
 
 
-def test_the_floor_rises_with_the_need_and_says_what_it_was(scene):
+def test_the_floor_rises_in_steps_that_the_workload_follows_and_says_what_it_was(scene):
     for case in CASES:
+        eventually(lambda case=case: live(scene, case)["spec"]["minReplicas"] == 1 + STEP, seconds=30, what=case)
+    time.sleep(3.0)  # three rounds in which no replica came
+    for case in CASES:
+        assert live(scene, case)["spec"]["minReplicas"] == 1 + STEP, "the next step waits for this one"
         found = wait_held(scene, case)
         assert found["metadata"]["labels"][HELD] == "true"
         assert found["metadata"]["annotations"][ORIGINAL] == "1"
@@ -111,13 +125,11 @@ def test_the_floor_rises_with_the_need_and_says_what_it_was(scene):
 
 
 def test_the_decision_is_effective_when_the_workload_follows(scene):
-    namespace = scene.made["manifest"]
     wait_held(scene, "manifest")
-    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/svc"
-    scene.cluster.request("PATCH", path, {"spec": {"replicas": MAXIMUM}}, content_type=MERGE)
+    follow(scene, "manifest")
 
     def effective():
-        found = scene.condition(namespace, "ActuationEffective")
+        found = scene.condition(scene.made["manifest"], "ActuationEffective")
         assert (found["status"], found["reason"]) == ("True", "Succeeded"), found
         return True
 
@@ -150,6 +162,10 @@ def test_a_maximum_below_the_floor_needs_the_floor_to_be_given_back_first(scene)
 def test_the_floor_falls_only_while_the_hpa_is_active(scene):
     namespace = scene.made["falling"]
     wait_held(scene, "falling")
+    for number in range(1, MAXIMUM):  # the replicas that the floor brought: what is starting is never shrunk
+        address = scene.address()
+        scene.pages.serve(address, CALM)
+        ready_pod(scene.cluster, namespace, f"svc-{number}", address, labels={"app": "svc"}, node="engine-node")
     scene.pages.serve(scene.engine_of["falling"], CALM)
 
     def one_way():
