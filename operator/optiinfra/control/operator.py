@@ -44,7 +44,8 @@ _SILENT_MIRROR = 400.0
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
 _FIRST_LIST = 5.0
-_HEAD_START = 1.0
+_HEAD_START = 0.5
+_LONGEST_HEAD_START = 3.0
 
 
 @dataclass(slots=True)
@@ -115,11 +116,19 @@ class Operator:
             group.create_task(self.loop.run(self.workflow))
             group.create_task(self.loop.upkeep())
             # A fleet's first pages keep the processor as busy as its first statuses, which people wait for: after them.
-            await asyncio.sleep(_HEAD_START)
+            await self._first_statuses()
             group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
             group.create_task(self._resilient("sweep", self._sweeping))
+
+    async def _first_statuses(self) -> None:
+        """Return once no object is without any status, but soon: after a restart at once, for all have one."""
+        end = time.monotonic() + _LONGEST_HEAD_START
+        while True:
+            await asyncio.sleep(_HEAD_START)
+            if time.monotonic() >= end or not any(obj.status.last_round is None for _, obj in self.registry.services()):
+                return
 
     async def _look_around(self) -> None:
         """Ask the server's version, and who owns the external metrics API."""
