@@ -204,12 +204,11 @@ def test_every_reason_is_on_the_troubleshooting_page():
     assert not {str(reason) for reason in Reason} - words
 
 
-def test_the_reasons_said_to_be_unused_are_the_unused_ones():
-    said = set(CODE.findall(section(DOCS / "troubleshooting.md", "Reasons that are not reported yet")))
+def test_every_reason_is_said_by_somebody():
     sources = [path for path in (ROOT / "operator/optiinfra").rglob("*.py") if path.name != "reasons.py"]
     code = "\n".join(path.read_text() for path in sources)
     used = set(re.findall(r"(?<!\w)Reason\.([A-Z_]+)\b", code))
-    assert said == {str(reason) for reason in Reason if reason.name not in used}
+    assert not {str(reason) for reason in Reason if reason.name not in used}
 
 
 def test_every_printer_column_is_explained():

@@ -10,7 +10,6 @@ class Reason(StrEnum):
 
     # well
     SUCCEEDED = "Succeeded"
-    IN_PROGRESS = "InProgress"
     NOT_YET_ANALYZED = "NotYetAnalyzed"
     COLLECTING = "Collecting"
     PARTIAL_METRICS = "PartialMetrics"
@@ -34,7 +33,6 @@ class Reason(StrEnum):
     METRIC_API_OWNED = "MetricApiOwned"
     RECOMMEND_ONLY = "RecommendOnly"
     AWAITING_APPROVAL = "AwaitingApproval"
-    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
     PODS_PENDING = "PodsPending"
     AT_LIMIT = "AtLimit"
     SCALING_IN_PROGRESS = "ScalingInProgress"
@@ -44,7 +42,6 @@ class Reason(StrEnum):
     ENGINE_UNREACHABLE = "EngineUnreachable"
     ENGINE_PAGE_INVALID = "EnginePageInvalid"
     ENGINE_REFUSED = "EngineRefused"
-    ENGINE_UNKNOWN = "EngineUnknown"
     AGENT_UNREACHABLE = "AgentUnreachable"
     METRICS_STALE = "MetricsStale"
     # insights
@@ -57,7 +54,6 @@ class Reason(StrEnum):
     ANSWER_INVALID = "AnswerInvalid"
     NOTHING_TO_EXPLAIN = "NothingToExplain"
     # the operator itself
-    LEASE_LOST = "LeaseLost"
     ANALYSIS_FAILED = "AnalysisFailed"
     API_ERROR = "ApiError"
     ROLLED_BACK = "RolledBack"
@@ -78,7 +74,6 @@ class Explanation:
 
 EXPLANATIONS: Final = {
     Reason.SUCCEEDED: Explanation("Everything that was asked for was done."),
-    Reason.IN_PROGRESS: Explanation("A round is at work on this object."),
     Reason.NOT_YET_ANALYZED: Explanation("No round has finished for this generation yet."),
     Reason.COLLECTING: Explanation("Measurements are being collected; there are not enough yet to say something."),
     Reason.PARTIAL_METRICS: Explanation(
@@ -145,7 +140,6 @@ EXPLANATIONS: Final = {
     Reason.AWAITING_APPROVAL: Explanation(
         "A recommendation waits for a human.", "Put its id into the annotation optiinfra.io/approve."
     ),
-    Reason.ROLLOUT_IN_PROGRESS: Explanation("The target is rolling out; actions wait until it has finished."),
     Reason.PODS_PENDING: Explanation(
         "Pods of the target are Pending, so more replicas would not help.",
         "See their events; usually GPUs or quota are missing.",
@@ -167,9 +161,6 @@ EXPLANATIONS: Final = {
     Reason.ENGINE_REFUSED: Explanation(
         "The engine refuses to show its metrics (401 or 403).",
         "Serve the metrics page without a key, on a port that only the operator's NetworkPolicy lets in.",
-    ),
-    Reason.ENGINE_UNKNOWN: Explanation(
-        "The page is of no engine that is understood.", "Set spec.engine.type if the engine is known to you."
     ),
     Reason.AGENT_UNREACHABLE: Explanation(
         "The agents of the target's nodes do not answer, so GPU use is unknown.",
@@ -196,7 +187,6 @@ EXPLANATIONS: Final = {
         "The model's answer did not pass the checks and was thrown away.", "Nothing to do; a better model helps."
     ),
     Reason.NOTHING_TO_EXPLAIN: Explanation("There are no recommendations, so nothing was asked."),
-    Reason.LEASE_LOST: Explanation("This replica of the operator no longer leads; another one goes on."),
     Reason.ANALYSIS_FAILED: Explanation(
         "The analysis of this object failed; others are not affected.", "Report the message with the operator's log."
     ),
@@ -205,7 +195,8 @@ EXPLANATIONS: Final = {
         "The last action made things worse and was undone.", "See status.actions before approving it again."
     ),
     Reason.KILL_SWITCH: Explanation(
-        "The operator's kill switch is on: nothing is written anywhere.", "Switch it off in the chart's values."
+        "The operator's kill switch is on: nothing is written into users' objects.",
+        "Remove the annotation optiinfra.io/kill-switch from the operator's Lease.",
     ),
 }
 """The sentence and the remedy of every reason."""

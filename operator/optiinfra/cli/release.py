@@ -14,8 +14,9 @@ from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.floor import Floor
 from optiinfra.cluster.kill_switch import KillSwitch
-from optiinfra.cluster.scalers import HELD_LABEL, hpa_path, parse_scaler
-from optiinfra.control.release import Released, release_all
+from optiinfra.cluster.own_scaler import MANAGED_BY_LABEL, OwnScalers
+from optiinfra.cluster.scalers import HELD_LABEL, ScalerRecord, hpa_path, parse_scaler
+from optiinfra.control.release import Released, delete_own, release_all
 from optiinfra.errors import SettingsError
 from optiinfra.settings import OperatorSettings, Scope, read_settings
 
@@ -29,12 +30,14 @@ async def run(settings: OperatorSettings, *, max_step: int | None, kill: bool) -
             await KillSwitch(client, namespace=settings.namespace, lease=settings.lease_name).turn_on()
             # The leader reads its Lease every retry period; after two of them it has seen the switch.
             await asyncio.sleep(2 * settings.retry_period_seconds)
-        held = [
-            parse_scaler(document)
-            for namespace in namespaces
-            for document in await client.list(hpa_path(namespace), query={"labelSelector": f"{HELD_LABEL}=true"})
-        ]
-        return await release_all(Floor(client), held, max_step=max_step)
+
+        async def labelled(selector: str) -> list[ScalerRecord]:
+            query = {"labelSelector": selector}
+            return [parse_scaler(d) for name in namespaces for d in await client.list(hpa_path(name), query=query)]
+
+        deleted = await delete_own(OwnScalers(client), await labelled(f"{MANAGED_BY_LABEL}=optiinfra"))
+        held = await labelled(f"{HELD_LABEL}=true")
+        return [*deleted, *await release_all(Floor(client), held, max_step=max_step)]
 
 
 @click.command()

@@ -29,12 +29,26 @@ class InsightVerdict(Protocol):
 def service_conditions(service: ServiceWork, insight: InsightVerdict) -> list[Wanted]:
     """Return the conditions of a ResourceOptimization."""
     problem = service.problem or next((t.problem for t in service.targets if t.problem is not None), None)
-    measured = _metrics(service)
-    wanted = [*_summary(problem, measured), measured, _analysis(service, problem)]
+    if service.settings.suspended and (problem is None or not problem.stalled):
+        wanted = _suspended()
+    else:
+        measured = _metrics(service)
+        wanted = [*_summary(problem, measured), measured, _analysis(service, problem)]
     wanted.append(Wanted(ConditionType.INSIGHTS_AVAILABLE, insight.status, insight.reason, insight.message))
     wanted.append(_effective(service))
     wanted.append(_degraded(service, problem))
     return wanted
+
+
+def _suspended() -> list[Wanted]:
+    """What a person asked for is no trouble: Flux and `kubectl wait` must not wait for it."""
+    return [
+        Wanted(ConditionType.READY, _YES, Reason.SUSPENDED),
+        Wanted(ConditionType.RECONCILING, _NO, Reason.SUSPENDED),
+        Wanted(ConditionType.STALLED, _NO, Reason.SUSPENDED),
+        Wanted(ConditionType.METRICS_AVAILABLE, _UNKNOWN, Reason.SUSPENDED),
+        Wanted(ConditionType.ANALYSIS_COMPLETE, _UNKNOWN, Reason.SUSPENDED),
+    ]
 
 
 def _summary(problem: Problem | None, measured: Wanted) -> list[Wanted]:

@@ -20,6 +20,7 @@ from optiinfra.domain import verification
 from optiinfra.domain.evidence import Direction, RecommendationType
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.readings import Unknown
+from optiinfra.domain.scaling import Rule, ScalingDecision
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import WorkloadFacts
 
@@ -122,6 +123,10 @@ def _followed(target: TargetWork, facts: WorkloadFacts, *, wanted: int, now: Uni
         pending = sum(1 for pod in facts.pods if pod.phase == "Pending" and not pod.node and not pod.terminating)
         if pending and now - target.memory.ordered_at > _PATIENCE:
             return Effect(effective=False, reason=Reason.PODS_PENDING, message=f"{pending} pods wait for a node")
+        decision = target.decision
+        if isinstance(decision, ScalingDecision) and decision.rule is Rule.AT_MAXIMUM:
+            text = f"{decision.message}; raise maxReplicas if that is wanted"
+            return Effect(effective=True, reason=Reason.AT_LIMIT, message=text)
         return Effect(effective=True, reason=Reason.SUCCEEDED, message="the workload follows the decision")
     if now - target.memory.ordered_at < _PATIENCE:
         return Effect(effective=None, reason=Reason.SCALING_IN_PROGRESS)

@@ -8,6 +8,7 @@ approval of one recommendation is the order, for as long as that recommendation 
 from optiinfra.api import maintenance
 from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.common import Mode
+from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.api.v1alpha1.status_parts import ActionState
 from optiinfra.control.isolation import isolated
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
@@ -35,17 +36,19 @@ def plan(work: Work, *, actuation_enabled: bool, kill_switch: bool) -> Work:
 def _plan(service: ServiceWork, *, now: UnixTime, actuation_enabled: bool, kill_switch: bool) -> None:
     window_open = maintenance.is_open(service.settings.policy.maintenance_windows, now=now)
     for target in service.targets:
-        target.withheld = _withheld(service, actuation_enabled=actuation_enabled, kill_switch=kill_switch)
+        # Signal writes nothing, so it needs no right to write: the object's own mode is enough.
+        may_write = actuation_enabled or target.target.scaling.actuation is Actuation.SIGNAL
+        target.withheld = _withheld(service, may_write=may_write, kill_switch=kill_switch)
         if isinstance(target.decision, ScalingDecision) and target.problem is None:
             _clamp(service, target, target.decision, now=now, window_open=window_open)
             if target.withheld is None:
                 target.order = _order(service, target, target.decision, now=now, window_open=window_open)
 
 
-def _withheld(service: ServiceWork, *, actuation_enabled: bool, kill_switch: bool) -> Effect | None:
+def _withheld(service: ServiceWork, *, may_write: bool, kill_switch: bool) -> Effect | None:
     if kill_switch:
         return Effect(effective=False, reason=Reason.KILL_SWITCH)
-    if not actuation_enabled:
+    if not may_write:
         text = "this installation only recommends; set actuation.enabled in the chart's values"
         return Effect(effective=False, reason=Reason.PERMISSION_MISSING, message=text)
     return Effect(effective=None, reason=Reason.RECOMMEND_ONLY, message="dry run") if service.dry_run else None

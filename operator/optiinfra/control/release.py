@@ -1,7 +1,7 @@
 """Giving back what is held: floors whose object is gone, and everything when the operator is to be removed.
 
-Used by the sweep and by `optiinfra release`. It only ever touches what carries our label; whose value somebody else
-changed since is left as it is.
+Used by the sweep and by `optiinfra release`. It only ever touches what carries our label or belongs to one of our
+objects; whose value somebody else changed since is left as it is.
 """
 
 import asyncio
@@ -28,6 +28,13 @@ class FloorGiver(Protocol):
         self, key: Key, *, uid: str = "", max_step: int | None = None
     ) -> FloorHeld | FloorReleased | FloorRefusal:
         """Give the floor back, or one step of it."""
+
+
+class OwnDeleter(Protocol):
+    """Deletes HPAs of ours; `optiinfra.cluster.own_scaler` is the real one."""
+
+    async def delete(self, key: Key, *, uid: str, resource_version: str = "") -> bool:
+        """Delete exactly that one; False when it was gone already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +85,18 @@ async def release_all(
             return finished
         await asyncio.sleep(pause)
     return finished + [Released(record.key, "not released in time", done=False) for record in waiting]
+
+
+async def delete_own(own: OwnDeleter, records: Iterable[ScalerRecord]) -> list[Released]:
+    """Delete the HPAs that actuation Own made: their metric goes away with the operator. Replica counts stay."""
+    results = []
+    for record in records:
+        if not record.facts.owned_by_us:
+            continue  # the label alone makes nothing ours
+        try:
+            await own.delete(record.key, uid=record.facts.uid)
+        except ClusterError as error:
+            results.append(Released(record.key, str(error), done=False))
+        else:
+            results.append(Released(record.key, "deleted; the replica count stays as it is", done=True))
+    return results

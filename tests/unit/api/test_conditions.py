@@ -42,9 +42,9 @@ def test_kstatus_table(observed, ready, reconciling, stalled, verdict):
     conditions = merge(
         [],
         [
-            Wanted(READY, ready, Reason.IN_PROGRESS),
-            Wanted(RECONCILING, reconciling, Reason.IN_PROGRESS),
-            Wanted(STALLED, stalled, Reason.IN_PROGRESS),
+            Wanted(READY, ready, Reason.COLLECTING),
+            Wanted(RECONCILING, reconciling, Reason.COLLECTING),
+            Wanted(STALLED, stalled, Reason.COLLECTING),
         ],
         generation=observed,
         now=1000.0,

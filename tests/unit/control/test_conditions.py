@@ -78,6 +78,13 @@ def test_ready_reconciling_and_stalled_never_contradict_each_other(work, ready, 
     assert states(work) == (ready, reconciling, stalled)
 
 
+def test_what_a_person_suspended_is_well():
+    work = well(obj=ro(suspend=True), signals=None, decision=None)
+    assert states(work) == (YES, NO, NO)
+    assert told(work)[ConditionType.READY].reason is Reason.SUSPENDED
+    assert told(work)[ConditionType.METRICS_AVAILABLE].status is UNKNOWN
+
+
 def test_no_combination_is_ready_and_stalled_or_ready_and_reconciling():
     problems = [None, *(Problem(reason, "x", stalled=flag) for reason in Reason for flag in (True, False))]
     for problem in problems:

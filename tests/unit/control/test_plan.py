@@ -75,7 +75,8 @@ def test_without_an_approval_only_auto_moves_anything(up, down, desired, expecte
     [
         ({"suspend": True}, {}, False),
         ({}, {"kill_switch": True}, False),
-        ({}, {"actuation_enabled": False}, False),
+        ({"scaling": {"actuation": "Own", "minReplicas": 1, "maxReplicas": 20}}, {"actuation_enabled": False}, False),
+        ({"scaling": {"actuation": "Floor"}}, {"actuation_enabled": False}, False),
         ({}, {}, True),
     ],
 )
@@ -83,6 +84,10 @@ def test_suspension_switches_and_a_dry_run_stop_every_order(desired, mode, spec,
     work = service(ro(mode=mode, **spec), decision=decision(desired))
     work.dry_run = dry_run
     assert order(work, **how) is None
+
+
+def test_signal_writes_nothing_and_needs_no_right_to():
+    assert order(service(ro(mode="Auto"), decision=decision(6)), actuation_enabled=False) == 6
 
 
 @pytest.mark.parametrize("unsure", [UNMEASURED, None])

@@ -9,7 +9,7 @@ from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import Absent, Conflict, Unavailable
 from optiinfra.cluster.floor import FloorCase, FloorHeld, FloorRefusal, FloorReleased
 from optiinfra.cluster.scalers import ScalerRecord
-from optiinfra.control.release import orphans, release_all, release_one
+from optiinfra.control.release import delete_own, orphans, release_all, release_one
 from tests.unit.control import virtual
 from tests.unit.control.examples import scaler
 
@@ -122,3 +122,22 @@ def test_one_step_of_the_sweep_tells_that_another_is_needed():
     found = virtual.run(story)
     assert not found.done
     assert "minReplicas 6" in found.outcome
+
+
+def own_record(name: str, *, ours: bool = True) -> ScalerRecord:
+    return ScalerRecord(Key("inference", name), scaler(name, owned_by_us=ours), "Deployment", f"of-{name}")
+
+
+async def test_only_what_is_really_ours_is_deleted_and_each_failure_is_said():
+    deleted: list[tuple[str, str]] = []
+
+    class Own:
+        async def delete(self, key: Key, *, uid: str, resource_version: str = "") -> bool:
+            if key.name == "stuck":
+                raise Unavailable("no answer")
+            deleted.append((key.name, uid))
+            return True
+
+    found = await delete_own(Own(), [own_record("a"), own_record("users", ours=False), own_record("stuck")])
+    assert deleted == [("a", scaler("a").uid)]
+    assert [(item.key.name, item.done) for item in found] == [("a", True), ("stuck", False)]

@@ -137,3 +137,21 @@ def test_everything_that_is_not_named_is_forgotten():
     assert store.page_errors({"u4": "u4"}) == {}
     assert store.agent("n1") == ((), None)
     assert len(store.agent("n2")[0]) == 1
+
+
+def test_what_did_not_change_between_two_pages_is_kept_once():
+    first, same, other = (
+        replace(page(NOW), gauges={"queue_depth": 1.5}),
+        page(UnixTime(NOW + 5)),
+        page(UnixTime(NOW + 10)),
+    )
+    same = replace(same, gauges={"queue_depth": 1.5})
+    other = replace(other, gauges={"queue_depth": 2.5})
+    store = SnapshotStore()
+    for reading in (first, same, other):
+        store.page("u", reading)
+    kept = store.pages({"pod": "u"})["pod"]
+    assert kept == (first, same, other), "sharing must change nothing that can be seen"
+    assert kept[1].gauges is kept[0].gauges
+    assert kept[2].gauges is not kept[1].gauges
+    assert kept[2].histograms is kept[0].histograms
