@@ -5,6 +5,7 @@ bounded by time and by count per source, so a fleet costs a known amount of memo
 while are dropped by the sweep.
 """
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class SnapshotStore:
         """Keep a page; thinned so that the kept pages span the whole window even at a short scrape interval."""
         engine = self._engines.setdefault(pod_uid, _Engine())
         engine.error, engine.touched = None, reading.time
+        if engine.pages:
+            reading = _sharing(reading, engine.pages[-1])
         _keep_spread(engine.pages, reading, keep_seconds=self.keep_pages_seconds)
 
     def page_failed(self, pod_uid: str, error: Unknown, *, at: UnixTime) -> None:
@@ -98,6 +101,21 @@ class SnapshotStore:
 
 
 _Reading = TypeVar("_Reading", EngineReading, AgentReading)
+
+
+def _sharing(reading: EngineReading, before: EngineReading) -> EngineReading:
+    """Let what did not change since the page before be the same objects: an idle engine's pages cost nearly nothing."""
+    histograms = {
+        signal: old if (old := before.histograms.get(signal)) == histogram and old is not None else histogram
+        for signal, histogram in reading.histograms.items()
+    }
+    return dataclasses.replace(
+        reading,
+        gauges=before.gauges if before.gauges == reading.gauges else reading.gauges,
+        counters=before.counters if before.counters == reading.counters else reading.counters,
+        histograms=before.histograms if before.histograms == histograms else histograms,
+        facts=before.facts if before.facts == reading.facts else reading.facts,
+    )
 
 
 def _keep_spread(kept: deque[_Reading], reading: _Reading, *, keep_seconds: float) -> None:
