@@ -11,6 +11,7 @@ whatever else runs on it counts in too: the start most of all.
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -68,7 +69,7 @@ class Options:
 def percentile(values: list[float], share: float) -> float:
     """Return the smallest value that at least this share of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 class Process:
