@@ -424,9 +424,6 @@ def test_an_agent_that_goes_makes_gpu_use_unknown(world, lost_agent):
     assert_healthy(world)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="control/conditions.py counts an agent as heard for as long as old readings are kept"
-)
 def test_the_cluster_object_says_that_no_agent_is_heard(world, lost_agent):
     def said():
         conditions = world.cluster.request("GET", f"{CLUSTER_OBJECTS}/{world.prefix}")["status"]["conditions"]

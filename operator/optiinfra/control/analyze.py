@@ -297,6 +297,9 @@ def _idle_finding(target: TargetWork, times: AnalysisTimes) -> list[Finding]:
 def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> None:
     spec = cluster.obj.spec
     nodes = tuple(cluster.nodes.values())
+    cluster.heard = frozenset(
+        node.name for node in nodes if node.agent and now - node.agent[-1].time <= times.stale_after
+    )
     proposals: list[Proposal] = []
     if spec.idle_gpus.enabled:
         proposals += _idle(cluster, now=now, times=times)

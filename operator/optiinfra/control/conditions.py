@@ -196,14 +196,16 @@ def _agents(cluster: ClusterWork) -> Wanted:
     holding = [node for node in cluster.nodes.values() if node.gpus > 0]
     if not holding:
         return Wanted(kind, _YES, Reason.SUCCEEDED, "no node has GPUs")
-    heard = [node for node in holding if node.agent]
+    heard = [node for node in holding if node.name in cluster.heard]
     if not heard:
         failed = next((node.agent_error for node in holding if node.agent_error is not None), None)
+        if failed is None and any(node.agent for node in holding):
+            return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE)
         if failed is None:
             return Wanted(kind, _UNKNOWN, Reason.COLLECTING, "waiting for the agents of the GPU nodes")
         remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
         return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, f"{failed.detail}. {remedy}")
     if len(heard) < len(holding):
-        silent = sorted(node.name for node in holding if not node.agent)
+        silent = sorted(node.name for node in holding if node.name not in cluster.heard)
         return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"no agent is heard on {', '.join(silent[:5])}")
     return Wanted(kind, _YES, Reason.SUCCEEDED, "the agents of all GPU nodes are heard")

@@ -114,6 +114,8 @@ class ClusterWork:
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     prices: Mapping[str, PriceList] = field(default_factory=dict)
     """By pool name; "" for nodes of no pool."""
+    heard: frozenset[str] = frozenset()
+    """Nodes whose agents were heard lately; what they said before is kept longer than that."""
     verdicts: tuple[GpuVerdict, ...] = ()
     idle: frozenset[str] = frozenset()
     """GPUs that were idle for the object's whole window."""

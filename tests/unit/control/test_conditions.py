@@ -13,6 +13,7 @@ from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.report import InsightState
 from optiinfra.control.work import ClusterWork, Effect, Problem, ServiceWork
 from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import NodeFacts
 from tests.unit.control.examples import (
     DEPLOYMENT,
@@ -200,7 +201,9 @@ def test_merged_conditions_fit_the_api_and_keep_their_times():
 # nodes
 
 
-def gpu_node(name: str, *, heard: bool = False, error: Unknown | None = None, gpus: float = 8.0) -> NodeFacts:
+def gpu_node(
+    name: str, *, heard: bool = False, lately: bool = True, error: Unknown | None = None, gpus: float = 8.0
+) -> NodeFacts:
     return NodeFacts(
         name=name,
         pool="",
@@ -210,7 +213,7 @@ def gpu_node(name: str, *, heard: bool = False, error: Unknown | None = None, gp
         memory_bytes=1e9,
         ready=True,
         unschedulable=False,
-        agent=(snapshot(NOW, node=name),) if heard else (),
+        agent=(snapshot(NOW if lately else UnixTime(NOW - 600.0), node=name),) if heard else (),
         agent_error=error,
     )
 
@@ -222,6 +225,9 @@ def gpu_node(name: str, *, heard: bool = False, error: Unknown | None = None, gp
         ([gpu_node("cpu", gpus=0.0)], YES, Reason.SUCCEEDED),
         ([gpu_node("a")], UNKNOWN, Reason.COLLECTING),
         ([gpu_node("a", error=UNMEASURED)], NO, Reason.AGENT_UNREACHABLE),
+        ([gpu_node("a", heard=True, lately=False, error=UNMEASURED)], NO, Reason.AGENT_UNREACHABLE),
+        ([gpu_node("a", heard=True, lately=False)], NO, Reason.AGENT_UNREACHABLE),
+        ([gpu_node("a", heard=True), gpu_node("b", heard=True, lately=False)], YES, Reason.PARTIAL_METRICS),
         ([gpu_node("a", heard=True), gpu_node("b")], YES, Reason.PARTIAL_METRICS),
         ([gpu_node("a", heard=True), gpu_node("b", heard=True)], YES, Reason.SUCCEEDED),
     ],
@@ -232,6 +238,7 @@ def test_whether_the_agents_were_heard(nodes, status, reason):
         obj=cro(),
         memory=ObjectMemory(),
         nodes={item.name: item for item in nodes},
+        heard=frozenset(item.name for item in nodes if item.agent and item.agent[-1].time == NOW),
     )
     found = told(work)[ConditionType.METRICS_AVAILABLE]
     assert (found.status, found.reason) == (status, reason)
