@@ -327,7 +327,7 @@ def read_options() -> tuple[Options, bool]:
     parser.add_argument("--size", type=int, default=100, help="objects (default 100)")
     parser.add_argument("--starts", type=int, default=3, help="starts to take the median of (default 3)")
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between an object's rounds (default 5)")
-    parser.add_argument("--settle-seconds", type=float, default=90.0, help="wait before the idle phase (default 90)")
+    parser.add_argument("--settle-seconds", type=float, default=180.0, help="wait before the idle phase (default 180)")
     parser.add_argument("--idle-seconds", type=float, default=300.0, help="length of the idle phase (default 300)")
     parser.add_argument("--signals", type=int, default=100, help="pages that turn busy (default 100)")
     parser.add_argument("--json", action="store_true", help="print JSON")
