@@ -67,6 +67,18 @@ def test_kopf_writes_nothing_and_keeps_to_the_measured_limits():
     assert settings.queueing.worker_limit is None
     assert settings.watching.inactivity_timeout < settings.watching.server_timeout < settings.watching.client_timeout
     assert settings.watching.reconnect_backoff >= 1.0
-    for storage in (settings.persistence.progress_storage, settings.persistence.diffbase_storage):
-        assert isinstance(storage, kopf.AnnotationsProgressStorage | kopf.AnnotationsDiffBaseStorage)
-        assert storage.prefix == "optiinfra.io"
+    progress = settings.persistence.progress_storage
+    assert isinstance(progress, kopf.AnnotationsProgressStorage)
+    assert progress.prefix == "optiinfra.io"
+
+
+def test_kopf_compares_no_bodies_and_stores_none():
+    settings = kopf.OperatorSettings()
+    handlers.configure(settings)
+    storage, patch = settings.persistence.diffbase_storage, kopf.Patch()
+    body = kopf.Body({"metadata": {"name": "svc", "annotations": {"a": "b"}}, "spec": {"mode": "Auto"}})
+    essence = storage.build(body=body)
+    assert essence == {}
+    storage.store(body=body, patch=patch, essence=essence)
+    assert not patch
+    assert storage.fetch(body=body) is None
