@@ -1,41 +1,54 @@
 """Puts the output of a demonstration into README.md: `python -m hack.readme FILE`.
 
-Output is quoted as it was printed, between the two markers, so that nobody writes it by hand: from the last line that
-holds a text (`--from`) to the end, or to the line that holds another (`--until`). Escape sequences of a terminal and
-names of this machine's folders are refused, not cleaned.
+Chosen sections of the output are quoted as they were printed, between the two markers, so that nobody writes them by
+hand. A section begins at a ruled line with its title and goes to the next; only the rules are shortened. Escape
+sequences of a terminal and names of this machine's folders are refused, not cleaned.
 """
 
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN = "<!-- demo output: python -m hack.readme FILE -->"
 END = "<!-- end of demo output -->"
+SECTIONS = ("kubectl get ro,cro", "under plain scalers", "what had to happen")
 MOST_LINES = 120
+_RULE = re.compile(r"─{3,} (.+?) ─{3,}")
 _FOREIGN = re.compile(r"\x1b|(?<![\w.])/(?:root|home|tmp|work)/")
 
 
-def excerpt(output: str, *, start: str, until: str) -> str:
-    """Return what is quoted: from the last line that holds `start` up to the next one that holds `until`.
+def excerpt(output: str, *, titles: Sequence[str]) -> str:
+    """Return the sections whose titles hold these texts, in the order of the output.
 
     Raises:
         ValueError: with the remedy, when the output cannot be quoted.
     """
-    lines = [line.rstrip() for line in output.splitlines()]
-    first = max((number for number, line in enumerate(lines) if start in line), default=-1)
-    if first < 0:
-        raise ValueError(f"no line holds {start!r}: name one with --from")
-    after = range(first + 1, len(lines))
-    last = next((number for number in after if until and until in lines[number]), len(lines))
-    quoted = "\n".join(lines[first:last]).strip()
+    sections = _sections(output)
+    for title in titles:
+        if not any(title in name for name, _ in sections):
+            raise ValueError(f"no section is called {title!r}: name others with --section")
+    chosen = [(name, lines) for name, lines in sections if any(title in name for title in titles)]
+    quoted = "\n\n".join("\n".join([f"── {name} ──", *lines]).strip() for name, lines in chosen)
     found = _FOREIGN.search(quoted)
     if found is not None:
         raise ValueError(f"the output holds {found[0]!r}: quote a piped run that names no folder of this machine")
     if len(quoted.splitlines()) > MOST_LINES:
-        raise ValueError(f"more than {MOST_LINES} lines: begin later with --from")
+        raise ValueError(f"more than {MOST_LINES} lines: choose fewer sections with --section")
     return quoted
+
+
+def _sections(output: str) -> list[tuple[str, list[str]]]:
+    sections: list[tuple[str, list[str]]] = []
+    for line in output.splitlines():
+        rule = _RULE.fullmatch(line.strip())
+        if rule:
+            sections.append((rule[1], []))
+        elif sections:
+            sections[-1][1].append(line.rstrip())
+    return sections
 
 
 def inserted(page: str, quoted: str) -> str:
@@ -51,11 +64,10 @@ def main() -> int:
     """Write README.md."""
     parser = argparse.ArgumentParser(prog="python -m hack.readme", description=__doc__)
     parser.add_argument("file", type=Path, help="output of `make demo`")
-    parser.add_argument("--from", dest="start", default="kubectl get ro,cro -A", help="line to begin at (%(default)s)")
-    parser.add_argument("--until", default="", help="line to end before (default: the end)")
+    parser.add_argument("--section", action="append", help="title to quote, several times (default: three of them)")
     arguments = parser.parse_args()
     try:
-        quoted = excerpt(arguments.file.read_text(), start=arguments.start, until=arguments.until)
+        quoted = excerpt(arguments.file.read_text(), titles=arguments.section or SECTIONS)
         README.write_text(inserted(README.read_text(), quoted))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -378,9 +378,13 @@ def test_every_command_named_exists(page):
 # ---- quoting the demonstration
 
 
-def test_a_quotation_goes_from_the_last_beginning_to_the_end_and_replaces_the_old_one():
-    quoted = readme.excerpt("first: kubectl\nold\nsecond: kubectl\nnew  \nrest\nmore\n", start="kubectl", until="rest")
-    assert quoted == "second: kubectl\nnew"
+RULE = "─" * 8
+PRINTED = f"before\n{RULE} first {RULE}\none  \n{RULE} second {RULE}\ntwo\n{RULE} third {RULE}\nthree\n"
+
+
+def test_chosen_sections_are_quoted_as_printed_and_replace_the_old_ones():
+    quoted = readme.excerpt(PRINTED, titles=("third", "first"))
+    assert quoted == "── first ──\none\n\n── third ──\nthree"
     once = readme.inserted(f"above\n{readme.BEGIN}\n{readme.END}\nbelow\n", "old")
     page = readme.inserted(once, quoted)
     assert page.startswith("above\n")
@@ -389,7 +393,13 @@ def test_a_quotation_goes_from_the_last_beginning_to_the_end_and_replaces_the_ol
     assert "old" not in page
 
 
-@pytest.mark.parametrize("output", ["kubectl\n\x1b[1mbold", "kubectl\nlog in /home/{}/x".format("me"), "nothing", ""])
-def test_output_that_must_not_be_quoted_is_refused(output):
-    with pytest.raises(ValueError, match=r"--from|the output holds"):
-        readme.excerpt(output, start="kubectl", until="")
+@pytest.mark.parametrize("line", ["\x1b[1mbold", "log in /home/{}/x".format("me")])
+def test_output_that_must_not_be_quoted_is_refused(line):
+    with pytest.raises(ValueError, match="the output holds"):
+        readme.excerpt(f"{RULE} first {RULE}\n{line}\n", titles=("first",))
+
+
+@pytest.mark.parametrize("output", ["nothing", "", f"{RULE} other {RULE}"])
+def test_a_section_that_is_not_there_is_said(output):
+    with pytest.raises(ValueError, match="--section"):
+        readme.excerpt(output, titles=("first",))
