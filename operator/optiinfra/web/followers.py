@@ -19,13 +19,15 @@ from optiinfra.web.ports import Decision, Forwarder, OperatorView
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LeaderDecisions:
     """Published decisions, wherever they are."""
 
     view: OperatorView
     forwarder: Forwarder
     token_file: Path | None
+    _told: str = ""
+    """What was logged last: scalers ask several times a minute each, and one word about a trouble is enough."""
 
     async def of(self, namespace: str) -> Sequence[Decision]:
         """Return the decisions of a namespace; none while nobody can tell."""
@@ -44,12 +46,18 @@ class LeaderDecisions:
                 body=b"",
             )
             if status != 200:
-                _LOG.warning("the leader refused its decisions", extra={"status": status})
-                return ()
-            return [
+                return self._without(f"the leader answered {status}")
+            decisions = [
                 Decision(item["namespace"], item["name"], int(item["replicas"]), float(item["decided_at"]))
                 for item in orjson.loads(body)["items"]
             ]
         except (FetchError, OSError, ValueError, KeyError, TypeError) as error:
-            _LOG.warning("decisions not had from the leader", extra={"error": str(error)})
-            return ()
+            return self._without(str(error))
+        self._told = ""
+        return decisions
+
+    def _without(self, why: str) -> Sequence[Decision]:
+        if why != self._told:
+            self._told = why
+            _LOG.warning("decisions not had from the leader", extra={"error": why})
+        return ()
