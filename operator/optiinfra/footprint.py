@@ -1,7 +1,8 @@
 """What keeps the operator's process small and its start short; to be called before anything large is imported.
 
-Everything here only leaves out work and memory that nothing uses: a package's eager imports of its other halves, and
-heaps of threads. Where the platform or a package is built differently, nothing is left out and all works the same.
+Everything here only leaves out work and memory that nothing uses: a package's eager imports of its other halves,
+validators of models that nobody validates, and heaps of threads. Where the platform or a package is built differently,
+nothing is left out and all works the same.
 """
 
 import contextlib
@@ -9,6 +10,8 @@ import ctypes
 import importlib.util
 import sys
 import types
+
+from pydantic import BaseModel
 
 _HOLLOW = ("kubernetes", "kubernetes.aio")
 """Packages whose __init__ imports all they have (watches, streams, informers): a quarter of a second, for loaders of
@@ -22,6 +25,9 @@ def prepare() -> None:
     """Leave out what is not needed. Idempotent."""
     for name in _HOLLOW:
         _leave_out_initialiser(name)
+    # Each model that is imported would get its validator at once, and most are of libraries that never use them here
+    # (langsmith, FastAPI): a validator is built when it is first needed.
+    BaseModel.model_config["defer_build"] = True
     # One heap for all threads: worker threads would each keep one of their own, mostly empty after a burst, and the
     # interpreter's lock lets only one of them allocate at a time anyway. Other C libraries have neither heap nor call.
     with contextlib.suppress(AttributeError, OSError):
