@@ -33,6 +33,8 @@ from optiinfra.web.followers import LeaderDecisions
 from optiinfra.web.ports import Caller, Component, Decision, Ticket
 
 _LOG = logging.getLogger(__name__)
+_HTTP_WAITS = 2.0
+"""Seconds that HTTP may come after the first statuses, as on a replica that does not lead and has none to write."""
 _KOPF_STARTED = 2.0
 """Seconds after which Kopf has surely set its signal handlers."""
 
@@ -150,9 +152,11 @@ async def _serve(
 ) -> None:
     """Serve health, metrics and the HTTP API until the operator has ended.
 
-    FastAPI takes an eighth of the whole start to import: that happens beside the first lists and statuses, which
-    mostly wait for the API server.
+    FastAPI takes an eighth of the whole start to import: that waits for the first statuses, though not for long.
     """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_HTTP_WAITS):
+            await operator.told.wait()
     app_module, server_module = await asyncio.to_thread(
         lambda: [importlib.import_module(f"optiinfra.web.{name}") for name in ("app", "server")]
     )

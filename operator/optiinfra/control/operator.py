@@ -71,6 +71,8 @@ class Operator:
     sweep: Sweep
     external: ExternalMetricsState
     started: float = field(default_factory=time.monotonic)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    """This replica leads, and no object is without any status any more."""
 
     # life
 
@@ -128,7 +130,8 @@ class Operator:
         while True:
             await asyncio.sleep(_HEAD_START)
             if time.monotonic() >= end or not any(obj.status.last_round is None for _, obj in self.registry.services()):
-                return
+                break
+        self.told.set()
 
     async def _look_around(self) -> None:
         """Ask the server's version, and who owns the external metrics API."""
