@@ -1,4 +1,4 @@
-"""What keeps the operator's process small and its start short; to be called before anything large is imported.
+"""What keeps the operator's process small and its start short: everything large is imported within `lean_imports`.
 
 Everything here only leaves out work and memory that nothing uses: a package's eager imports of its other halves,
 validators of models that nobody validates, and heaps of threads. Where the platform or a package is built differently,
@@ -7,11 +7,11 @@ nothing is left out and all works the same.
 
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import sys
 import types
-
-from pydantic import BaseModel
+from collections.abc import Iterator
 
 _HOLLOW = ("kubernetes", "kubernetes.aio")
 """Packages whose __init__ imports all they have (watches, streams, informers): a quarter of a second, for loaders of
@@ -21,13 +21,27 @@ _M_ARENA_MAX = -8
 """glibc's number of the option."""
 
 
-def prepare() -> None:
-    """Leave out what is not needed. Idempotent."""
+@contextlib.contextmanager
+def lean_imports() -> Iterator[None]:
+    """Leave out what is not needed of whatever is imported while the context is open."""
+    from pydantic import BaseModel  # noqa: PLC0415  `optiinfra --help` must load nothing
+
+    _prepare()
+    # What importing makes lives for ever: to look for garbage in it costs a tenth of the start.
+    gc.disable()
+    # Each model would get its validator at once, and most are of libraries that never use them here (langsmith): these
+    # are built when they are first needed. Not for ever: FastAPI warns about models that are not complete.
+    BaseModel.model_config["defer_build"] = True
+    try:
+        yield
+    finally:
+        del BaseModel.model_config["defer_build"]
+        gc.enable()
+
+
+def _prepare() -> None:
     for name in _HOLLOW:
         _leave_out_initialiser(name)
-    # Each model that is imported would get its validator at once, and most are of libraries that never use them here
-    # (langsmith, FastAPI): a validator is built when it is first needed.
-    BaseModel.model_config["defer_build"] = True
     # One heap for all threads: worker threads would each keep one of their own, mostly empty after a burst, and the
     # interpreter's lock lets only one of them allocate at a time anyway. Other C libraries have neither heap nor call.
     with contextlib.suppress(AttributeError, OSError):

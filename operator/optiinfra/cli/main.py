@@ -4,7 +4,6 @@
 seconds and a hundred MiB. So the table holds the one-line help too.
 """
 
-import gc
 import importlib
 from typing import NamedTuple
 
@@ -41,13 +40,8 @@ class LazyGroup(click.Group):
         if entry is None:
             return super().get_command(ctx, cmd_name)
         module, _, function = entry.target.partition(":")
-        footprint.prepare()
-        # What importing makes lives for ever: to look for garbage in it costs a tenth of the start.
-        gc.disable()
-        try:
+        with footprint.lean_imports():
             command = getattr(importlib.import_module(module), function)
-        finally:
-            gc.enable()
         if not isinstance(command, click.Command):
             raise TypeError(f"{entry.target} is not a click command")
         return command
