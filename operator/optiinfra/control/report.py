@@ -177,9 +177,9 @@ def _target(target: TargetWork, old: ResourceOptimizationStatus, *, now: UnixTim
     before = next((item for item in old.targets if item.name == target.target.name), None)
     return TargetStatus(
         name=target.target.name,
-        target=f"{reference.kind}/{reference.name}",
+        target=cut(f"{reference.kind}/{reference.name}", 253),
         uid=facts.uid if facts is not None else (before.uid if before is not None else ""),
-        scaler=f"HorizontalPodAutoscaler/{facts.scaler.name}" if facts is not None and facts.scaler else "",
+        scaler=cut(f"HorizontalPodAutoscaler/{facts.scaler.name}", 253) if facts is not None and facts.scaler else "",
         replicas=_replicas([target]),
         desired=_desired_of(target, now=now),
     )

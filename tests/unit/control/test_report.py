@@ -85,6 +85,15 @@ def test_a_typical_round_says_what_people_look_for():
     assert made.last_round.id == "r1"
 
 
+def test_the_longest_names_still_make_a_status():
+    longest = {"apiVersion": "apps/v1", "kind": "K" * 63, "name": "a" * 253}
+    work = service(ro(targetRef=longest), problem=Problem(Reason.TARGET_NOT_FOUND, "m" * 5000, stalled=True))
+    work.problem = work.targets[0].problem
+    made = status(work)
+    assert made.targets[0].target.startswith("K" * 63 + "/aaa")
+    assert len(made.targets[0].target) == 253
+
+
 def test_nothing_unknown_becomes_a_number():
     blind = signals(kv_cache_usage_max=UNMEASURED, running=UNMEASURED, waiting=UNMEASURED, replicas_reporting=0)
     made = status(typical(signals=blind, utilization=utilization(), decision=UNMEASURED, clamped=None, proposals=()))
