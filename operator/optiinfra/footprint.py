@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _M_ARENA_MAX = -8
 @contextlib.contextmanager
 def lean_imports() -> Iterator[None]:
     """Leave out what is not needed of whatever is imported while the context is open."""
+    # Pydantic would read the metadata of every installed package to look for plug-ins that see all that is validated.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     from pydantic import BaseModel  # noqa: PLC0415  `optiinfra --help` must load nothing
 
     _prepare()
