@@ -16,7 +16,7 @@ HPA = ("create", "horizontalpodautoscalers", "inference/optiinfra-chat")
 STATUS = ("patch", "resourceoptimizations/status", "inference/embed-idle")
 
 
-def service(name, *, replicas=1, bottleneck="None", recommendations=(), savings="", generation=1):
+def service(name, *, replicas=1, bottleneck="Healthy", recommendations=(), savings="", generation=1):
     return Service(
         name=name,
         mode="Recommend",

@@ -18,7 +18,7 @@ NAME: Final = "deterministic"
 _SMALLEST: Final = 1e-9
 """Numbers below it are shown as 0."""
 
-_QUIET: Final = frozenset({Bottleneck.NONE, Bottleneck.IDLE, Bottleneck.UNKNOWN})
+_QUIET: Final = frozenset({Bottleneck.HEALTHY, Bottleneck.IDLE, Bottleneck.UNKNOWN})
 _RELIEF: Final = {
     Bottleneck.QUEUE: frozenset({RecommendationType.REPLICAS}),
     Bottleneck.BATCH: frozenset({RecommendationType.REPLICAS, RecommendationType.BATCH_SIZE}),

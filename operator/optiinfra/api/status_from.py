@@ -9,8 +9,11 @@ from typing import Final
 
 from optiinfra.api.scalars import Duration, Time
 from optiinfra.api.v1alpha1.status_parts import (
+    MAX_EFFECTS,
     MAX_EVIDENCE,
+    AlternativeStatus,
     BottleneckStatus,
+    EffectStatus,
     EvidenceStatus,
     InsightStatus,
     Measured,
@@ -19,7 +22,8 @@ from optiinfra.api.v1alpha1.status_parts import (
     SavingsStatus,
     Severity,
 )
-from optiinfra.domain.evidence import Bottleneck, Evidence, Finding, Proposal, Refusal, Savings
+from optiinfra.domain.bottleneck import Diagnosis
+from optiinfra.domain.evidence import Effect, Evidence, Proposal, Refusal, Savings
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
 
@@ -78,6 +82,19 @@ def to_evidence(evidence: Evidence) -> EvidenceStatus:
     )
 
 
+def to_effect(effect: Effect) -> EffectStatus:
+    """Write what a change is predicted to do to one signal."""
+    return EffectStatus(
+        signal=cut(effect.signal, 64),
+        unit=cut(effect.unit, 64),
+        before=to_measured(effect.before),
+        lower=to_measured(effect.lower),
+        expected=to_measured(effect.expected),
+        upper=to_measured(effect.upper),
+        basis=cut(effect.basis, 256),
+    )
+
+
 def to_savings(savings: Savings) -> SavingsStatus:
     """Write what a change would save."""
     return SavingsStatus(
@@ -116,21 +133,28 @@ def to_recommendation(
         savings=to_savings(proposal.savings),
         # a cut patch would be a wrong patch
         patch=proposal.patch if len(proposal.patch) <= 4096 else "",
+        effects=tuple(to_effect(effect) for effect in proposal.effects[:MAX_EFFECTS]),
+        risk=cut(proposal.risk, 512),
+        verification=cut(proposal.verification, 512),
+        undo=cut(proposal.undo, 512),
         issued_at=Time.of(issued),
         expires_at=Time.of(expires),
         insight=insight,
     )
 
 
-def to_bottleneck(finding: Finding, *, bottleneck: Bottleneck, since: UnixTime) -> BottleneckStatus:
-    """Write the bottleneck that a finding names."""
+def to_bottleneck(diagnosis: Diagnosis, *, since: UnixTime) -> BottleneckStatus:
+    """Write the bottleneck that was diagnosed."""
+    other = diagnosis.alternative
+    alternative = None if other is None else AlternativeStatus(type=other.bottleneck, message=cut(other.message, 512))
     return BottleneckStatus(
-        type=bottleneck,
-        confidence=round_ratio(min(max(finding.confidence, 0.0), 1.0)),
-        reason=cut(finding.reason, 64),
-        message=cut(finding.message, 1024),
+        type=diagnosis.bottleneck,
+        confidence=round_ratio(min(max(diagnosis.confidence, 0.0), 1.0)),
+        reason=cut(diagnosis.reason, 64),
+        message=cut(diagnosis.message, 1024),
         since=Time.of(since),
-        evidence=tuple(to_evidence(fact) for fact in finding.evidence[:MAX_EVIDENCE]),
+        alternative=alternative,
+        evidence=tuple(to_evidence(fact) for fact in diagnosis.evidence[:MAX_EVIDENCE]),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.control.isolation import isolated
+from optiinfra.control.surroundings import surroundings_of
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
     bottleneck,
@@ -23,6 +24,7 @@ from optiinfra.domain import (
     tuning,
     utilization,
 )
+from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import (
     Direction,
@@ -106,11 +108,12 @@ def _service(
         )
         if facts.ready_replicas and target.signals.replicas_reporting:
             target.memory.history.observe(target.signals, facts.ready_replicas)
+        target.surroundings = surroundings_of(target.utilization, facts)
         target.diagnosis = bottleneck.diagnose(
             target.signals,
             target.settings,
             service.settings.objectives,
-            gpu_busy=target.utilization.gpu_ratio_mean,
+            surroundings=target.surroundings,
             quiet=target.memory.history.quiet_span(now=work.at),
             idle_span=times.idle_span,
         )
@@ -216,10 +219,13 @@ def _propose(service: ServiceWork, times: AnalysisTimes) -> None:
         if target.facts is None or target.signals is None or target.diagnosis is None:
             continue
         answers: list[Proposal | Refusal] = list(_replicas(service, target))
+        given = AdviceInput(
+            target.signals, target.settings, target.diagnosis, objectives, surroundings=target.surroundings
+        )
         if spec.kv_cache.enabled:
-            answers += kv_cache.advise(target.signals, target.settings, target.diagnosis, objectives)
+            answers += kv_cache.advise(given)
         if spec.tuning.enabled:
-            answers += tuning.advise(target.signals, target.settings, target.diagnosis, objectives)
+            answers += tuning.advise(given)
         if spec.right_sizing.enabled:
             answers += _right_sizing(service, target)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))

@@ -216,11 +216,11 @@ def _bottleneck(service: ServiceWork, old: ResourceOptimizationStatus, *, now: U
     diagnoses = [target.diagnosis for target in service.targets if target.diagnosis is not None]
     if not diagnoses:
         return None
-    harmless = (Bottleneck.NONE, Bottleneck.IDLE, Bottleneck.UNKNOWN)
+    harmless = (Bottleneck.HEALTHY, Bottleneck.IDLE, Bottleneck.UNKNOWN)
     worst = next((d for d in diagnoses if d.bottleneck not in harmless), diagnoses[0])
     same = old.bottleneck is not None and old.bottleneck.type is worst.bottleneck
     since = UnixTime(old.bottleneck.since.unix) if same and old.bottleneck is not None else now
-    return to_bottleneck(worst.finding(), bottleneck=worst.bottleneck, since=since)
+    return to_bottleneck(worst, since=since)
 
 
 def _forecast(service: ServiceWork) -> ForecastStatus | None:

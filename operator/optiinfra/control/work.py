@@ -25,6 +25,7 @@ from optiinfra.domain.readings import Unknown
 from optiinfra.domain.right_sizing import ContainerUsageHistory
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.utilization import Utilization
 from optiinfra.domain.workload import NodeFacts, ScalerFacts, WorkloadFacts
@@ -65,6 +66,7 @@ class TargetWork:
     settings: EngineSettings = field(default_factory=EngineSettings)
     diagnosis: Diagnosis | None = None
     utilization: Utilization | None = None
+    surroundings: Surroundings = field(default_factory=Surroundings)
     limits: Limits | None = None
     decision: ScalingDecision | Unknown | None = None
     clamped: Clamped | None = None

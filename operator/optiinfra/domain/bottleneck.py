@@ -23,6 +23,7 @@ from optiinfra.domain.evidence import Bottleneck, Evidence, Finding, FindingType
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.units import Ratio, Seconds
 
 KV_FULL: Final = 0.9
@@ -43,6 +44,14 @@ PLATEAU: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """The next best class, and what would have to be true for it."""
+
+    bottleneck: Bottleneck
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """The verdict, and what it rests on."""
 
@@ -56,6 +65,7 @@ class Diagnosis:
     """Of one replica: from the settings, else inferred from the plateau, else not known."""
     batch_limit_source: str
     """One of "argument", "page", "inferred", or empty."""
+    alternative: Alternative | None = None
 
     def finding(self) -> Finding:
         """Return the verdict as a finding; also for None and Unknown, whose reason is worth showing."""
@@ -77,7 +87,7 @@ def diagnose(
     settings: EngineSettings,
     objectives: Objectives,
     *,
-    gpu_busy: Value,
+    surroundings: Surroundings,
     quiet: Seconds = Seconds(0.0),
     idle_span: Seconds = IDLE_SPAN,
 ) -> Diagnosis:
@@ -87,11 +97,11 @@ def diagnose(
         signals: of the window.
         settings: of its engines.
         objectives: what the service promises.
-        gpu_busy: mean activity of its GPUs, a ratio.
+        surroundings: what was measured around its engines.
         quiet: for how long its history shows no work at all, where that reaches further back than the window.
         idle_span: shortest span without work that counts as idle.
     """
-    table = _Table(signals, settings, objectives, gpu_busy, max(quiet, signals.window), idle_span)
+    table = _Table(signals, settings, objectives, surroundings, max(quiet, signals.window), idle_span)
     return table.blocked() or (table.with_queue() if table.queues() else table.without_queue())
 
 
@@ -100,7 +110,7 @@ class _Table:
     signals: ServiceSignals
     settings: EngineSettings
     objectives: Objectives
-    gpu_busy: Value
+    surroundings: Surroundings
     quiet: Seconds
     idle_span: Seconds
 
@@ -167,7 +177,7 @@ class _Table:
         if mean < EVEN and signals.replicas_reporting > 1:
             return self._queue("UnevenLoad", f"at a full replica while batches are {mean:.0%} full on average", 0.6)
         sure = {"argument": 0.9, "page": 0.9}.get(source, 0.65)
-        if _at_least(self.gpu_busy, 0.9):
+        if _at_least(self.surroundings.gpu_utilization, 0.9):
             sure -= 0.1
         inferred = " (inferred from where running requests level off)" if source == "inferred" else ""
         return self._verdict(
@@ -184,26 +194,28 @@ class _Table:
         if _zero(signals.running_max) and _zero(signals.generation_token_rate) and _zero(signals.busy_share):
             return self._no_work()
         missed = self._missed()
-        if missed and isinstance(self.gpu_busy, Unknown):
+        busy = self.surroundings.gpu_utilization
+        if missed and isinstance(busy, Unknown):
             return self._unknown(
-                "GPUActivityUnknown", f"{missed} without a queue, and whether GPUs are busy is {self.gpu_busy}."
+                "GPUActivityUnknown",
+                f"{missed} without a queue, and whether GPUs are busy is {busy}.",
             )
-        if missed and _at_least(self.gpu_busy, GPU_BUSY):
+        if missed and _at_least(busy, GPU_BUSY):
             return self._verdict(
                 Bottleneck.COMPUTE,
                 0.6,
                 "LatencyMissed",
-                f"{missed} without a queue while the GPUs are {_print_share(self.gpu_busy)} busy.",
+                f"{missed} without a queue while the GPUs are {_print_share(busy)} busy.",
             )
         if missed:
             return self._unknown(
                 "LatencyUnexplained",
-                f"{missed}, yet there is no queue and the GPUs are only {_print_share(self.gpu_busy)} busy: "
+                f"{missed}, yet there is no queue and the GPUs are only {_print_share(busy)} busy: "
                 "look at the host's CPU and the network.",
             )
         if _at_least(signals.kv_cache_usage_max, KV_FULL):
             return self._verdict(
-                Bottleneck.NONE,
+                Bottleneck.HEALTHY,
                 0.6,
                 "ServedNearKVLimit",
                 f"No request waits, but the KV cache was {_print_share(signals.kv_cache_usage_max)} full.",
@@ -211,10 +223,10 @@ class _Table:
         first = signals.time_to_first_token_p95
         if not isinstance(first, Unknown) and first > self.objectives.time_to_first_token_p95:
             message = f"No request waits now; those that did had their first token after up to {first:.2g} s (p95)."
-            return self._verdict(Bottleneck.NONE, 0.6, "QueueDrained", message)
+            return self._verdict(Bottleneck.HEALTHY, 0.6, "QueueDrained", message)
         measured = not isinstance(first, Unknown)
         return self._verdict(
-            Bottleneck.NONE,
+            Bottleneck.HEALTHY,
             0.9 if measured else 0.7,
             "WithinObjectives" if measured else "NoQueue",
             "No request waits and latency keeps its objectives." if measured else "No request waits.",
@@ -223,7 +235,7 @@ class _Table:
     def _no_work(self) -> Diagnosis:
         if self.quiet < self.idle_span:
             return self._verdict(
-                Bottleneck.NONE,
+                Bottleneck.HEALTHY,
                 0.5,
                 "NoWorkYet",
                 f"No work in the last {self.quiet:.0f} s; that is too short to call the service idle.",
@@ -317,7 +329,7 @@ class _Table:
             Evidence("preemptions", signals.preemption_rate, "1/s", span, "engine", "rate"),
             Evidence("time_to_first_token", signals.time_to_first_token_p95, "seconds", span, "engine", "p95"),
             Evidence("inter_token_latency", signals.inter_token_latency_p95, "seconds", span, "engine", "p95"),
-            Evidence("gpu_utilization", self.gpu_busy, "ratio", span, "agent", "mean"),
+            Evidence("gpu_utilization", self.surroundings.gpu_utilization, "ratio", span, "agent", "mean"),
         )
 
 

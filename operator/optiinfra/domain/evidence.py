@@ -14,18 +14,24 @@ from optiinfra.domain.units import Money, Ratio, Seconds
 class Bottleneck(StrEnum):
     """What limits a model service, in one word. Shown as the printer column BOTTLENECK."""
 
-    NONE = "None"
+    HEALTHY = "Healthy"
     """Work is served within the objectives and nothing is near its limit."""
     QUEUE = "Queue"
-    """Requests wait although batch and KV cache have room (blocked, host-bound, or admission)."""
+    """Requests wait although batch and KV cache have room (admission, scheduler, LoRA budget, KV transfer)."""
     BATCH = "Batch"
     """Requests wait and the batch limit is reached, KV cache is not."""
     KV_CACHE = "KVCache"
     """Requests wait, or are preempted, because the KV cache is full."""
     COMPUTE = "Compute"
-    """The GPU is busy and latency misses the objective without a queue."""
+    """The GPU is busy and latency misses the objective; the reason tells prefill from decode."""
+    HOST = "Host"
+    """Steps are slow although the GPU is not busy: the host's CPU starves it."""
+    NETWORK = "Network"
+    """Requests are held up by a remote KV cache or by the transfer of keys and values."""
+    COLD_START = "ColdStart"
+    """Requests wait for replicas that are still starting."""
     IDLE = "Idle"
-    """No work arrived in the whole window, and GPUs are held."""
+    """No work arrived in the whole window."""
     UNKNOWN = "Unknown"
 
 
@@ -105,6 +111,23 @@ class Savings:
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """What a change is predicted to do to one signal, with an interval."""
+
+    signal: str
+    """What changes: "requests_running", "inter_token_latency", "kv_cache_capacity" ..."""
+    unit: str
+    """As in `Evidence`."""
+    before: Value
+    lower: Value
+    """Least that is expected; unknown where no bound can be given, with the reason."""
+    expected: Value
+    upper: Value
+    basis: str = ""
+    """The formula or the fit that it rests on, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """A proposed change, as the domain makes it; `control` gives it an id, a time of issue and an expiry."""
 
@@ -125,6 +148,14 @@ class Proposal:
     subject: str = ""
     patch: str = ""
     """A ready patch (strategic-merge YAML) where one can be written; the operator itself never applies it."""
+    effects: tuple[Effect, ...] = ()
+    """What it is predicted to do, most important first."""
+    risk: str = ""
+    """What can go wrong, in a sentence."""
+    verification: str = ""
+    """How to see that it worked: signal, direction and time to wait."""
+    undo: str = ""
+    """How to take it back, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

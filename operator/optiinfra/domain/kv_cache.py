@@ -10,8 +10,9 @@ how often evicted prefixes come back is not measured by any engine. Replicas are
 """
 
 from math import ceil
-from typing import Final, TypeAlias
+from typing import Final
 
+from optiinfra.domain.advice import Advice, AdviceInput
 from optiinfra.domain.bottleneck import Diagnosis
 from optiinfra.domain.engine_flags import EngineFlags, flags_of
 from optiinfra.domain.engine_settings import EngineSettings
@@ -20,8 +21,6 @@ from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Ratio, Seconds
-
-Advice: TypeAlias = Proposal | Refusal
 
 SIXTEEN_BITS: Final = frozenset({"auto", "half", "float16", "fp16", "bfloat16", "bf16"})
 NO_HITS: Final = 0.02
@@ -56,13 +55,9 @@ def held_tokens(signals: ServiceSignals) -> Value:
     return held if held > 0.0 else Unknown(UnknownReason.TOO_FEW_SAMPLES, "requests of no length")
 
 
-def advise(
-    signals: ServiceSignals,
-    settings: EngineSettings,
-    diagnosis: Diagnosis,
-    objectives: Objectives,
-) -> tuple[Advice, ...]:
+def advise(given: AdviceInput) -> tuple[Advice, ...]:
     """Return what helps against a full KV cache, and what was considered and does not."""
+    signals, settings, diagnosis, objectives = given.signals, given.settings, given.diagnosis, given.objectives
     caches: tuple[Advice, ...] = (*_useless_prefix_cache(signals, settings), *_useless_lmcache(signals, settings))
     if diagnosis.bottleneck is Bottleneck.UNKNOWN:
         return (*caches, Refusal(_KV, "BottleneckUnknown", f"No KV-cache advice: {diagnosis.message}"))

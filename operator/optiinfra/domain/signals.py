@@ -15,6 +15,7 @@ from optiinfra.domain.units import Seconds, UnixTime
 
 GENERATION_WEIGHT: Final = 4.0
 """What a generated token costs, in prompt tokens."""
+_UNMEASURED: Final = Unknown(UnknownReason.NOT_MEASURED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,67 @@ class ServiceSignals:
     """No request finished in the window was longer, prompt and answer together; as precise as the buckets are."""
     deferred: Value = Unknown(UnknownReason.NOT_MEASURED)
     """Of the requests that wait now, those that more capacity would not start (LoRA budget, KV transfer, grammar)."""
+    arrival_rate: Value = _UNMEASURED
+    """Requests that came in per second: those that left, and the change of those inside."""
+    abort_rate: Value = _UNMEASURED
+    failure_rate: Value = _UNMEASURED
+    rejection_rate: Value = _UNMEASURED
+    """Requests refused at the door per second."""
+    length_share: Value = _UNMEASURED
+    """Share of the finished requests that ended at their length limit."""
+    time_to_first_token_p50: Value = _UNMEASURED
+    time_to_first_token_mean: Value = _UNMEASURED
+    inter_token_latency_p50: Value = _UNMEASURED
+    inter_token_latency_mean: Value = _UNMEASURED
+    queue_time_mean: Value = _UNMEASURED
+    prefill_time_mean: Value = _UNMEASURED
+    prefill_time_p95: Value = _UNMEASURED
+    decode_time_mean: Value = _UNMEASURED
+    request_latency_p50: Value = _UNMEASURED
+    request_latency_mean: Value = _UNMEASURED
+    prompt_tokens_p99: Value = _UNMEASURED
+    generation_tokens_p99: Value = _UNMEASURED
+    running_mean: Value = _UNMEASURED
+    """Mean over the window's pages of the running requests of one replica (mean over replicas)."""
+    step_tokens_mean: Value = _UNMEASURED
+    """Tokens per engine step."""
+    step_rate: Value = _UNMEASURED
+    """Engine steps per second of one replica, mean over replicas."""
+    prompt_computed_rate: Value = _UNMEASURED
+    """Prompt tokens per second that were computed here, sum; unknown where the engine does not tell cached ones."""
+    external_hit_ratio: Value = _UNMEASURED
+    """Share of the tokens asked of a cache outside the engine (KV connector) that it held."""
+    draft_acceptance: Value = _UNMEASURED
+    """Share of the speculatively drafted tokens that were accepted."""
+    sleeping: Value = _UNMEASURED
+    """Replicas that sleep now, sum."""
+    lora_running: Value = _UNMEASURED
+    lora_waiting: Value = _UNMEASURED
+    lora_limit: Value = _UNMEASURED
+    kv_cache_reserved: Value = _UNMEASURED
+    """Largest share of tokens reserved (not resident) over replicas now."""
+    kv_cache_evictable: Value = _UNMEASURED
+    """Largest share of the pool with cached prefixes nobody uses, over replicas now."""
+    busy_ratio: Value = _UNMEASURED
+    """Share of the time in forward passes, mean over replicas, where the engine counts it."""
+    process_cpu_cores: Value = _UNMEASURED
+    """CPU cores that the page-serving process used, largest over replicas."""
+    lmcache_usage_bytes: Value = _UNMEASURED
+    """Host memory that LMCache's local pools hold, sum over replicas and workers."""
+    lmcache_disk_bytes: Value = _UNMEASURED
+    lmcache_eviction_rate: Value = _UNMEASURED
+    lmcache_store_rate: Value = _UNMEASURED
+    """Tokens stored per second."""
+    lmcache_requested_rate: Value = _UNMEASURED
+    """Tokens asked for per second."""
+    lmcache_remote_get_p95: Value = _UNMEASURED
+    lmcache_remote_read_rate: Value = _UNMEASURED
+    lmcache_retrieve_p95: Value = _UNMEASURED
+    lmcache_lifespan_p50: Value = _UNMEASURED
+    """Minutes."""
+    lmcache_ping_error_rate: Value = _UNMEASURED
+    lmcache_healthy: Value = _UNMEASURED
+    """0 as soon as one replica's LMCache says that it is not well."""
 
 
 _Pages: TypeAlias = Mapping[str, tuple[EngineReading, ...]]

@@ -12,6 +12,7 @@ promised. Accuracy is never judged here.
 from math import floor
 from typing import Final
 
+from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.bottleneck import Diagnosis
 from optiinfra.domain.engine_flags import flags_of
 from optiinfra.domain.engine_settings import EngineSettings
@@ -35,13 +36,9 @@ _QUANTIZATION: Final = RecommendationType.QUANTIZATION
 _INSTANT: Final = Seconds(0.0)
 
 
-def advise(
-    signals: ServiceSignals,
-    settings: EngineSettings,
-    diagnosis: Diagnosis,
-    objectives: Objectives,
-) -> tuple[Proposal | Refusal, ...]:
+def advise(given: AdviceInput) -> tuple[Proposal | Refusal, ...]:
     """Return a proposal or the reason against it, for batch size and for quantization."""
+    signals, settings, diagnosis, objectives = given.signals, given.settings, given.diagnosis, given.objectives
     return (
         _batch_size(signals, settings, diagnosis, objectives),
         _quantization(signals, settings, diagnosis, objectives),

@@ -36,7 +36,7 @@ def candidate(
 def request(
     *candidates: InsightCandidate,
     object_id: str = "uid-1",
-    bottleneck: Bottleneck = Bottleneck.NONE,
+    bottleneck: Bottleneck = Bottleneck.HEALTHY,
     signals: tuple[NamedNumber, ...] = (NamedNumber(NumberName.REQUESTS_WAITING, 17),),
     budget: int = 50_000,
 ) -> InsightRequest:

@@ -14,7 +14,7 @@ ALL = (GROW, SAVE, SURE, UNPRICED)
 
 
 def test_money_then_confidence_decide_and_unpriced_stands_between_saving_and_costing():
-    assert rank(ALL, bottleneck=Bottleneck.NONE) == ("r3", "r2", "r4", "r1")
+    assert rank(ALL, bottleneck=Bottleneck.HEALTHY) == ("r3", "r2", "r4", "r1")
 
 
 def test_relief_of_a_live_bottleneck_comes_first():
@@ -22,7 +22,7 @@ def test_relief_of_a_live_bottleneck_comes_first():
     assert rank(ALL, bottleneck=Bottleneck.KV_CACHE) == ("r4", "r1", "r3", "r2")
 
 
-@pytest.mark.parametrize("bottleneck", [Bottleneck.NONE, Bottleneck.IDLE, Bottleneck.UNKNOWN])
+@pytest.mark.parametrize("bottleneck", [Bottleneck.HEALTHY, Bottleneck.IDLE, Bottleneck.UNKNOWN])
 def test_without_a_live_bottleneck_nothing_is_urgent(bottleneck):
     assert rank(ALL, bottleneck=bottleneck)[0] == "r3"
 

@@ -28,12 +28,11 @@ from optiinfra.api.v1alpha1 import (
     RoundStatus,
     UtilizationStatus,
 )
+from optiinfra.domain.bottleneck import Alternative, Diagnosis
 from optiinfra.domain.evidence import (
     Bottleneck,
     Direction,
     Evidence,
-    Finding,
-    FindingType,
     Proposal,
     RecommendationType,
     Refusal,
@@ -126,10 +125,14 @@ def test_measured_is_exactly_one_of_both(value):
 
 
 def test_bottleneck_and_refusal():
-    finding = Finding(FindingType.BOTTLENECK, "CacheFull", "The KV cache is full", 0.9, (evidence(),))
-    assert (
-        to_bottleneck(finding, bottleneck=Bottleneck.KV_CACHE, since=60.0).to_wire()["since"] == "1970-01-01T00:01:00Z"
+    unknown = Unknown(UnknownReason.NOT_MEASURED)
+    other = Alternative(Bottleneck.BATCH, "The KV cache would have to be below 90 % full.")
+    diagnosis = Diagnosis(
+        Bottleneck.KV_CACHE, 0.9, "CacheFull", "The KV cache is full", (evidence(),), unknown, "", alternative=other
     )
+    wire = to_bottleneck(diagnosis, since=60.0).to_wire()
+    assert wire["since"] == "1970-01-01T00:01:00Z"
+    assert wire["alternative"] == {"type": "Batch", "message": "The KV cache would have to be below 90 % full."}
     assert to_refusal(Refusal(RecommendationType.RESOURCES, "TooYoung", "x" * 2000)).message.endswith("…")
 
 

@@ -7,6 +7,7 @@ from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Bottleneck, FindingType
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
+from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.units import Seconds
 from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
 from tests.unit.engines.recorded import BATCH_BOUND, MEMORY_BOUND
@@ -19,7 +20,12 @@ def limited(limit):
 
 
 def judge(signals, settings=None, *, gpu_busy=0.5, objectives=None):
-    return diagnose(signals, settings or limited(64), objectives or Objectives(), gpu_busy=gpu_busy)
+    return diagnose(
+        signals,
+        settings or limited(64),
+        objectives or Objectives(),
+        surroundings=Surroundings(gpu_utilization=gpu_busy),
+    )
 
 
 # ---- recorded -------------------------------------------------------------------------------------------------------
@@ -56,14 +62,14 @@ def test_recorded_shortage_of_kv_cache_is_found(last, settings):
 )
 def test_recorded_low_load_and_drained_queue_are_no_bottleneck(name, first, last):
     found = judge(recorded(name, first, last), objectives=SLOW_MACHINE)
-    assert found.bottleneck in {Bottleneck.NONE, Bottleneck.IDLE}
+    assert found.bottleneck in {Bottleneck.HEALTHY, Bottleneck.IDLE}
 
 
 def test_a_queue_that_drained_is_not_taken_for_slow_computation():
     # The first tokens of requests that waited long show when the queue is gone already.
     signals = signals_of(time_to_first_token_p95=75.0, queue_time_p95=70.0, waiting_max=16.0, waiting_share=0.1)
     found = judge(signals, gpu_busy=1.0)
-    assert (found.bottleneck, found.reason) == (Bottleneck.NONE, "QueueDrained")
+    assert (found.bottleneck, found.reason) == (Bottleneck.HEALTHY, "QueueDrained")
     lagging = signals_of(time_to_first_token_p95=75.0, queue_time_p95=70.0)
     assert judge(lagging, gpu_busy=1.0).reason == "QueueDrained"
     prefill = signals_of(time_to_first_token_p95=75.0, queue_time_p95=0.1)
@@ -129,23 +135,25 @@ def test_one_full_replica_among_empty_ones_is_uneven_load():
 
 def test_a_passing_blip_is_no_queue():
     found = judge(signals_of(waiting=0.0, waiting_max=3.0, waiting_share=0.05))
-    assert found.bottleneck is Bottleneck.NONE
+    assert found.bottleneck is Bottleneck.HEALTHY
 
 
 def test_a_request_that_is_just_taken_in_is_no_queue():
-    assert judge(signals_of(running=60.0, waiting=1.0, waiting_share=0.1)).bottleneck is Bottleneck.NONE
+    assert judge(signals_of(running=60.0, waiting=1.0, waiting_share=0.1)).bottleneck is Bottleneck.HEALTHY
 
 
 def test_a_queue_that_is_gone_limits_nobody_any_more():
     drained = {"running": 30.0, "running_per_replica_max": 64.0, "waiting": 0.0, "waiting_max": 80.0}
     found = judge(signals_of(replicas_expected=4, replicas_reporting=4, waiting_share=0.6, **drained))
-    assert found.bottleneck is Bottleneck.NONE
+    assert found.bottleneck is Bottleneck.HEALTHY
 
 
 def test_no_work_in_the_history_is_idle_when_the_window_is_short():
     empty = {"running": 0.0, "running_max": 0.0, "busy_share": 0.0, "generation_token_rate": 0.0}
     signals = signals_of(window=60.0, time_to_first_token_p95=UNKNOWN, inter_token_latency_p95=UNKNOWN, **empty)
-    found = diagnose(signals, limited(64), Objectives(), gpu_busy=0.0, quiet=Seconds(900.0))
+    found = diagnose(
+        signals, limited(64), Objectives(), surroundings=Surroundings(gpu_utilization=0.0), quiet=Seconds(900.0)
+    )
     assert found.bottleneck is Bottleneck.IDLE
     assert "15 min" in found.message
 
@@ -166,7 +174,7 @@ def test_no_work_for_long_is_idle_and_for_short_is_not():
         "time_to_first_token_p95": UNKNOWN, "inter_token_latency_p95": UNKNOWN,
     }  # fmt: skip
     assert judge(signals_of(window=900.0, **empty)).bottleneck is Bottleneck.IDLE
-    assert judge(signals_of(window=60.0, **empty)).bottleneck is Bottleneck.NONE
+    assert judge(signals_of(window=60.0, **empty)).bottleneck is Bottleneck.HEALTHY
     some_silent = signals_of(window=900.0, replicas_expected=3, replicas_reporting=2, **empty)
     assert judge(some_silent).bottleneck is Bottleneck.UNKNOWN
 

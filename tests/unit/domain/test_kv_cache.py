@@ -3,11 +3,13 @@
 import pytest
 
 from optiinfra.domain import kv_cache
+from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.bottleneck import diagnose
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import EngineKind, Unknown
+from optiinfra.domain.surroundings import Surroundings
 from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
 from tests.unit.engines.recorded import MEMORY_BOUND
 
@@ -35,8 +37,8 @@ FULL = {
 
 def advise(signals=None, settings=None):
     signals, settings = signals or signals_of(**FULL), settings or settings_of()
-    diagnosis = diagnose(signals, settings, Objectives(), gpu_busy=0.5)
-    advice = kv_cache.advise(signals, settings, diagnosis, Objectives())
+    diagnosis = diagnose(signals, settings, Objectives(), surroundings=Surroundings(gpu_utilization=0.5))
+    advice = kv_cache.advise(AdviceInput(signals, settings, diagnosis, Objectives()))
     return {one.reason: one for one in advice}
 
 

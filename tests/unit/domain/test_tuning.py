@@ -3,11 +3,13 @@
 import pytest
 
 from optiinfra.domain import tuning
+from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.bottleneck import diagnose
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import EngineKind
+from optiinfra.domain.surroundings import Surroundings
 from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
 from tests.unit.engines.recorded import BATCH_BOUND
 
@@ -24,8 +26,8 @@ def settings_of(**changes):
 
 def advise(signals, settings=None, *, gpu_busy=0.5, objectives=None):
     settings, objectives = settings or settings_of(), objectives or Objectives()
-    diagnosis = diagnose(signals, settings, objectives, gpu_busy=gpu_busy)
-    batch, quantization = tuning.advise(signals, settings, diagnosis, objectives)
+    diagnosis = diagnose(signals, settings, objectives, surroundings=Surroundings(gpu_utilization=gpu_busy))
+    batch, quantization = tuning.advise(AdviceInput(signals, settings, diagnosis, objectives))
     assert batch.type is RecommendationType.BATCH_SIZE
     assert quantization.type is RecommendationType.QUANTIZATION
     return batch, quantization

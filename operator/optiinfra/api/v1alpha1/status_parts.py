@@ -17,6 +17,7 @@ MAX_RECOMMENDATIONS = 32
 MAX_ACTIONS = 32
 MAX_REFUSALS = 16
 MAX_EVIDENCE = 16
+MAX_EFFECTS = 4
 MAX_APPROVALS = 64
 MAX_TARGETS = 8
 
@@ -89,6 +90,25 @@ class EvidenceStatus(Measured):
     """How the window was summed up: last, mean, max, p95, sum, rate."""
 
 
+class EffectStatus(ApiModel):
+    """What a change is predicted to do to one signal."""
+
+    signal: Short
+    """What changes."""
+    unit: Short = ""
+    """Unit of the values; empty for a plain count."""
+    before: Measured
+    """Its value now."""
+    lower: Measured
+    """Least that is expected."""
+    expected: Measured
+    """What is expected."""
+    upper: Measured
+    """Most that is expected."""
+    basis: Annotated[str, Field(max_length=256)] = ""
+    """The formula or the fit that the prediction rests on."""
+
+
 class SavingsStatus(ApiModel):
     """What a change would save; capacity is money only once it is given back."""
 
@@ -150,6 +170,14 @@ class RecommendationStatus(ApiModel):
     """What it would save."""
     patch: Annotated[str, Field(max_length=4096)] = ""
     """A ready patch, where one can be written. The operator never applies it."""
+    effects: Annotated[tuple[EffectStatus, ...], Field(max_length=MAX_EFFECTS, json_schema_extra=ATOMIC)] = ()
+    """What it is predicted to do, most important first."""
+    risk: Annotated[str, Field(max_length=512)] = ""
+    """What can go wrong."""
+    verification: Annotated[str, Field(max_length=512)] = ""
+    """How to see that it worked."""
+    undo: Annotated[str, Field(max_length=512)] = ""
+    """How to take it back."""
     issued_at: Time
     """When it was made."""
     expires_at: Time
@@ -192,6 +220,15 @@ class RefusalStatus(ApiModel):
     """Why not, in a sentence."""
 
 
+class AlternativeStatus(ApiModel):
+    """The next best class of bottleneck."""
+
+    type: Bottleneck
+    """The limit, in one word."""
+    message: Annotated[str, Field(max_length=512)] = ""
+    """What would have to be true for it."""
+
+
 class BottleneckStatus(ApiModel):
     """What limits the service."""
 
@@ -205,6 +242,8 @@ class BottleneckStatus(ApiModel):
     """The verdict in a sentence."""
     since: Time
     """Since when it holds."""
+    alternative: AlternativeStatus | None = None
+    """The next best class, and what would have to be true for it."""
     evidence: Annotated[tuple[EvidenceStatus, ...], Field(max_length=MAX_EVIDENCE, json_schema_extra=ATOMIC)] = ()
     """The facts behind it."""
 
