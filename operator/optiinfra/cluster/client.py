@@ -21,6 +21,7 @@ from typing import Self, TypeAlias
 import aiohttp
 import orjson
 
+from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.credentials import Credentials
 from optiinfra.cluster.document import Json, JsonObject, decode, objects, text
 from optiinfra.cluster.errors import ClusterError, Expired, Invalid, Malformed, Throttled, Unavailable, error_of
@@ -103,6 +104,7 @@ class KubernetesClient:
         self._observe = observe
         self._bucket = TokenBucket(rate=self.limits.rate, burst=self.limits.burst)
         self._slots = asyncio.Semaphore(self.limits.concurrency)
+        self._connections = Connections()
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
@@ -119,7 +121,12 @@ class KubernetesClient:
 
     async def __aenter__(self) -> Self:
         await self._credentials.load()
-        connector = aiohttp.TCPConnector(limit=0, ssl=self._credentials.ssl_context or True, keepalive_timeout=60.0)
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            ssl=self._credentials.ssl_context or True,
+            keepalive_timeout=60.0,
+            socket_factory=self._connections.open,
+        )
         self._session = aiohttp.ClientSession(
             connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18
         )
@@ -130,6 +137,7 @@ class KubernetesClient:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+            await self._connections.end()
             self._session = None
 
     # reads

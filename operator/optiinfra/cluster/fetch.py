@@ -17,6 +17,7 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
+from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.errors import FetchError
 from optiinfra.domain.readings import Unknown, UnknownReason
 
@@ -62,11 +63,14 @@ class Fetcher:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._connections = Connections()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=30.0),
+            connector=aiohttp.TCPConnector(
+                limit=self._concurrency, keepalive_timeout=30.0, socket_factory=self._connections.open
+            ),
             trust_env=False,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -78,6 +82,7 @@ class Fetcher:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+            await self._connections.end()
             self._session = None
 
     async def fetch(

@@ -11,6 +11,7 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
+from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.errors import FetchError
 from optiinfra.domain.readings import Unknown, UnknownReason
 
@@ -24,11 +25,14 @@ class LeaderProxy:
     def __init__(self, *, timeout_s: float = TIMEOUT_S, limit_bytes: int = ANSWER_LIMIT_BYTES) -> None:
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
+        self._connections = Connections()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=32), trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=32, socket_factory=self._connections.open),
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -37,6 +41,7 @@ class LeaderProxy:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+            await self._connections.end()
             self._session = None
 
     async def forward(
