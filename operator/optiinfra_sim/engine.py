@@ -1,35 +1,56 @@
-"""One simulated vLLM replica: continuous batching over KV blocks, in virtual time.
+"""One simulated replica: continuous batching over KV blocks, in virtual time.
 
-It follows the V1 scheduler: a FIFO queue, a batch limit, blocks that grow with every generated token, preemption
-by recompute of the newest request when blocks run out, and prefill in chunks under a token budget a step. Steps in
-which nothing can change but token counts are taken together, which makes a busy replica hundreds of times faster
-than real time. It reads no clock, draws no random numbers and does no I/O: the same calls give the same numbers.
+It follows vLLM's V1 scheduler: a FIFO queue, a batch limit, blocks that grow with every generated token, preemption
+by recompute of the newest request when blocks run out, prefill in chunks under a token budget a step, a prefix cache
+of block hashes, and requests that are passed over while their adapter or their remote KV is missing. SGLang's and
+TGI's habits differ where :class:`EngineKind` says so. Steps in which nothing can change but token counts are taken
+together, which makes a busy replica hundreds of times faster than real time. It reads no clock, draws no random
+numbers and does no I/O: the same calls give the same numbers.
 
-It does not model speculative decoding, LoRA, swapping, or the eviction of cached prefixes; the share of a prompt
-found in the prefix cache is a setting.
+It does not model speculative decoding, swapping, or CPU work that overlaps with the GPU's. A whole prompt's blocks are
+taken at admission, where vLLM checks that they are free and takes them chunk by chunk.
 """
 
 import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from optiinfra_sim.blocks import BlockPool, Content, block_keys
 from optiinfra_sim.errors import EngineError
 from optiinfra_sim.metrics import EngineMetrics
 from optiinfra_sim.request import Request
 from optiinfra_sim.settings import EngineSettings
 
+WEIGHTS_SM_SHARE = 0.55
+"""SM activity while a step waits for the weights: memory-bound."""
+BUSY_SM_SHARE = 0.95
+"""SM activity of the part of a step that grows with its sequences and tokens."""
+_SYSTEM_PROMPT = 1 << 62
+"""Identity of the prefix that requests without content share; others count down from here."""
+
 
 @dataclass(slots=True)
 class _Step:
-    """Work that has begun: ``repeat`` equal steps that end together at ``end``."""
+    """Work that has begun: ``repeat`` equal steps, one after the other."""
 
-    end: float
+    start: float
     seconds: float
     repeat: int
     decoding: int
-    chunks: list[tuple[Request, int]]
+    sm_seconds: float
+    """Of one of the steps."""
+    chunks: list[tuple[Request, int]] = field(default_factory=list)
+
+    @property
+    def end(self) -> float:
+        """When the last one is done."""
+        return self.start + self.repeat * self.seconds
+
+    def done(self, at: float) -> int:
+        """How many are done by then; all but the last at most."""
+        return min(int((at - self.start) / self.seconds * (1 + 1e-12)), self.repeat - 1)
 
 
 class Engine:
@@ -45,6 +66,10 @@ class Engine:
         on_finished: Callable[[Request], None] | None = None,
     ) -> None:
         self.settings = settings
+        self.host_seconds = settings.host_seconds
+        """CPU time of every step from now on: a host may become slow while it serves."""
+        self.remote_token_seconds = settings.remote_token_seconds
+        """Likewise, of the link to the remote KV cache."""
         self.now = now
         self._reached = now  # `now` stands at the start of a step under way; this is how far time has come
         self.metrics = EngineMetrics(settings.max_model_len)
@@ -59,8 +84,10 @@ class Engine:
         self._decode_step = 0
         self._block_phase = [0] * settings.block_size  # decoding requests by the step at which they need a block
         self._finishing: list[tuple[int, int, Request]] = []
-        self._blocks_used = 0
-        self._prefix_warm = False
+        self._pool = BlockPool(settings.usable_blocks)
+        self._fetching: list[Request] = []
+        self._link_free = now
+        self._pauses: list[tuple[float, int]] = []  # decoding pauses since the last decode step, and how many waited
         self._step: _Step | None = None
 
     @property
@@ -80,10 +107,35 @@ class Engine:
         return len(self._running) + len(self._waiting) + len(self._arriving)
 
     @property
+    def deferred(self) -> int:
+        """Those of the waiting that do not wait for capacity."""
+        return sum(1 for request in self._waiting if request.deferred)
+
+    @property
     def kv_usage(self) -> float:
-        """Live blocks over usable blocks, as vLLM measures it."""
-        shared = self.settings.shared_blocks if self._running else 0
-        return min(1.0, (self._blocks_used + shared) / self.settings.usable_blocks)
+        """Live blocks over usable blocks, as vLLM measures it: what is merely cached counts as free."""
+        return min(1.0, self._pool.live / self.settings.usable_blocks)
+
+    @property
+    def live_blocks(self) -> int:
+        """Blocks that requests hold."""
+        return self._pool.live
+
+    @property
+    def cached_blocks(self) -> int:
+        """Free blocks that still hold a known prefix."""
+        return self._pool.cached
+
+    @property
+    def evicted_blocks(self) -> int:
+        """Cached blocks that had to make room so far."""
+        return self._pool.evicted
+
+    def generated(self, request: Request) -> int:
+        """Tokens of a running or finished request up to the last completed step."""
+        if request.number in self._running and request.joined_step >= 0:
+            return request.generated + self._decode_step - request.joined_step
+        return request.generated
 
     def queued(self) -> list[Request]:
         """The waiting requests, oldest place in the queue first."""
@@ -93,18 +145,30 @@ class Engine:
         """Hand in a request; it must not be older than one handed in before."""
         if request.prompt < 1 or request.output < 1:
             raise EngineError(f"request {request.number} needs at least one prompt and one output token")
-        if request.prompt + request.output > self.settings.max_model_len:
+        if request.limit and request.limit < request.output:
+            raise EngineError(f"request {request.number} generates {request.output} tokens beyond its own limit")
+        if request.prompt + request.max_tokens > self.settings.max_model_len:
             raise EngineError(f"request {request.number} is longer than max_model_len {self.settings.max_model_len}")
         self._arriving.append(request)
+        step = self._step
+        if step is not None and request.arrival < step.end:
+            # The newcomer is looked at after the step that is under way when it arrives.
+            step.repeat = step.done(max(request.arrival, self._reached)) + 1
 
-    def advance(self, *, to: float) -> None:
-        """Live through the time up to ``to``; a step that ends later stays under way."""
+    def advance(self, *, to: float, settle: bool = True) -> None:
+        """Live through the time up to ``to``; a step that ends later stays under way.
+
+        Without ``settle`` the tokens of equal steps that are under way together may be counted later: the gauges of
+        requests are right all the same, and that is all a router looks at.
+        """
         if to < self._reached:
             raise EngineError(f"time cannot run backwards: at {self._reached}, asked for {to}")
         self._reached = to
         while True:
             if self._step is not None:
                 if self._step.end > to:
+                    if settle:
+                        self._settle(self._step, to)
                     return
                 self._complete(self._step)
                 self._step = None
@@ -118,11 +182,20 @@ class Engine:
                 continue
             if self.now >= to:
                 return
-            self._step = self._begin(to)
+            self._step = self._begin()
+            if self._step is None:
+                # Everybody waits for something that only time brings.
+                self.now = min(
+                    [to, *(request.arrival for request in itertools.islice(self._arriving, 1)), *self._ready()]
+                )
 
     def drain_queue(self) -> list[Request]:
         """Give back every request that is not in the batch."""
         queued = self.queued()
+        for request in self._fetching:
+            self._pool.release(request.held, plain=request.plain)
+            request.forget_cache()
+        self._fetching.clear()
         self._waiting.clear()
         self._arriving.clear()
         return queued
@@ -130,83 +203,177 @@ class Engine:
     def evict(self) -> list[Request]:
         """Stop at once: give back every request, those of the batch first and without their progress."""
         running = list(self._running.values())
+        queued = self.drain_queue()
         for request in running:
             request.restart()
-        queued = self.drain_queue()
         self._running.clear()
         self._prefilling.clear()
         self._finishing.clear()
+        self._pauses.clear()
         self._block_phase = [0] * self.settings.block_size
         self._decoding = 0
-        self._blocks_used = 0
+        self._pool = BlockPool(self.settings.usable_blocks)
         self._step = None
         return [*running, *queued]
 
+    def abort(self, request: Request) -> None:
+        """Forget a request whose client is gone; one that is not here any more is let be."""
+        if request.number in self._running:
+            if request.joined_step >= 0:
+                request.generated = self.generated(request)
+                if self._step is not None and self._step.decoding:
+                    self._step.decoding -= 1
+                self._leave_decoding(request)
+            else:
+                del self._prefilling[request.number]
+                self._pool.release(request.held, plain=request.plain)
+            del self._running[request.number]
+        elif request in self._waiting:
+            self._waiting.remove(request)
+            if request in self._fetching:
+                self._fetching.remove(request)
+                self._pool.release(request.held, plain=request.plain)
+        elif request in self._arriving:
+            self._arriving.remove(request)
+        else:
+            return
+        self.metrics.aborted += 1
+
     # Scheduling
 
-    def _free(self) -> int:
-        return self.settings.usable_blocks - self.settings.shared_blocks - self._blocks_used
+    def _ready(self) -> list[float]:
+        """When the fetches under way will end."""
+        return [request.ready_at for request in self._fetching if request.ready_at is not None]
 
-    def _begin(self, to: float) -> _Step:
+    def _begin(self) -> _Step | None:
         settings = self.settings
         preempted = False
-        while self._growth(1) > self._free():
+        while self._growth(1) > self._pool.free:
             self._preempt()
             preempted = True
         chunks = self._chunks(admit=not preempted)
-        decoding = self._decoding
+        decoding = 0 if chunks and settings.prefills_alone else self._decoding
+        if not chunks and not decoding:
+            return None
         prefill = sum(tokens for _, tokens in chunks)
-        seconds = (
-            settings.step_seconds
-            + settings.sequence_seconds * (decoding + len(chunks))
-            + settings.prefill_token_seconds * prefill
-        )
+        growing = settings.sequence_seconds * (decoding + len(chunks)) + settings.prefill_token_seconds * prefill
+        seconds = self.host_seconds + settings.step_seconds + growing
         # After a preemption nothing was admitted; the very next step may admit again.
-        repeat = 1 if chunks or preempted else self._repeatable(to, seconds)
-        return _Step(self.now + repeat * seconds, seconds, repeat, decoding, chunks)
+        repeat = 1 if chunks or preempted or self._pauses else self._repeatable(seconds)
+        return _Step(
+            start=self.now,
+            seconds=seconds,
+            repeat=repeat,
+            decoding=decoding,
+            sm_seconds=WEIGHTS_SM_SHARE * settings.step_seconds + BUSY_SM_SHARE * growing,
+            chunks=chunks,
+        )
 
     def _chunks(self, *, admit: bool) -> list[tuple[Request, int]]:
         settings = self.settings
-        budget = settings.max_num_batched_tokens - self._decoding
+        budget = settings.max_num_batched_tokens - (0 if settings.prefills_alone else self._decoding)
         chunks: list[tuple[Request, int]] = []
         for request in self._prefilling.values():
             tokens = min(request.prefill_left, budget)
             if tokens > 0:
                 chunks.append((request, tokens))
                 budget -= tokens
-        # Blocks that this very step's decoding needs are spoken for: admission must not take them.
-        free = self._free() - self._growth(1)
+                self._publish(request, tokens=tokens)
+        passed: list[Request] = []
         while admit and self._waiting and budget > 0 and len(self._running) < settings.max_num_seqs:
             request = self._waiting[0]
-            needed = settings.blocks(self._own_tokens(request))
-            if needed > free:
-                break
+            request.deferred = self._defers(request)
+            if not request.deferred:
+                if request.ready_at is None and not self._seat(request):
+                    break
+                request.deferred = request.external > 0 and self._fetches(request)
             self._waiting.popleft()
-            free -= needed
-            tokens = min(self._admit(request, blocks=needed), budget)
+            if request.deferred:
+                passed.append(request)
+                continue
+            tokens = min(self._admit(request), budget)
             budget -= tokens
             chunks.append((request, tokens))
+            self._publish(request, tokens=tokens)
+        self._waiting.extendleft(reversed(passed))
         return chunks
 
-    def _own_tokens(self, request: Request) -> int:
-        shared = self.settings.shared_blocks * self.settings.block_size
-        return max(1, request.prompt + request.generated - shared)
+    def _defers(self, request: Request) -> bool:
+        """Whether its adapter has no slot, or its fetch has not ended."""
+        if request.ready_at is not None:
+            return request.ready_at > self.now
+        limit = self.settings.max_loras
+        if not limit or not request.adapter:
+            return False
+        used = {other.adapter for other in self._running.values() if other.adapter}
+        return request.adapter not in used and len(used) >= limit
 
-    def _admit(self, request: Request, *, blocks: int) -> int:
-        request.cached = self.settings.cached(request.prompt, warm=self._prefix_warm)
-        self._prefix_warm = True
+    def _seat(self, request: Request) -> bool:
+        """Give a request its blocks, known ones first; False where too few are free."""
+        settings = self.settings
+        if not request.keys and settings.prefix_caching:
+            request.keys = block_keys(self._content(request), tokens=request.prompt, block_size=settings.block_size)
+        resident = request.prompt + request.generated
+        wanted = request.prompt + request.max_tokens if settings.reserves_answers else resident
+        known = request.keys[: self._pool.match(request.keys[: (resident - 1) // settings.block_size])]
+        plain = settings.blocks(wanted) - len(known)
+        # Blocks that this very step's decoding needs are spoken for: admission must not take them.
+        free = self._pool.free - self._growth(1) - settings.reserve_blocks
+        if plain + self._pool.revived(known) > free:
+            return False
+        self._pool.hold(known)
+        self._pool.take(plain)
+        request.held = known
+        request.plain = plain
+        request.published = len(known)
+        return True
+
+    def _content(self, request: Request) -> Content:
+        if request.content:
+            return request.content
+        shared = min(self.settings.shared_prefix_tokens, request.prompt)
+        return ((_SYSTEM_PROMPT, shared), (_SYSTEM_PROMPT - 2 * request.number - 2, request.prompt - shared))
+
+    def _fetches(self, request: Request) -> bool:
+        """Begin to fetch what a remote cache holds of the prompt, unless it has been fetched; whether it must wait."""
+        if request.ready_at is not None:
+            self._fetching.remove(request)
+            return False
+        missing = request.external - len(request.held) * self.settings.block_size
+        self.metrics.external_queries += max(0, request.prompt - len(request.held) * self.settings.block_size)
+        if missing <= 0:
+            return False
+        self._link_free = max(self._link_free, self.now) + missing * self.remote_token_seconds
+        request.fetched = min(missing, request.prompt - 1)
+        request.ready_at = self._link_free + self.settings.remote_seconds
+        self.metrics.external_hits += request.fetched
+        self._fetching.append(request)
+        return True
+
+    def _admit(self, request: Request) -> int:
+        local = self.settings.found(request.prompt, known_blocks=len(request.held))
+        request.cached = min(local + request.fetched, request.prompt - 1)
         request.prefill_left = request.prompt + request.generated - request.cached
-        self._blocks_used += blocks
         self._running[request.number] = request
         self._prefilling[request.number] = request
         if request.preemptions == 0:
             self.metrics.prefix_queries += request.prompt
-            self.metrics.prefix_hits += request.cached
+            self.metrics.prefix_hits += local
         if request.scheduled_at is None:
             request.scheduled_at = self.now
             if self._on_scheduled is not None:
                 self._on_scheduled(request)
         return request.prefill_left
+
+    def _publish(self, request: Request, *, tokens: int) -> None:
+        """Make the blocks known that the next ``tokens`` will fill, as vLLM does when it schedules them."""
+        computed = request.prompt + request.generated - request.prefill_left + tokens
+        known = min(len(request.keys), computed // self.settings.block_size)
+        if known > request.published:
+            fresh = self._pool.publish(request.keys[request.published : known])
+            request.held.extend(fresh)
+            request.plain -= len(fresh)
+            request.published = known
 
     def _preempt(self) -> None:
         _, request = self._running.popitem()
@@ -216,7 +383,7 @@ class Engine:
             self._leave_decoding(request)
         else:
             del self._prefilling[request.number]
-            self._blocks_used -= self.settings.blocks(self._own_tokens(request))
+            self._pool.release(request.held, plain=request.plain)
         request.forget_cache()
         request.preemptions += 1
         self.metrics.preemptions += 1
@@ -226,20 +393,24 @@ class Engine:
 
     def _growth(self, steps: int) -> int:
         """Blocks that the decoding requests will need over the next ``steps`` steps."""
+        if self.settings.reserves_answers:
+            return 0
         size = self.settings.block_size
         cycles, rest = divmod(steps, size)
         phase = self._block_phase
         step = self._decode_step
         return cycles * self._decoding + sum(phase[-(step + i) % size] for i in range(rest))
 
-    def _repeatable(self, to: float, seconds: float) -> int:
+    def _repeatable(self, seconds: float) -> int:
         """How many decode steps can be taken together: none may finish a request early, miss an arrival or a block."""
         while self._finishing and self._stale(self._finishing[0]):
             heapq.heappop(self._finishing)
-        horizon = min(to, self._arriving[0].arrival) if self._arriving else to
-        repeat = max(1, int((horizon - self.now) / seconds))
-        repeat = min(repeat, self._finishing[0][0] - self._decode_step)
-        free = self._free()
+        repeat = self._finishing[0][0] - self._decode_step
+        if self._arriving or self._fetching:
+            events = [request.arrival for request in itertools.islice(self._arriving, 1)]
+            horizon = min([*events, *self._ready()])
+            repeat = min(repeat, max(1, int((horizon - self.now) / seconds)))
+        free = self._pool.free
         if self._decoding * (repeat // self.settings.block_size + 1) > free:
             while repeat > 1 and self._growth(repeat) > free:
                 repeat //= 2
@@ -248,15 +419,28 @@ class Engine:
     def _stale(self, entry: tuple[int, int, Request]) -> bool:
         return entry[2].finish_step != entry[0] or entry[1] not in self._running
 
+    def _settle(self, step: _Step, to: float) -> None:
+        """Count the steps that are done of those under way."""
+        done = step.done(to)
+        if done < 1:
+            return
+        self._step = None
+        self._complete(replace(step, repeat=done))
+        self._step = replace(step, start=self.now, repeat=step.repeat - done)
+
     def _complete(self, step: _Step) -> None:
         metrics = self.metrics
         self.now = step.end
+        metrics.steps += step.repeat
         metrics.busy_seconds += step.seconds * step.repeat
+        metrics.sm_seconds += step.sm_seconds * step.repeat
         if step.decoding:
-            self._blocks_used += self._growth(step.repeat)
+            self._pool.take(self._growth(step.repeat))
             metrics.generation_tokens += step.decoding * step.repeat
-            metrics.inter_token_latency.observe(step.seconds, times=step.decoding * step.repeat)
-        self._decode_step += step.repeat
+            self._observe_gaps(step)
+            self._decode_step += step.repeat
+        elif self._decoding:
+            self._pauses.append((step.seconds, self._decoding))
         prefill = sum(tokens for _, tokens in step.chunks)
         metrics.iteration_tokens.observe(step.decoding + prefill, times=step.repeat)
         while self._finishing and self._finishing[0][0] <= self._decode_step:
@@ -264,15 +448,33 @@ class Engine:
             if not self._stale(entry):
                 self._finish(entry[2])
         for request, tokens in step.chunks:
+            if self._prefilling.get(request.number) is not request:
+                continue  # aborted meanwhile
             request.prefill_left -= tokens
             if request.prefill_left == 0:
                 self._first_token(request)
+
+    def _observe_gaps(self, step: _Step) -> None:
+        """Inter-token latencies of a decode step; those who had to pause before it waited for that as well."""
+        observe = self.metrics.inter_token_latency.observe
+        if not self._pauses:
+            observe(step.seconds, times=step.decoding * step.repeat)
+            return
+        # Nobody leaves during pauses, so whoever sat through one sat through all later ones.
+        seated, gap = 0, step.seconds + sum(seconds for seconds, _ in self._pauses)
+        for seconds, decoding in self._pauses:
+            sitting = min(decoding, step.decoding)
+            observe(gap, times=max(0, sitting - seated))
+            seated = max(seated, sitting)
+            gap -= seconds
+        observe(step.seconds, times=step.decoding - seated)
+        self._pauses.clear()
 
     def _first_token(self, request: Request) -> None:
         """The prefill of a request is complete: its last step also yields a token."""
         metrics = self.metrics
         del self._prefilling[request.number]
-        request.resident = self._own_tokens(request)
+        request.resident = request.prompt + request.generated
         request.generated += 1
         metrics.generation_tokens += 1
         if request.first_token_at is None:
@@ -285,6 +487,7 @@ class Engine:
         if request.preemptions == 0:
             metrics.prompt_tokens += request.prompt
             metrics.prompt_tokens_cached += request.cached
+            metrics.prompt_tokens_fetched += request.fetched
         request.joined_step = self._decode_step
         request.finish_step = self._decode_step + request.output - request.generated
         self._decoding += 1
@@ -297,21 +500,38 @@ class Engine:
     def _phase(self, request: Request) -> int:
         return (request.resident - request.joined_step) % self.settings.block_size
 
-    def _leave_decoding(self, request: Request) -> None:
-        held = request.resident + self._decode_step - request.joined_step
-        self._blocks_used -= self.settings.blocks(held)
+    def _leave_decoding(self, request: Request, *, keep_answer: bool = False) -> None:
+        """Take a request out of the decoding batch and give its blocks back."""
+        settings = self.settings
+        tokens = request.resident + self._decode_step - request.joined_step
+        if settings.reserves_answers:
+            plain = request.plain
+        else:
+            plain = settings.blocks(tokens) - len(request.held)
+        if keep_answer and request.keys:
+            answer = request.answer or _SYSTEM_PROMPT - 2 * request.number - 3
+            text = (*self._content(request), (answer, tokens - request.prompt))
+            keys = block_keys(text, tokens=tokens, block_size=settings.block_size)
+            fresh = self._pool.publish(keys[len(request.keys) :])
+            request.held.extend(fresh)
+            plain -= len(fresh)
+        self._pool.release(request.held, plain=plain)
         self._block_phase[self._phase(request)] -= 1
         self._decoding -= 1
 
     def _finish(self, request: Request) -> None:
         metrics = self.metrics
-        self._leave_decoding(request)
+        self._leave_decoding(request, keep_answer=True)
+        request.generated = request.output
         del self._running[request.number]
         if request.scheduled_at is None or request.first_token_at is None:
             raise EngineError(f"request {request.number} finished before it began")
         total = self.now - request.arrival
         decode = self.now - request.first_token_at
-        metrics.finished_by_length += 1
+        if request.output < request.max_tokens:
+            metrics.finished_by_stop += 1
+        else:
+            metrics.finished_by_length += 1
         metrics.end_to_end.observe(total)
         metrics.queue_time.observe(request.scheduled_at - request.arrival)
         metrics.prefill_time.observe(request.first_token_at - request.scheduled_at)
@@ -321,6 +541,7 @@ class Engine:
             metrics.time_per_output_token.observe(decode / (request.output - 1))
         metrics.request_prompt_tokens.observe(request.prompt)
         metrics.request_generation_tokens.observe(request.output)
+        metrics.request_max_tokens.observe(request.max_tokens)
         metrics.request_prefill_computed.observe(request.prompt - request.cached)
         metrics.request_preemptions.observe(request.preemptions)
         metrics.parallel_samples.observe(1)

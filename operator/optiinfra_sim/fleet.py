@@ -1,7 +1,6 @@
 """Several simulated replicas of one service behind a router, driven by a request trace, in virtual time.
 
-The router sends a request to the serving replica with the fewest outstanding requests (the oldest among equals)
-and, like a real gateway, does not move it later. A replica that is removed takes nothing new: its queue is routed
+A router chooses a serving replica for each request (``routing``) and, like a real gateway, does not move it later. A replica that is removed takes nothing new: its queue is routed
 again at once, its batch has a grace period as a terminating pod has, then starts over elsewhere. Requests that find
 no serving replica wait at the router. Everything that happens is counted here, where no replica's end can lose it.
 No clock, no I/O; the trace is a list.
@@ -12,13 +11,14 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from optiinfra_sim.engine import Engine
 from optiinfra_sim.errors import EngineError
 from optiinfra_sim.request import Request
+from optiinfra_sim.routing import Candidate, Router, Routing
 from optiinfra_sim.settings import EngineSettings
 from optiinfra_sim.trace import Arrival
 
@@ -90,8 +90,10 @@ class Fleet:
         now: float = 0.0,
         late_after: float = LATE_AFTER_SECONDS,
         drain_seconds: float = DRAIN_SECONDS,
+        routing: Routing = Routing.LEAST_LOADED,
     ) -> None:
         self.settings = settings
+        self._router = Router(routing, block_size=settings.block_size)
         self.now = now
         self.replicas: dict[str, Replica] = {}
         self._draining: list[Replica] = []
@@ -114,7 +116,7 @@ class Fleet:
         """Let a trace begin at ``begin``; what was fed before goes on."""
         if begin < self.now:
             raise EngineError(f"a trace cannot begin at {begin}: it is {self.now} already")
-        shifted = (Arrival(begin + arrival.at, arrival.prompt, arrival.output) for arrival in arrivals)
+        shifted = (replace(arrival, at=begin + arrival.at) for arrival in arrivals)
         self._incoming = deque(heapq.merge(self._incoming, shifted, key=lambda arrival: arrival.at))
 
     def add(self, name: str, *, ready_at: float) -> Replica:
@@ -154,7 +156,7 @@ class Fleet:
             self.now = moment
             for replica in itertools.chain(self.replicas.values(), self._draining):
                 if replica.engine is not None:
-                    replica.engine.advance(to=moment)
+                    replica.engine.advance(to=moment, settle=moment >= to)
             self._settle()
             if moment >= to:
                 return
@@ -230,18 +232,29 @@ class Fleet:
 
     def _arrive(self, arrival: Arrival) -> None:
         self._arrived += 1
-        if arrival.prompt + arrival.output > self.settings.max_model_len:
+        if arrival.prompt + (arrival.limit or arrival.output) > self.settings.max_model_len:
             self._rejected += 1
             return
         self._number += 1
-        request = Request(number=self._number, arrival=arrival.at, prompt=arrival.prompt, output=arrival.output)
+        request = Request(
+            number=self._number,
+            arrival=arrival.at,
+            prompt=arrival.prompt,
+            output=arrival.output,
+            limit=arrival.limit,
+            content=arrival.content,
+            answer=arrival.answer,
+            adapter=arrival.adapter,
+            external=arrival.external,
+        )
         self._work_arrived += request.work
         self._route(request)
 
     def _route(self, request: Request) -> None:
-        serving = [replica.engine for replica in self.replicas.values() if replica.engine is not None]
+        serving = {name: replica.engine for name, replica in self.replicas.items() if replica.engine is not None}
         if serving:
-            min(serving, key=lambda engine: engine.outstanding).submit(request)
+            candidates = [Candidate(name, engine.outstanding) for name, engine in serving.items()]
+            serving[self._router.choose(request, candidates)].submit(request)
         else:
             self._backlog.append(request)
 

@@ -17,12 +17,21 @@ class EngineMetrics:
     max_model_len: int
     prefix_queries: int = 0
     prefix_hits: int = 0
+    external_queries: int = 0
+    external_hits: int = 0
     preemptions: int = 0
     prompt_tokens: int = 0
     prompt_tokens_cached: int = 0
+    prompt_tokens_fetched: int = 0
     generation_tokens: int = 0
     finished_by_length: int = 0
+    finished_by_stop: int = 0
+    aborted: int = 0
+    steps: int = 0
     busy_seconds: float = 0.0
+    """Time with a step under way: what NVML calls utilisation."""
+    sm_seconds: float = 0.0
+    """The same, weighted by the share of the GPU's multiprocessors at work: none while the host prepares a step."""
     time_to_first_token: Histogram = field(init=False)
     inter_token_latency: Histogram = field(init=False)
     time_per_output_token: Histogram = field(init=False)
@@ -34,6 +43,7 @@ class EngineMetrics:
     iteration_tokens: Histogram = field(init=False)
     request_prompt_tokens: Histogram = field(init=False)
     request_generation_tokens: Histogram = field(init=False)
+    request_max_tokens: Histogram = field(init=False)
     request_prefill_computed: Histogram = field(init=False)
     request_preemptions: Histogram = field(init=False)
     parallel_samples: Histogram = field(init=False)
@@ -53,8 +63,14 @@ class EngineMetrics:
         self.iteration_tokens = Histogram(histogram.ITERATION_TOKENS)
         self.request_prompt_tokens = Histogram(tokens)
         self.request_generation_tokens = Histogram(tokens)
+        self.request_max_tokens = Histogram(tokens)
         self.request_prefill_computed = Histogram(tokens)
         self.request_preemptions = Histogram(histogram.PREEMPTIONS)
         self.parallel_samples = Histogram(histogram.PARALLEL_SAMPLES)
         self.http_fine = Histogram(histogram.HTTP_FINE)
         self.http_coarse = Histogram(histogram.HTTP_COARSE)
+
+    @property
+    def finished(self) -> int:
+        """Requests answered in full."""
+        return self.finished_by_length + self.finished_by_stop

@@ -159,8 +159,8 @@ def _state(page: _Page, engine: Engine) -> None:
         "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; "
         "'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). "
         "Sum of all reasons equals vllm:num_requests_waiting.",
-        (f'{own},reason="capacity"', engine.waiting),
-        (f'{own},reason="deferred"', 0),
+        (f'{own},reason="capacity"', engine.waiting - engine.deferred),
+        (f'{own},reason="deferred"', engine.deferred),
     )
     page.gauge(
         "vllm:engine_sleep_state",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from optiinfra_sim.blocks import Content
 from optiinfra_sim.errors import TraceError
 
 MAX_REQUESTS = 2_000_000
@@ -25,11 +26,16 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request of a trace: seconds from its beginning, prompt and generated tokens."""
+    """One request of a trace: seconds from its beginning, prompt and generated tokens; the rest as in a Request."""
 
     at: float
     prompt: int
     output: int
+    limit: int = 0
+    content: Content = ()
+    answer: int = 0
+    adapter: str = ""
+    external: int = 0
 
 
 @dataclass(frozen=True, slots=True)

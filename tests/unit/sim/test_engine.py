@@ -172,10 +172,10 @@ def test_quiet_steps_are_taken_together(monkeypatch):
     passes = 0
     begin = Engine._begin
 
-    def counted(self, to):
+    def counted(self):
         nonlocal passes
         passes += 1
-        return begin(self, to)
+        return begin(self)
 
     monkeypatch.setattr(Engine, "_begin", counted)
     engine = play(EngineSettings(), busy_load(200, rate=2, prompt=(100, 2000), output=(200, 600)), to=300.0)
@@ -203,9 +203,9 @@ def test_prefix_hits_save_prefill_and_a_shared_prefix_is_held_once():
 
 def test_a_share_of_hits_counts_whole_blocks_and_never_the_whole_prompt():
     settings = EngineSettings(prefix_hit_share=0.5)
-    assert settings.cached(100, warm=True) == 48
-    assert EngineSettings(shared_prefix_tokens=64).cached(64, warm=True) == 48
-    assert EngineSettings(shared_prefix_tokens=64).cached(64, warm=False) == 0
+    assert settings.found(100, known_blocks=0) == 48
+    assert EngineSettings().found(64, known_blocks=4) == 48
+    assert EngineSettings().found(64, known_blocks=0) == 0
 
 
 def test_evicting_gives_every_request_back_without_progress():
