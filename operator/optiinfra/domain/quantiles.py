@@ -17,28 +17,48 @@ from operator import sub
 from optiinfra.domain.readings import Histogram, Unknown, UnknownReason, Value
 
 
-def growth(series: Sequence[Histogram]) -> list[Histogram]:
-    """Return what one process's histogram grew by from the first to the last, one part for each life it had."""
+def growth(series: Sequence[Histogram], *, from_zero: bool = True) -> list[Histogram]:
+    """Return what one process's histogram grew by from the first to the last, one part for each life it had.
+
+    With `from_zero` a histogram that went down was restarted and counts from zero. Without, only a part of what it
+    adds up was restarted: then the step across the restart counts as nothing.
+    """
     if len(series) < 2:
         return []
     parts: list[Histogram] = []
     start: Histogram | None = series[0]
-    for earlier, later in pairwise(series):
+    earlier = series[0]
+    for later in series[1:]:
+        if later is earlier:
+            continue
         same = later.bounds is earlier.bounds or later.bounds == earlier.bounds
         if not same or later.count < earlier.count or later.total < earlier.total:
-            parts.append(_difference(start, earlier))
-            start = None
-    parts.append(_difference(start, series[-1]))
+            parts.append(_difference(start, earlier, from_zero=from_zero))
+            start = None if from_zero else later
+        earlier = later
+    parts.append(_difference(start, earlier, from_zero=from_zero))
     return [part for part in parts if part.count > 0.0]
+
+
+def merge(parts: Sequence[Histogram]) -> Histogram | None:
+    """Pool growths into one, on the union of their bounds; None when nothing was observed."""
+    parts = [part for part in parts if part.count > 0.0]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    total, count = sum(part.total for part in parts), sum(part.count for part in parts)
+    bounds = parts[0].bounds
+    if all(part.bounds is bounds or part.bounds == bounds for part in parts):
+        return Histogram(bounds, tuple(map(sum, zip(*(part.cumulative for part in parts), strict=True))), total, count)
+    bounds = tuple(sorted({bound for part in parts for bound in part.bounds}))
+    return Histogram(bounds, tuple(sum(_below(part, bound) for part in parts) for bound in bounds), total, count)
 
 
 def quantile(parts: Sequence[Histogram], share: float) -> Value:
     """Return the value below which a share of all observations lies."""
-    count = sum(part.count for part in parts)
-    if count <= 0.0:
+    pooled = merge(parts)
+    if pooled is None:
         return Unknown(UnknownReason.TOO_FEW_SAMPLES, "nothing was observed in the window")
-    bounds = sorted({bound for part in parts for bound in part.bounds})
-    cumulative = [sum(_below(part, bound) for part in parts) for bound in bounds]
+    bounds, cumulative, count = pooled.bounds, pooled.cumulative, pooled.count
     rank = share * count
     index = min(bisect_left(cumulative, rank), len(bounds) - 1)
     upper = bounds[index]
@@ -70,13 +90,13 @@ def highest(parts: Sequence[Histogram]) -> Value:
     return max(bounds)
 
 
-def _difference(start: Histogram | None, end: Histogram) -> Histogram:
+def _difference(start: Histogram | None, end: Histogram, *, from_zero: bool) -> Histogram:
     if start is None:
         return end
     cumulative = tuple(map(sub, end.cumulative, start.cumulative))
     if min(cumulative) < 0.0 or any(later < earlier for earlier, later in pairwise(cumulative)):
         # Restarted, and had observed more than before by the next scrape: only the buckets tell.
-        return end
+        return end if from_zero else Histogram(end.bounds, (0.0,) * len(end.bounds), 0.0, 0.0)
     return Histogram(end.bounds, cumulative, end.total - start.total, end.count - start.count)
 
 

@@ -180,6 +180,8 @@ class EngineReading:
     histograms: Mapping[Signal, Histogram] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     """Static configuration labels that the page carries (vLLM's cache_config_info), "None" removed."""
+    members: tuple[str, ...] = ()
+    """The engines that the page adds up (data-parallel ranks, Ray workers), where it holds more than one."""
 
     def gauge(self, signal: Signal) -> Value:
         """Return a gauge of the page, or an Unknown that names the engine."""

@@ -4,17 +4,17 @@ Rates and quantiles come from differences between pages, never from lifetimes; a
 and starts anew; a replica that said nothing counts as not said, not as zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Final
 
-from optiinfra.domain import quantiles
-from optiinfra.domain.readings import EngineReading, Histogram, Signal, Unknown, UnknownReason, Value
+from optiinfra.domain.aggregation import GENERATION_WEIGHT, RULES
+from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason, Value
 from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.windows import Window
 
-GENERATION_WEIGHT: Final = 4.0
-"""What a generated token costs, in prompt tokens."""
+__all__ = ["GENERATION_WEIGHT", "ServiceSignals", "summarise"]
+
 _UNMEASURED: Final = Unknown(UnknownReason.NOT_MEASURED)
 
 
@@ -65,11 +65,11 @@ class ServiceSignals:
     generation_tokens_mean: Value
     busy_share: Value
     """Share of the window's pages (over replicas) with running > 0."""
-    waiting_share: Value = Unknown(UnknownReason.NOT_MEASURED)
+    waiting_share: Value = _UNMEASURED
     """Share of the window's pages (over replicas) with waiting > 0."""
-    request_tokens_highest: Value = Unknown(UnknownReason.NOT_MEASURED)
+    request_tokens_highest: Value = _UNMEASURED
     """No request finished in the window was longer, prompt and answer together; as precise as the buckets are."""
-    deferred: Value = Unknown(UnknownReason.NOT_MEASURED)
+    deferred: Value = _UNMEASURED
     """Of the requests that wait now, those that more capacity would not start (LoRA budget, KV transfer, grammar)."""
     arrival_rate: Value = _UNMEASURED
     """Requests that came in per second: those that left, and the change of those inside."""
@@ -134,10 +134,6 @@ class ServiceSignals:
     """0 as soon as one replica's LMCache says that it is not well."""
 
 
-_Pages: TypeAlias = Mapping[str, tuple[EngineReading, ...]]
-_NO_PAGE = Unknown(UnknownReason.NOT_MEASURED, "no page of any replica in the window")
-
-
 def summarise(
     pages: Mapping[str, Sequence[EngineReading]],
     *,
@@ -147,208 +143,11 @@ def summarise(
     replicas_expected: int,
 ) -> ServiceSignals:
     """Join the pages that the replicas served in the window. A replica counts as reporting while its page is fresh."""
-    within = {
-        name: tuple(sorted((one for one in readings if now - window <= one.time <= now), key=lambda one: one.time))
-        for name, readings in pages.items()
-    }
-    within = {name: readings for name, readings in within.items() if readings}
-    fresh = {name: readings for name, readings in within.items() if now - readings[-1].time <= stale_after}
-    span = _span(within)
-    running = _sums_over_time(within, Signal.REQUESTS_RUNNING, stale_after)
-    waiting = _sums_over_time(within, Signal.REQUESTS_WAITING, stale_after)
-    prompt = _rate(within, fresh, span, Signal.PROMPT_TOKENS)
-    generation = _rate(within, fresh, span, Signal.GENERATION_TOKENS)
-    finished = _rate(within, fresh, span, Signal.REQUESTS_FINISHED)
+    cut = Window.of(pages, now=now, window=window, stale_after=stale_after)
     return ServiceSignals(
         time=now,
-        window=span,
+        window=cut.span,
         replicas_expected=replicas_expected,
-        replicas_reporting=len(fresh),
-        running=_now(within, fresh, Signal.REQUESTS_RUNNING, sum),
-        waiting=_now(within, fresh, Signal.REQUESTS_WAITING, sum),
-        waiting_slope=_slope(fresh, Signal.REQUESTS_WAITING),
-        waiting_max=waiting,
-        running_max=running,
-        running_per_replica_max=_largest(within, Signal.REQUESTS_RUNNING),
-        kv_cache_usage=_now(within, fresh, Signal.KV_CACHE_USAGE, max),
-        kv_cache_usage_mean=_now(within, fresh, Signal.KV_CACHE_USAGE, lambda values: sum(values) / len(values)),
-        kv_cache_usage_max=_largest(within, Signal.KV_CACHE_USAGE),
-        kv_cache_capacity_tokens=_now(within, fresh, Signal.KV_CACHE_CAPACITY_TOKENS, min),
-        request_rate=finished,
-        prompt_token_rate=prompt,
-        generation_token_rate=generation,
-        work_rate=_work(prompt, generation),
-        preemption_rate=_rate(within, fresh, span, Signal.PREEMPTIONS),
-        prefix_hit_ratio=_prefix_hits(within, fresh),
-        lmcache_hit_ratio=_ratio(within, Signal.LMCACHE_HIT_TOKENS, Signal.LMCACHE_REQUESTED_TOKENS),
-        time_to_first_token_p95=_p95(within, Signal.TIME_TO_FIRST_TOKEN),
-        inter_token_latency_p95=_p95(within, Signal.INTER_TOKEN_LATENCY),
-        queue_time_p95=_p95(within, Signal.QUEUE_TIME),
-        request_latency_p95=_p95(within, Signal.REQUEST_LATENCY),
-        prompt_tokens_mean=_mean_length(within, Signal.REQUEST_PROMPT_TOKENS, prompt, finished),
-        generation_tokens_mean=_mean_length(within, Signal.REQUEST_GENERATION_TOKENS, generation, finished),
-        busy_share=_share_above_zero(within, Signal.REQUESTS_RUNNING),
-        waiting_share=_share_above_zero(within, Signal.REQUESTS_WAITING),
-        request_tokens_highest=_highest_length(within),
-        deferred=_now(within, fresh, Signal.REQUESTS_DEFERRED, sum),
+        replicas_reporting=len(cut.fresh),
+        **{name: rule.compute(cut) for name, rule in RULES.items()},
     )
-
-
-def _span(within: _Pages) -> Seconds:
-    if not within:
-        return Seconds(0.0)
-    first = min(readings[0].time for readings in within.values())
-    last = max(readings[-1].time for readings in within.values())
-    return Seconds(last - first)
-
-
-def _now(within: _Pages, fresh: _Pages, signal: Signal, join: Callable[[list[float]], float]) -> Value:
-    """Join the newest value of every reporting replica; one that cannot say makes the whole unknown."""
-    if not fresh:
-        return Unknown(UnknownReason.STALE, "no replica has served a page lately") if within else _NO_PAGE
-    values: list[float] = []
-    for readings in fresh.values():
-        value = readings[-1].gauge(signal)
-        if isinstance(value, Unknown):
-            return value
-        values.append(value)
-    return float(join(values))
-
-
-def _sums_over_time(within: _Pages, signal: Signal, stale_after: Seconds) -> Value:
-    """Return the largest sum over replicas, each held at its last value until it is stale."""
-    events = sorted(
-        ((one.time, name, one.gauges.get(signal)) for name, readings in within.items() for one in readings),
-        key=lambda event: event[0],
-    )
-    held: dict[str, tuple[UnixTime, float]] = {}
-    largest: float | None = None
-    for time, name, value in events:
-        if value is None:
-            held.pop(name, None)
-            continue
-        held[name] = (time, value)
-        total = sum(one for since, one in held.values() if time - since <= stale_after)
-        largest = total if largest is None else max(largest, total)
-    return _absent(within, signal) if largest is None else largest
-
-
-def _largest(within: _Pages, signal: Signal) -> Value:
-    values = [one.gauges[signal] for readings in within.values() for one in readings if signal in one.gauges]
-    return max(values) if values else _absent(within, signal)
-
-
-def _share_above_zero(within: _Pages, signal: Signal) -> Value:
-    values = [one.gauges[signal] for readings in within.values() for one in readings if signal in one.gauges]
-    return sum(value > 0.0 for value in values) / len(values) if values else _absent(within, signal)
-
-
-def _absent(within: _Pages, signal: Signal) -> Unknown:
-    if not within:
-        return _NO_PAGE
-    return Unknown(UnknownReason.NOT_MEASURED, f"no page in the window carries {signal}")
-
-
-def _slope(fresh: _Pages, signal: Signal) -> Value:
-    """Sum the replicas' own least-squares slopes, so that a replica that joins is not a rise."""
-    slopes: list[float] = []
-    for readings in fresh.values():
-        points = [(one.time, one.gauges[signal]) for one in readings if signal in one.gauges]
-        if len(points) < 2:
-            continue
-        middle = sum(time for time, _ in points) / len(points)
-        level = sum(value for _, value in points) / len(points)
-        spread = sum((time - middle) ** 2 for time, _ in points)
-        if spread > 0.0:
-            slopes.append(sum((time - middle) * (value - level) for time, value in points) / spread)
-    return sum(slopes) if slopes else Unknown(UnknownReason.TOO_FEW_SAMPLES, "a slope needs two pages of a replica")
-
-
-def _increase(readings: Sequence[EngineReading], signal: Signal) -> float | None:
-    """Return what a counter grew by; one that went down was restarted, and counts from zero."""
-    values = [one.counters[signal] for one in readings if signal in one.counters]
-    if len(values) < 2:
-        return None
-    return sum(later - earlier if later >= earlier else later for earlier, later in pairwise(values))
-
-
-def _rate(within: _Pages, fresh: _Pages, span: Seconds, signal: Signal) -> Value:
-    for readings in fresh.values():
-        if signal not in readings[-1].counters:
-            return Unknown(UnknownReason.NOT_MEASURED, f"{readings[-1].engine} page without {signal}")
-    if not within:
-        return _NO_PAGE
-    increases = [one for readings in within.values() if (one := _increase(readings, signal)) is not None]
-    if not increases or span <= 0.0:
-        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "a rate needs two pages of a replica")
-    return sum(increases) / span
-
-
-def _work(prompt: Value, generation: Value) -> Value:
-    if isinstance(prompt, Unknown):
-        return prompt
-    if isinstance(generation, Unknown):
-        return generation
-    return prompt + GENERATION_WEIGHT * generation
-
-
-def _ratio(within: _Pages, part: Signal, whole: Signal) -> Value:
-    parts = wholes = 0.0
-    measured = False
-    for readings in within.values():
-        hits, queries = _increase(readings, part), _increase(readings, whole)
-        if hits is not None and queries is not None:
-            measured = True
-            parts, wholes = parts + hits, wholes + queries
-    if not measured:
-        return _absent(within, whole)
-    if wholes <= 0.0:
-        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "nothing was looked up in the window")
-    return min(1.0, parts / wholes)
-
-
-def _prefix_hits(within: _Pages, fresh: _Pages) -> Value:
-    ratio = _ratio(within, Signal.PREFIX_CACHE_HITS, Signal.PREFIX_CACHE_QUERIES)
-    if isinstance(ratio, Unknown) and ratio.reason is UnknownReason.NOT_MEASURED:
-        own = _now(within, fresh, Signal.PREFIX_CACHE_HIT_RATIO, lambda values: sum(values) / len(values))
-        return ratio if isinstance(own, Unknown) else own
-    return ratio
-
-
-def _growths(within: _Pages, signal: Signal) -> list[Histogram]:
-    growths: list[Histogram] = []
-    for readings in within.values():
-        growths += quantiles.growth([one.histograms[signal] for one in readings if signal in one.histograms])
-    return growths
-
-
-def _p95(within: _Pages, signal: Signal) -> Value:
-    growths = _growths(within, signal)
-    if not growths and not any(signal in one.histograms for readings in within.values() for one in readings):
-        return _absent(within, signal)
-    return quantiles.quantile(growths, 0.95)
-
-
-def _mean_length(within: _Pages, signal: Signal, tokens: Value, finished: Value) -> Value:
-    """Return the mean length of finished requests; by the counters where the engine has no such histogram."""
-    growths = _growths(within, signal)
-    count = sum(one.count for one in growths)
-    if count > 0.0:
-        return sum(one.total for one in growths) / count
-    if any(signal in one.histograms for readings in within.values() for one in readings):
-        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no request finished in the window")
-    if isinstance(tokens, Unknown):
-        return tokens
-    if isinstance(finished, Unknown):
-        return finished
-    if finished <= 0.0:
-        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no request finished in the window")
-    return tokens / finished
-
-
-def _highest_length(within: _Pages) -> Value:
-    prompt = quantiles.highest(_growths(within, Signal.REQUEST_PROMPT_TOKENS))
-    if isinstance(prompt, Unknown):
-        return prompt
-    generation = quantiles.highest(_growths(within, Signal.REQUEST_GENERATION_TOKENS))
-    return generation if isinstance(generation, Unknown) else prompt + generation
