@@ -19,6 +19,7 @@ POLL_SECONDS = 0.02
 KILL_SECONDS = 10.0
 LOG_LINES = 15
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_ENDED = frozenset("ZX")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,17 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs; a zombie of ours is collected on the way."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-        return identity_of(self.pid) == self.identity
+        """Whether this very process still runs; a child of ours does until it is collected, which happens here."""
+        state, identity = _seen(self.pid)
+        if identity != self.identity:
+            return False
+        try:
+            # A program shows as a zombie while threads of it still end, and can be collected only after that: to
+            # believe /proc would be too early, and nobody would ask again.
+            collected, _ = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return state not in _ENDED
+        return not collected
 
     def stop(self, *, grace: float) -> None:
         """End it: SIGTERM, and SIGKILL after `grace` seconds (at once with a grace of zero)."""
@@ -87,12 +95,17 @@ def start(name: str, command: Sequence[str], *, log: Path) -> Process:
 
 def identity_of(pid: int) -> str | None:
     """Return what tells a process from a later one with the same pid; None when it is gone or a zombie."""
+    state, identity = _seen(pid)
+    return None if state in _ENDED else identity
+
+
+def _seen(pid: int) -> tuple[str, str | None]:
+    """Return the state and the identity of a process or zombie; without any there is no identity."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, started = fields[0], fields[19]
-    return None if state in {"Z", "X"} else f"{_BOOT.read_text().strip()}:{started}"
+        return "X", None
+    return fields[0], f"{_BOOT.read_text().strip()}:{fields[19]}"
 
 
 def last_words(log: Path) -> str:

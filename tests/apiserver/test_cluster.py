@@ -1,6 +1,7 @@
 """The test cluster itself: what every other test takes for granted about it."""
 
 import base64
+import contextlib
 import http.server
 import json
 import os
@@ -309,6 +310,40 @@ def test_a_reused_pid_is_never_ended(tmp_path):
     finally:
         sleeper.stop(grace=0)
     assert not sleeper.alive
+
+
+def states_of_children():
+    """Pid to state, for every child of this process, zombies included."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid():
+                found[int(path.parent.name)] = state
+    return found
+
+
+def test_a_process_whose_first_thread_ended_is_stopped_and_leaves_no_zombie(tmp_path):
+    """So every Go program looks for a moment while it dies: a zombie that cannot be collected yet."""
+    program = (
+        "import ctypes, platform, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)\n"  # exit, of this thread
+    )
+    process = start("threads", [sys.executable, "-c", program], log=tmp_path / "log")
+    eventually(lambda: states_of_children()[process.pid] == "Z")
+    assert process.alive
+    process.stop(grace=0)
+    assert not process.alive
+    assert process.pid not in states_of_children()
+
+
+def test_a_cluster_that_ended_leaves_no_zombies(other):
+    before = set(states_of_children())
+    other.up(owned=True)
+    other.restart_apiserver()
+    other.down()
+    assert set(states_of_children()) <= before
 
 
 def test_clusters_of_killed_runs_are_swept(tmp_path):
