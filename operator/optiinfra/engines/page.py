@@ -39,6 +39,7 @@ _ENGINES = (
     _engine(sglang.TABLE, sglang.finish),
     _engine(tgi.TABLE, tgi.finish),
     _engine(trtllm.TABLE, trtllm.finish),
+    _engine(trtllm.DYNAMO_TABLE, trtllm.finish),
     _engine(triton.TABLE, triton.finish),
     # Last: its names have no prefix of their own.
     _engine(nim.TABLE, None, _NIM_SIGN),
@@ -49,27 +50,31 @@ def read(page: bytes, *, at: UnixTime) -> EngineReading:
     """Read a page scraped at a moment; `PageError` says why it cannot be."""
     text = decode(page)
     engine = _recognise(text)
-    guest = _starts_a_line(text, lmcache.TABLE.prefix)
+    guests = [guest for guest in lmcache.GUESTS if _starts_a_line(text, guest.prefix)]
     table = engine.table
-    wanted = table.wanted | lmcache.TABLE.wanted if guest else table.wanted
+    wanted = table.wanted
+    for guest in guests:
+        wanted = wanted | guest.wanted
     samples = parse(text, wanted)
     joined = join(samples, table)
     if engine.finish is not None:
         engine.finish(samples, table, joined)
-    if guest:
-        visitor = join(samples, lmcache.TABLE)
+    for guest in guests:
+        visitor = lmcache.read_guest(samples, guest)
         joined.gauges.update(visitor.gauges)
         joined.counters.update(visitor.counters)
+        joined.histograms.update(visitor.histograms)
     _refuse_nothing(samples, joined, table)
     return EngineReading(
         time=at,
         engine=table.kind,
-        version="",
+        version=joined.version,
         model=_model(samples, table),
         gauges=joined.gauges,
         counters=joined.counters,
         histograms=joined.histograms,
         facts=_facts(tuple(joined.facts.items())),
+        members=joined.members,
     )
 
 
