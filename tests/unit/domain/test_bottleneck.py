@@ -28,6 +28,10 @@ def judge(signals, settings=None, *, gpu_busy=0.5, objectives=None):
     )
 
 
+def around(signals, surroundings, settings=None):
+    return diagnose(signals, settings or limited(64), Objectives(), surroundings=surroundings)
+
+
 # ---- recorded -------------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +96,7 @@ def test_batch_at_its_limit_with_room_in_the_cache():
 
 
 def test_full_cache_wins_over_full_batch():
-    found = judge(queue(running_per_replica_max=64.0, kv_cache_usage_max=0.95))
+    found = judge(queue(running_per_replica_max=64.0, kv_cache_usage=0.95, kv_cache_usage_max=0.95))
     assert found.bottleneck is Bottleneck.KV_CACHE
 
 
@@ -164,8 +168,15 @@ def test_slow_tokens_on_busy_gpus_are_compute():
     assert found.confidence <= 0.6
 
 
-def test_slow_tokens_on_idle_gpus_are_not_explained():
-    assert judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=0.2).reason == "LatencyUnexplained"
+def test_slow_tokens_on_idle_gpus_point_at_the_host_unless_its_cpu_is_free():
+    slow = signals_of(inter_token_latency_p95=0.3)
+    found = judge(slow, gpu_busy=0.2)
+    assert (found.bottleneck, found.reason) == (Bottleneck.HOST, "GPUsWait")
+    free = Surroundings(gpu_utilization=0.2, container_cpu=0.3)
+    assert around(slow, free).reason == "LatencyUnexplained"
+    starved = around(slow, Surroundings(gpu_utilization=0.2, container_cpu=0.97))
+    assert (starved.bottleneck, starved.reason) == (Bottleneck.HOST, "CPUStarvation")
+    assert starved.confidence > found.confidence
 
 
 def test_no_work_for_long_is_idle_and_for_short_is_not():
@@ -174,7 +185,10 @@ def test_no_work_for_long_is_idle_and_for_short_is_not():
         "time_to_first_token_p95": UNKNOWN, "inter_token_latency_p95": UNKNOWN,
     }  # fmt: skip
     assert judge(signals_of(window=900.0, **empty)).bottleneck is Bottleneck.IDLE
-    assert judge(signals_of(window=60.0, **empty)).bottleneck is Bottleneck.HEALTHY
+    short = judge(signals_of(window=60.0, **empty))
+    assert (short.bottleneck, short.reason, short.idle_for_long) == (Bottleneck.IDLE, "NoWorkYet", False)
+    assert short.confidence < judge(signals_of(window=200.0, **empty)).confidence
+    assert judge(signals_of(window=900.0, **empty)).idle_for_long
     some_silent = signals_of(window=900.0, replicas_expected=3, replicas_reporting=2, **empty)
     assert judge(some_silent).bottleneck is Bottleneck.UNKNOWN
 
@@ -188,10 +202,9 @@ def test_no_work_for_long_is_idle_and_for_short_is_not():
         ({"replicas_expected": 2, "replicas_reporting": 0}, "NoPages"),
         ({"replicas_expected": 0, "replicas_reporting": 0}, "NoReplicas"),
         ({"replicas_expected": 5, "replicas_reporting": 2}, "TooFewReplicasReport"),
-        ({"window": 0.0}, "TooFewPages"),
         ({"waiting": UNKNOWN}, "QueueUnknown"),
         ({"running": UNKNOWN}, "QueueUnknown"),
-        ({"waiting": 5.0, "kv_cache_usage_max": UNKNOWN}, "KVCacheUnknown"),
+        ({"waiting": 5.0, "kv_cache_usage": UNKNOWN, "kv_cache_usage_max": UNKNOWN}, "KVCacheUnknown"),
     ],
 )
 def test_what_is_not_known_blocks_the_verdict_and_is_named(changes, reason):
@@ -199,14 +212,39 @@ def test_what_is_not_known_blocks_the_verdict_and_is_named(changes, reason):
     assert (found.bottleneck, found.reason, found.confidence) == (Bottleneck.UNKNOWN, reason, 0.0)
 
 
-def test_an_unknown_limit_that_does_not_level_off_is_unknown():
+def test_an_unknown_limit_that_was_exceeded_lately_is_not_what_limits():
     signals = queue(running=20.0, running_per_replica_max=50.0, kv_cache_usage_max=0.4)
-    assert judge(signals, EngineSettings()).reason == "BatchLimitUnknown"
+    found = judge(signals, EngineSettings())
+    assert (found.bottleneck, found.reason) == (Bottleneck.QUEUE, "Blocked")
+    assert found.confidence < 0.5
 
 
-def test_unknown_gpus_do_not_make_slow_tokens_compute():
+def test_slow_tokens_without_measured_gpus_are_compute_and_less_sure():
     dark = Unknown(UnknownReason.UNREACHABLE, "no agent")
-    assert judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=dark).reason == "GPUActivityUnknown"
+    slow = signals_of(inter_token_latency_p95=0.3)
+    found = judge(slow, gpu_busy=dark)
+    assert (found.bottleneck, found.reason) == (Bottleneck.COMPUTE, "DecodeBound")
+    assert found.confidence < judge(slow, gpu_busy=0.97).confidence
+    assert "nobody measures" in found.message
+
+
+def test_a_latency_that_nobody_promised_is_missed_only_where_something_confirms_it():
+    slow = signals_of(inter_token_latency_p95=0.3)
+
+    def unpromised(surroundings):
+        return diagnose(slow, limited(64), Objectives(), surroundings=surroundings, promised=False).bottleneck
+
+    assert unpromised(Surroundings()) is Bottleneck.HEALTHY
+    assert unpromised(Surroundings(gpu_sm_active=0.97)) is Bottleneck.COMPUTE
+    assert unpromised(Surroundings(gpu_sm_active=0.1)) is Bottleneck.HOST
+
+
+def test_one_page_gives_a_verdict_of_half_the_worth():
+    signals = queue(running_per_replica_max=64.0, kv_cache_usage_max=0.5)
+    assert judge(signals_of()).confidence > judge(signals_of(window=0.0)).confidence
+    one = judge(queue(running_per_replica_max=64.0, kv_cache_usage_max=0.5, window=0.0))
+    assert one.bottleneck is Bottleneck.BATCH
+    assert one.confidence == judge(signals).confidence / 2
 
 
 def test_missing_replicas_lower_the_confidence():
