@@ -11,7 +11,6 @@ The result has the precision of the buckets. Above the largest finite bound it i
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
 from operator import sub
 
 from optiinfra.domain.readings import Histogram, Unknown, UnknownReason, Value
@@ -94,7 +93,7 @@ def _difference(start: Histogram | None, end: Histogram, *, from_zero: bool) -> 
     if start is None:
         return end
     cumulative = tuple(map(sub, end.cumulative, start.cumulative))
-    if min(cumulative) < 0.0 or any(later < earlier for earlier, later in pairwise(cumulative)):
+    if cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
         # Restarted, and had observed more than before by the next scrape: only the buckets tell.
         return end if from_zero else Histogram(end.bounds, (0.0,) * len(end.bounds), 0.0, 0.0)
     return Histogram(end.bounds, cumulative, end.total - start.total, end.count - start.count)

@@ -68,6 +68,9 @@ class EngineKind(StrEnum):
 class Signal(StrEnum):
     """The normalised signals of an engine page. Unit and kind follow each name; the engines' own names do not leak."""
 
+    # Enum's own hash is a Python function, and signals are looked up some thousand times a summary.
+    __hash__ = str.__hash__
+
     # gauges
     REQUESTS_RUNNING = "requests_running"
     REQUESTS_WAITING = "requests_waiting"

@@ -6,10 +6,11 @@ cannot be told from what the others went on counting, so that step counts as not
 A replica that said nothing counts as not said, never as zero. Nothing is judged here.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
-from operator import attrgetter
+from operator import attrgetter, gt, itemgetter
 from typing import TypeAlias
 
 from optiinfra.domain import quantiles
@@ -39,6 +40,9 @@ class Window:
     """From the first page to the last, of all replicas; 0 when there is at most one."""
     stale_after: Seconds
     _growths: dict[Signal, Histogram | None] = field(default_factory=dict)
+    _by_time: list[tuple[UnixTime, str, EngineReading]] | None = None
+    _whole: dict[str, bool] = field(default_factory=dict)
+    """Replicas of which nothing fell in the window: there the last page less the first says it all."""
 
     @classmethod
     def of(
@@ -109,24 +113,30 @@ class Window:
 
     def largest_sum(self, signal: Signal) -> Value:
         """Return the largest sum over replicas, each held at its last value until it is stale."""
-        events = sorted(
-            (
-                (one.time, name, one.gauges.get(signal))
-                for name, readings in self.pages.items()
-                for one in readings
-            ),
-            key=lambda event: event[0],
-        )  # fmt: skip
         held: dict[str, tuple[UnixTime, float]] = {}
-        largest: float | None = None
-        for time, name, value in events:
+        ageing: deque[tuple[UnixTime, str]] = deque()
+        total, largest = 0.0, None
+        for time, name, page in self._events():
+            value = page.gauges.get(signal)
+            if name in held:
+                total -= held.pop(name)[1]
             if value is None:
-                held.pop(name, None)
                 continue
             held[name] = (time, value)
-            total = sum(one for since, one in held.values() if time - since <= self.stale_after)
+            ageing.append((time, name))
+            total += value
+            while time - ageing[0][0] > self.stale_after:
+                since, old = ageing.popleft()
+                if old in held and held[old][0] == since:
+                    total -= held.pop(old)[1]
             largest = total if largest is None else max(largest, total)
-        return self.absent(signal) if largest is None else largest
+        return self.absent(signal) if largest is None else float(largest)
+
+    def _events(self) -> list[tuple[UnixTime, str, EngineReading]]:
+        if self._by_time is None:
+            events = [(one.time, name, one) for name, readings in self.pages.items() for one in readings]
+            self._by_time = sorted(events, key=itemgetter(0))
+        return self._by_time
 
     # ---- differences of counters
 
@@ -135,7 +145,7 @@ class Window:
         missing = self._missing(signal)
         if missing is not None:
             return missing
-        increases = [one for readings in self.pages.values() if (one := increase(readings, signal)) is not None]
+        increases = [one for name in self.pages if (one := self._increase(name, signal)) is not None]
         if not increases or self.span <= 0.0:
             return _TWO_PAGES
         return sum(increases) / self.span
@@ -146,9 +156,9 @@ class Window:
         if missing is not None:
             return missing
         rates: list[float] = []
-        for readings in self.pages.values():
+        for name, readings in self.pages.items():
             elapsed = readings[-1].time - readings[0].time
-            grown = increase(readings, signal)
+            grown = self._increase(name, signal)
             if grown is not None and elapsed > 0.0:
                 rates.append(grown / elapsed)
         return float(join(rates)) if rates else _TWO_PAGES
@@ -157,8 +167,8 @@ class Window:
         """Return one counter's growth over another's, all replicas pooled: the weighted mean of their ratios."""
         parts = wholes = 0.0
         measured = False
-        for readings in self.pages.values():
-            one, all_of_it = increase(readings, part), increase(readings, whole)
+        for name in self.pages:
+            one, all_of_it = self._increase(name, part), self._increase(name, whole)
             if one is not None and all_of_it is not None:
                 measured = True
                 parts, wholes = parts + one, wholes + all_of_it
@@ -178,10 +188,11 @@ class Window:
         if missing is not None:
             return missing
         arrived, measured = 0.0, False
-        for readings in self.pages.values():
+        for name, readings in self.pages.items():
+            ends = (readings[0], readings[-1]) if self._is_whole(name) else readings
             points = [
                 (one.counters[Signal.REQUESTS_FINISHED], inside, one.members)
-                for one in readings
+                for one in ends
                 if Signal.REQUESTS_FINISHED in one.counters and (inside := _inside(one)) is not None
             ]
             for (finished, before, joined), (later, after, still) in pairwise(points):
@@ -201,8 +212,8 @@ class Window:
         """Return what the histograms of all replicas grew by, pooled; None when nothing was observed."""
         if signal not in self._growths:
             parts: list[Histogram] = []
-            for readings in self.pages.values():
-                parts += growths(readings, signal)
+            for name in self.pages:
+                parts += self._grown_of(name, signal)
             self._growths[signal] = quantiles.merge(parts)
         return self._growths[signal]
 
@@ -224,13 +235,54 @@ class Window:
     def observations_each(self, signal: Signal) -> Value:
         """Return the observations of one replica per second, mean over replicas."""
         rates: list[float] = []
-        for readings in self.pages.values():
+        for name, readings in self.pages.items():
             elapsed = readings[-1].time - readings[0].time
             if elapsed > 0.0 and signal in readings[-1].histograms:
-                rates.append(sum(one.count for one in growths(readings, signal)) / elapsed)
+                rates.append(sum(one.count for one in self._grown_of(name, signal)) / elapsed)
         if rates:
             return sum(rates) / len(rates)
         return _TWO_PAGES if self._measures(signal) else self.absent(signal)
+
+    # ---- one replica's
+
+    def _increase(self, name: str, signal: Signal) -> float | None:
+        readings = self.pages[name]
+        if self._is_whole(name):
+            # All pages of a whole replica carry the same counters.
+            first = readings[0].counters.get(signal)
+            return None if first is None else readings[-1].counters[signal] - first
+        return increase(readings, signal)
+
+    def _grown_of(self, name: str, signal: Signal) -> list[Histogram]:
+        readings = self.pages[name]
+        if self._is_whole(name):
+            first, last = readings[0].histograms.get(signal), readings[-1].histograms.get(signal)
+            if first is last:
+                return []
+            if first is not None and last is not None:
+                return quantiles.growth((first, last))
+        return growths(readings, signal)
+
+    def _is_whole(self, name: str) -> bool:
+        if name not in self._whole:
+            readings = self.pages[name]
+            members, counted = readings[0].members, list(readings[0].counters)
+            self._whole[name] = (
+                len(readings) > 1
+                and bool(counted)
+                and all(
+                    later.members == members
+                    and (
+                        later.counters is earlier.counters
+                        or (
+                            list(later.counters) == counted
+                            and not any(map(gt, earlier.counters.values(), later.counters.values()))
+                        )
+                    )
+                    for earlier, later in pairwise(readings)
+                )
+            )
+        return self._whole[name]
 
     # ---- why not
 
