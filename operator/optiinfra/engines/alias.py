@@ -164,6 +164,9 @@ def facts(series: Iterable[Labels]) -> dict[str, str]:
 
 def fold(series: dict[Labels, float], ranks: frozenset[str], *, largest: bool = True) -> list[float]:
     """Merge the ranks of each model into one value. Empty when any value is not a number that can be."""
+    if len(series) == 1:
+        (value,) = series.values()
+        return [value] if math.isfinite(value) and value >= 0.0 else []
     pick = max if largest else min
     merged: dict[Labels, float] = {}
     for labels, value in series.items():
@@ -227,6 +230,8 @@ def _members(samples: Samples, table: Table) -> tuple[str, ...]:
 
 def _histogram(samples: Samples, table: Table, alias: Alias) -> Histogram | None:
     series = next((found for name in alias.names if (found := samples.histograms.get(table.full(name)))), {})
+    if len(series) == 1:
+        return close(next(iter(series.values())))
     merged: dict[Labels, Histogram] = {}
     for labels, one in series.items():
         histogram = close(one)
@@ -250,7 +255,11 @@ def _histogram(samples: Samples, table: Table, alias: Alias) -> Histogram | None
 
 def close(samples: HistogramSamples) -> Histogram | None:
     """Build a histogram from a series' samples; None when it is not complete or not consistent."""
-    if samples.total is None or not math.isfinite(samples.total) or not samples.buckets:
+    if samples.total is None or not math.isfinite(samples.total):
+        return None
+    if samples.bounds:
+        return _consistent(samples.bounds, samples.counts, samples.total)
+    if not samples.buckets:
         return None
     bounds, cumulative = zip(*samples.buckets, strict=True)
     if list(bounds) != sorted(set(bounds)):
@@ -259,23 +268,28 @@ def close(samples: HistogramSamples) -> Histogram | None:
         if samples.count is None:
             return None
         bounds, cumulative = (*bounds, math.inf), (*cumulative, samples.count)
-    # A sum shows what is not finite in any part of it.
-    if not math.isfinite(sum(cumulative)) or not math.isfinite(sum(bounds[:-1])) or cumulative[0] < 0.0:
+    if not math.isfinite(sum(bounds[:-1])):
         return None
-    if list(cumulative) != sorted(cumulative):
+    return _consistent(shared(bounds), cumulative, samples.total)
+
+
+def _consistent(bounds: tuple[float, ...], cumulative: tuple[float, ...], total: float) -> Histogram | None:
+    # A sum shows what is not finite in any part of it.
+    if not math.isfinite(sum(cumulative)) or cumulative[0] < 0.0 or list(cumulative) != sorted(cumulative):
         return None
     # Pages are kept by the thousand: equal bounds share a tuple, and equal counts of empty buckets share a float.
     counts: dict[float, float] = {}
     cumulative = tuple(map(counts.setdefault, cumulative, cumulative))
-    return Histogram(_shared(bounds), cumulative, samples.total, cumulative[-1])
+    return Histogram(bounds, cumulative, total, cumulative[-1])
 
 
 def scaled(histogram: Histogram, factor: float) -> Histogram:
     """Return a histogram in another unit."""
     bounds = tuple(bound * factor for bound in histogram.bounds)
-    return Histogram(_shared(bounds), histogram.cumulative, histogram.total * factor, histogram.count)
+    return Histogram(shared(bounds), histogram.cumulative, histogram.total * factor, histogram.count)
 
 
 @lru_cache(maxsize=512)
-def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
+def shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the one tuple that stands for all equal ones."""
     return bounds

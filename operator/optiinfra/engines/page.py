@@ -13,7 +13,9 @@ from optiinfra.domain.units import UnixTime
 from optiinfra.engines import lmcache, nim, sglang, tgi, triton, trtllm, vllm
 from optiinfra.engines.alias import Finish, Joined, Table, join
 from optiinfra.engines.errors import PageError
-from optiinfra.engines.text import Samples, decode, parse
+from optiinfra.engines.layout import MAX_BYTES as MAX_LAYOUT_BYTES
+from optiinfra.engines.layout import Layouts, build, cut_lines
+from optiinfra.engines.text import Part, Samples, Wanted, decode, parse, places
 
 _MAX_FACTS = 128
 _MAX_FACT_LENGTH = 256
@@ -46,20 +48,33 @@ _ENGINES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Who reads a page: its engine's table, and those of the guests on it."""
+
+    engine: _Engine
+    guests: tuple[Table, ...]
+
+    @property
+    def wanted(self) -> Wanted:
+        """Sample names to look for."""
+        wanted: dict[str, tuple[str, Part]] = dict(self.engine.table.wanted)
+        for guest in self.guests:
+            wanted |= guest.wanted
+        return wanted
+
+
+_LAYOUTS: Layouts[_Reader] = Layouts()
+
+
 def read(page: bytes, *, at: UnixTime) -> EngineReading:
     """Read a page scraped at a moment; `PageError` says why it cannot be."""
-    text = decode(page)
-    engine = _recognise(text)
-    guests = [guest for guest in lmcache.GUESTS if _starts_a_line(text, guest.prefix)]
-    table = engine.table
-    wanted = table.wanted
-    for guest in guests:
-        wanted = wanted | guest.wanted
-    samples = parse(text, wanted)
+    reader, samples = _samples(page)
+    table = reader.engine.table
     joined = join(samples, table)
-    if engine.finish is not None:
-        engine.finish(samples, table, joined)
-    for guest in guests:
+    if reader.engine.finish is not None:
+        reader.engine.finish(samples, table, joined)
+    for guest in reader.guests:
         visitor = lmcache.read_guest(samples, guest)
         joined.gauges.update(visitor.gauges)
         joined.counters.update(visitor.counters)
@@ -76,6 +91,39 @@ def read(page: bytes, *, at: UnixTime) -> EngineReading:
         facts=_facts(tuple(joined.facts.items())),
         members=joined.members,
     )
+
+
+def forget_layouts() -> None:
+    """Read every page with care again until its lines have been met; what is read does not change."""
+    _LAYOUTS.clear()
+
+
+def _samples(page: bytes) -> tuple[_Reader, Samples]:
+    """Read the wanted samples: by the layout of the page where it is known, else with care."""
+    if len(page) > MAX_LAYOUT_BYTES:
+        return _with_care(decode(page))
+    cut, fingerprint = cut_lines(page)
+    layout = _LAYOUTS.get(fingerprint)
+    if layout is not None:
+        try:
+            return layout.reader, layout.samples(cut)
+        except ValueError:
+            # Something that is no number stands where a value was: said with care below.
+            return _with_care(decode(page))
+    text = decode(page)
+    reader, samples = _with_care(text)
+    if _LAYOUTS.comes_again(fingerprint):
+        found = places(text, reader.wanted)
+        layout = None if found is None else build(reader, found)
+        if layout is not None:
+            _LAYOUTS.keep(fingerprint, layout)
+    return reader, samples
+
+
+def _with_care(text: str) -> tuple[_Reader, Samples]:
+    engine = _recognise(text)
+    reader = _Reader(engine, tuple(guest for guest in lmcache.GUESTS if _starts_a_line(text, guest.prefix)))
+    return reader, parse(text, reader.wanted)
 
 
 def _recognise(text: str) -> _Engine:

@@ -9,6 +9,7 @@ It refuses what would mislead: a line of a wanted family that cannot be read (`P
 its line feed, because a value that was cut short is a wrong value. It takes no decision about NaN: callers do.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ class HistogramSamples:
     buckets: list[tuple[float, float]] = field(default_factory=list)
     total: float | None = None
     count: float | None = None
+    bounds: tuple[float, ...] = ()
+    """In rising order, ending with infinity, where that is known beforehand; `counts` then stands for `buckets`."""
+    counts: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -91,6 +95,43 @@ def decode(page: bytes) -> str:
     if text.count("\n") > MAX_LINES:
         raise PageError(f"page of more than {MAX_LINES} lines")
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a wanted sample stands on a page whose lines differ from another's in their values only."""
+
+    line: int
+    family: str
+    part: Part
+    labels: Labels
+    bound: float = math.nan
+
+
+def places(text: str, table: Wanted) -> tuple[Place, ...] | None:
+    """Return where the wanted samples of a readable page stand; None where values are not each line's last word.
+
+    A line with a timestamp or an exemplar ends with something else than its value.
+    """
+    found: list[Place] = []
+    for index, line in enumerate(text.split("\n")):
+        name, brace, rest = line.partition("{")
+        known = table.get(name)
+        if known is None:
+            known, brace, rest = _uncommon(line, name, brace, rest, table)
+            if known is None:
+                continue
+        family, part = known
+        pieces, value = _pieces(rest, family) if brace else ([""], rest)
+        head, _, last = line.rpartition(" ")
+        if value.strip() != last.strip() or (brace and not head.endswith("}")):
+            return None
+        bound = math.nan
+        if part is Part.BUCKET:
+            text_of_bound, pieces = _take_bound(pieces, family)
+            bound = float(text_of_bound)
+        found.append(Place(index, family, part, _labels(pieces), bound))
+    return tuple(found)
 
 
 def parse(text: str, table: Wanted) -> Samples:
