@@ -6,25 +6,22 @@ problem (`AnalysisFailed`, with the traceback in the log); the others go on.
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.control import engine_analysis
 from optiinfra.control.isolation import isolated
 from optiinfra.control.surroundings import surroundings_of
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
-    bottleneck,
     consolidation,
     idle,
-    kv_cache,
     right_sizing,
     scaling,
     signals,
-    tuning,
     utilization,
 )
-from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import (
     Direction,
@@ -78,7 +75,7 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
     _decide(inputs, now=work.at)
     for service in work.services:
         with isolated(service, step="analyze"):
-            _propose(service, times)
+            _propose(service, work.nodes, times)
     for cluster in work.clusters:
         with isolated(cluster, step="analyze"):
             _cluster(cluster, now=work.at, times=times)
@@ -109,14 +106,7 @@ def _service(
         if facts.ready_replicas and target.signals.replicas_reporting:
             target.memory.history.observe(target.signals, facts.ready_replicas)
         target.surroundings = surroundings_of(target.utilization, facts)
-        target.diagnosis = bottleneck.diagnose(
-            target.signals,
-            target.settings,
-            service.settings.objectives,
-            surroundings=target.surroundings,
-            quiet=target.memory.history.quiet_span(now=work.at),
-            idle_span=times.idle_span,
-        )
+        target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
         target.limits = limits_of(service, target, facts)
         if target.problem is None:
             inputs.append((service, target, _input(service, target, facts, times, now=work.at)))
@@ -211,21 +201,15 @@ def _decide(inputs: Sequence[tuple[ServiceWork, TargetWork, scaling.ScalingInput
             target.memory.previous = decision
 
 
-def _propose(service: ServiceWork, times: AnalysisTimes) -> None:
+def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: AnalysisTimes) -> None:
     if service.problem is not None:
         return
-    spec, objectives = service.obj.spec, service.settings.objectives
+    spec = service.obj.spec
     for target in service.targets:
         if target.facts is None or target.signals is None or target.diagnosis is None:
             continue
         answers: list[Proposal | Refusal] = list(_replicas(service, target))
-        given = AdviceInput(
-            target.signals, target.settings, target.diagnosis, objectives, surroundings=target.surroundings
-        )
-        if spec.kv_cache.enabled:
-            answers += kv_cache.advise(given)
-        if spec.tuning.enabled:
-            answers += tuning.advise(given)
+        answers += engine_analysis.advise(service, target, nodes)
         if spec.right_sizing.enabled:
             answers += _right_sizing(service, target)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))

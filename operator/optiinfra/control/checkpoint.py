@@ -27,6 +27,7 @@ from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.registry import Registry
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import LoadHistory
+from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def pack(memory: ObjectMemory) -> bytes:
         name: {
             "history": base64.b64encode(target.history.to_bytes()).decode(),
             "startups": [round(value, 1) for value in target.startups],
+            "pace": base64.b64encode(target.pace.to_bytes()).decode(),
         }
         for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
         if len(target.history)
@@ -75,14 +77,17 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     if version != VERSION:
         raise InvalidCheckpointError(f"checkpoint of version {version}, this is {VERSION}; begin with none")
     inflater = zlib.decompressobj()
-    found: dict[str, tuple[LoadHistory, tuple[float, ...]]] = {}
+    found: dict[str, tuple[LoadHistory, tuple[float, ...], PaceHistory]] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
             raise ValueError(f"more than {_UNPACKED_LIMIT} bytes unpacked")  # noqa: TRY301  one error with the rest
         for name, saved in orjson.loads(raw)["targets"].items():
             history = LoadHistory.from_bytes(base64.b64decode(saved["history"], validate=True))
-            found[str(name)] = history, tuple(_startup(value) for value in saved["startups"][:_STARTUPS_KEPT])
+            startups = tuple(_startup(value) for value in saved["startups"][:_STARTUPS_KEPT])
+            # An older operator of this version kept no pace.
+            pace = base64.b64decode(saved["pace"], validate=True) if "pace" in saved else PaceHistory().to_bytes()
+            found[str(name)] = history, startups, PaceHistory.from_bytes(pace)
     except (
         zlib.error,
         orjson.JSONDecodeError,
@@ -93,9 +98,9 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         ValueError,
     ) as error:
         raise InvalidCheckpointError(f"checkpoint: {error}; begin with none") from error
-    for name, (history, startups) in found.items():  # all or nothing
+    for name, (history, startups, pace_history) in found.items():  # all or nothing
         target = memory.target(name)
-        target.history, target.startups = history, startups
+        target.history, target.startups, target.pace = history, startups, pace_history
 
 
 def _startup(value: float) -> float:

@@ -7,12 +7,13 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 
 from dataclasses import dataclass, field
 
-from optiinfra.domain.evidence import Bottleneck
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
+from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds
+from optiinfra.domain.verdicts import VerdictMemory
 
 
 @dataclass(slots=True)
@@ -40,6 +41,11 @@ class TargetMemory:
     ordered_at: float = 0.0
     startups: tuple[float, ...] = ()
     """Seconds from creation to readiness of recent pods."""
+    pace: PaceHistory = field(default_factory=PaceHistory)
+    """How the engines' steps grow with their batch."""
+    verdict: VerdictMemory | None = None
+    judged_page: float = 0.0
+    """Time of the newest page that the verdict has heard of: the same pages are no second witness."""
 
 
 @dataclass(slots=True)
@@ -47,8 +53,6 @@ class ObjectMemory:
     """What is remembered of one object."""
 
     targets: dict[str, TargetMemory] = field(default_factory=dict)
-    bottleneck: Bottleneck | None = None
-    bottleneck_since: float = 0.0
     early_rounds: int = 0
     """Rounds that first pages asked for."""
     restored: bool = False

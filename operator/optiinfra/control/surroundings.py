@@ -1,11 +1,17 @@
-"""What was measured around a service's engines, from what the agents and the API server say about its pods and nodes.
+"""What surrounds a service's engines, from what the agents and the API server say about its pods and nodes.
 
-A quantity that no source of this cluster measures stays unknown; nothing is derived from something else here.
+A quantity that no source of this cluster measures stays unknown; nothing is derived from something else here. A
+service on GPUs of several models has no GPU model: what holds for one would be promised for the other.
 """
 
+from collections.abc import Mapping
+
+from optiinfra.domain import gpu_models
+from optiinfra.domain.gpu_models import GpuModel
+from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.utilization import Utilization
-from optiinfra.domain.workload import WorkloadFacts
+from optiinfra.domain.workload import GpuFacts, NodeFacts, WorkloadFacts
 
 
 def surroundings_of(utilization: Utilization, facts: WorkloadFacts) -> Surroundings:
@@ -17,3 +23,23 @@ def surroundings_of(utilization: Utilization, facts: WorkloadFacts) -> Surroundi
         node_cpu=utilization.node_cpu_ratio,
         starting_replicas=float(max(0, facts.desired_replicas - facts.ready_replicas)),
     )
+
+
+def gpu_of(facts: WorkloadFacts, utilization: Utilization, nodes: Mapping[str, NodeFacts]) -> GpuModel | Unknown:
+    """Return the model of the GPUs that the service's pods run on."""
+    names: set[str] = set()
+    for name in {pod.node for pod in facts.pods if pod.node and pod.gpus > 0}:
+        node = nodes.get(name)
+        if node is None:
+            continue
+        held = {gpu.model for gpu in _gpus(node) if gpu.uuid in utilization.gpu_uuids}
+        names |= held or {gpu.model for gpu in _gpus(node)} or ({node.gpu_model} if node.gpu_model else set())
+    if not names:
+        return Unknown(UnknownReason.NOT_MEASURED, "neither an agent nor a node label tells the GPU's model")
+    if len(names) > 1:
+        return Unknown(UnknownReason.UNSUPPORTED, f"the service runs on {len(names)} models of GPUs")
+    return gpu_models.recognise(names.pop())
+
+
+def _gpus(node: NodeFacts) -> tuple[GpuFacts, ...]:
+    return node.agent[-1].gpus if node.agent else ()

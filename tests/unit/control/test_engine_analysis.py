@@ -1,0 +1,131 @@
+"""Verdicts over rounds, and what advice is told of the hardware and the model."""
+
+from dataclasses import replace
+
+import pytest
+
+from optiinfra.control import engine_analysis
+from optiinfra.control.surroundings import gpu_of
+from optiinfra.domain.evidence import Bottleneck
+from optiinfra.domain.gpu_models import GpuModel
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.utilization import summarise
+from optiinfra.domain.workload import AgentReading, GpuFacts, NodeFacts
+from tests.unit.control.examples import NOW, facts, page, pod, ro, service, signals
+
+UNKNOWN = Unknown(UnknownReason.NOT_MEASURED)
+QUIET = {"running": 4.0, "waiting": 0.0, "kv_cache_usage_max": 0.3, "preemption_rate": 0.0, "waiting_share": 0.0}
+FULL = {"waiting": 9.0, "kv_cache_usage_max": 0.99, "kv_cache_usage": 0.99, "preemption_rate": 1.0}
+
+
+class Rounds:
+    """One target whose windows a test plays one after the other."""
+
+    def __init__(self):
+        self.work = service(facts=facts())
+        self.target = self.work.targets[0]
+
+    def see(self, *, at, page_at, **values):
+        self.target.signals = replace(
+            signals(time=UnixTime(NOW + at), replicas_expected=4, replicas_reporting=4, window=60.0), **(QUIET | values)
+        )
+        newest = None if page_at is None else page(NOW + page_at)
+        found = engine_analysis.diagnose(
+            self.work, self.target, newest, idle_span=Seconds(300.0), now=UnixTime(NOW + at)
+        )
+        self.target.diagnosis = found
+        return found.bottleneck
+
+
+def test_the_same_pages_judged_twice_are_no_second_witness():
+    rounds = Rounds()
+    first = rounds.see(at=0, page_at=0)
+    assert first is not Bottleneck.KV_CACHE
+    assert rounds.see(at=30, page_at=30, **FULL) is first
+    for again in range(5):
+        assert rounds.see(at=31 + again, page_at=30, **FULL) is first
+    assert rounds.see(at=60, page_at=60, **FULL) is Bottleneck.KV_CACHE
+
+
+def test_pages_that_stop_coming_end_the_verdict():
+    rounds = Rounds()
+    rounds.see(at=0, page_at=0, **FULL)
+    for at in (60, 90, 120):
+        found = rounds.see(at=at, page_at=0, replicas_reporting=0, running=UNKNOWN, waiting=UNKNOWN)
+    assert found is Bottleneck.UNKNOWN
+
+
+def node(name="n1", *, agent_models=(), label=""):
+    gpus = tuple(
+        GpuFacts(
+            uuid=f"{name}-{index}",
+            model=model,
+            memory_total_bytes=8e10,
+            memory_used_bytes=1e9,
+            utilization_ratio=0.5,
+            power_watts=UNKNOWN,
+            power_limit_watts=UNKNOWN,
+        )
+        for index, model in enumerate(agent_models)
+    )
+    reading = AgentReading(
+        time=NOW,
+        node=name,
+        agent_version="test",
+        cpu_cores=8.0,
+        cpu_utilization_ratio=0.1,
+        memory_total_bytes=1e11,
+        memory_available_bytes=5e10,
+        gpus=gpus,
+        gpu_source=1.0,
+    )
+    return NodeFacts(
+        name=name,
+        pool="",
+        gpu_model=label,
+        gpus=float(len(gpus) or 1),
+        cpu_cores=8.0,
+        memory_bytes=1e11,
+        ready=True,
+        unschedulable=False,
+        agent=(reading,) if gpus else (),
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([node(agent_models=["NVIDIA H100 80GB HBM3"])], "H100"),
+        ([node(label="NVIDIA-L40S")], "L40S"),
+        ([node(agent_models=["NVIDIA H100 80GB HBM3"], label="NVIDIA-L40S")], "H100"),
+        ([node("n1", label="NVIDIA-L40S"), node("n2", label="Tesla-T4")], None),
+        ([node()], None),
+        ([node(label="A card of tomorrow")], None),
+    ],
+)
+def test_the_gpu_that_advice_computes_with(nodes, expected):
+    known = {one.name: one for one in nodes}
+    workload = facts(
+        pods=tuple(
+            pod(f"p-{one.name}", node=one.name, gpus=1.0, phase="Running", namespace="inference") for one in nodes
+        )
+    )
+    used = summarise(workload, known, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0))
+    found = gpu_of(workload, used, known)
+    assert isinstance(found, Unknown) if expected is None else isinstance(found, GpuModel)
+    if expected:
+        assert found.name.startswith(expected)
+
+
+def test_advice_knows_the_model_that_the_object_names():
+    rounds = Rounds()
+    rounds.work = service(ro(model={"family": "llama-3.1-8b"}), facts=facts())
+    rounds.target = rounds.work.targets[0]
+    rounds.see(at=0, page_at=0, **FULL)
+    rounds.target.utilization = summarise(
+        rounds.target.facts, {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0)
+    )
+    given = engine_analysis._advice_input(rounds.work, rounds.target, {})
+    assert given.model.layers == 32
+    assert engine_analysis.advise(rounds.work, rounds.target, {})
