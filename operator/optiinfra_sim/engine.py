@@ -172,8 +172,7 @@ class Engine:
                     return
                 self._complete(self._step)
                 self._step = None
-            while self._arriving and self._arriving[0].arrival <= self.now:
-                self._waiting.append(self._arriving.popleft())
+            self._receive()
             if not self._running and not self._waiting:
                 if not self._arriving or self._arriving[0].arrival > to:
                     self.now = to
@@ -185,9 +184,12 @@ class Engine:
             self._step = self._begin()
             if self._step is None:
                 # Everybody waits for something that only time brings.
-                self.now = min(
-                    [to, *(request.arrival for request in itertools.islice(self._arriving, 1)), *self._ready()]
-                )
+                events = [request.arrival for request in itertools.islice(self._arriving, 1)]
+                self.now = min([to, *events, *self._ready()])
+
+    def _receive(self) -> None:
+        while self._arriving and self._arriving[0].arrival <= self.now:
+            self._waiting.append(self._arriving.popleft())
 
     def drain_queue(self) -> list[Request]:
         """Give back every request that is not in the batch."""
@@ -280,12 +282,18 @@ class Engine:
                 budget -= tokens
                 self._publish(request, tokens=tokens)
         passed: list[Request] = []
+        crowded = False
         while admit and self._waiting and budget > 0 and len(self._running) < settings.max_num_seqs:
             request = self._waiting[0]
             request.deferred = self._defers(request)
             if not request.deferred:
-                if request.ready_at is None and not self._seat(request):
-                    break
+                if request.ready_at is None and (crowded or not self._seat(request)):
+                    if not self._fetching:
+                        break
+                    # Those behind it whose fetch is done hold their blocks already: they must not wait for it.
+                    crowded = True
+                    passed.append(self._waiting.popleft())
+                    continue
                 request.deferred = request.external > 0 and self._fetches(request)
             self._waiting.popleft()
             if request.deferred:
@@ -504,10 +512,7 @@ class Engine:
         """Take a request out of the decoding batch and give its blocks back."""
         settings = self.settings
         tokens = request.resident + self._decode_step - request.joined_step
-        if settings.reserves_answers:
-            plain = request.plain
-        else:
-            plain = settings.blocks(tokens) - len(request.held)
+        plain = request.plain if settings.reserves_answers else settings.blocks(tokens) - len(request.held)
         if keep_answer and request.keys:
             answer = request.answer or _SYSTEM_PROMPT - 2 * request.number - 3
             text = (*self._content(request), (answer, tokens - request.prompt))

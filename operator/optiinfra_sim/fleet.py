@@ -1,8 +1,9 @@
 """Several simulated replicas of one service behind a router, driven by a request trace, in virtual time.
 
-A router chooses a serving replica for each request (``routing``) and, like a real gateway, does not move it later. A replica that is removed takes nothing new: its queue is routed
-again at once, its batch has a grace period as a terminating pod has, then starts over elsewhere. Requests that find
-no serving replica wait at the router. Everything that happens is counted here, where no replica's end can lose it.
+A router chooses a serving replica for each request and, like a real gateway, does not move it later. A replica that
+is removed takes nothing new: its queue is routed again at once, its batch has a grace period as a terminating pod has,
+then starts over elsewhere. Requests that find no serving replica wait at the router. Everything that happens is counted
+here, where no replica's end can lose it.
 No clock, no I/O; the trace is a list.
 """
 
@@ -10,7 +11,7 @@ import enum
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,8 +92,10 @@ class Fleet:
         late_after: float = LATE_AFTER_SECONDS,
         drain_seconds: float = DRAIN_SECONDS,
         routing: Routing = Routing.LEAST_LOADED,
+        on_finished: Callable[[Request], None] | None = None,
     ) -> None:
         self.settings = settings
+        self._on_finished = on_finished
         self._router = Router(routing, block_size=settings.block_size)
         self.now = now
         self.replicas: dict[str, Replica] = {}
@@ -277,5 +280,7 @@ class Fleet:
         if request.restarts == 0 and request.first_token_at is not None:
             self._first_tokens.append(request.first_token_at - request.arrival)
 
-    def _done(self, _request: Request) -> None:
+    def _done(self, request: Request) -> None:
         self._finished += 1
+        if self._on_finished is not None:
+            self._on_finished(request)

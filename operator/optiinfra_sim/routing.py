@@ -26,6 +26,8 @@ class Routing(enum.StrEnum):
     """The fewest outstanding requests; the oldest replica among equals."""
     ROUND_ROBIN = "round-robin"
     PREFIX_AWARE = "prefix-aware"
+    PREFIX_HASH = "prefix-hash"
+    """By the first thing that a prompt consists of, whatever the load: what session affinity does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Router:
         if self.routing is Routing.ROUND_ROBIN:
             self._turn += 1
             return candidates[(self._turn - 1) % len(candidates)].name
+        if self.routing is Routing.PREFIX_HASH and request.content:
+            return candidates[request.content[0][0] % len(candidates)].name
         if self.routing is Routing.PREFIX_AWARE and request.content:
             return self._by_prefix(request, candidates)
         return min(candidates, key=lambda one: one.outstanding).name
