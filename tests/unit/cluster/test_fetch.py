@@ -159,6 +159,7 @@ async def test_nobody_listens():
         (gzip.compress(b"a 1\n" * 9), _GZIP),
         (zlib.compress(b"a 1\n" * 9), "Content-Type: text/plain\r\nContent-Encoding: deflate"),
     ],
+    ids=["gzip", "deflate"],
 )
 async def test_a_compressed_page_within_its_limit_is_read(packed, headers):
     async with serving(says(packed, headers=headers)) as port:
