@@ -18,6 +18,8 @@ _SHELL_COMMAND: Final = re.compile(r"-[a-z]*c")
 _VARIABLE: Final = re.compile(
     r"\$\((?P<kubernetes>\w+)\)|\$\{(?P<braced>\w+)(?::?-(?P<default>[^}$]*))?\}|\$(?P<plain>[A-Za-z_]\w*)"
 )
+_JSON: Final = re.compile(r"\s*(?:--?[\w.-]+=\s*)?[{\[]")
+"""JSON, alone or behind a flag: its blanks part no words."""
 _NUMBER: Final = re.compile(r"(?P<digits>-?[0-9]+(?:\.[0-9]+)?)(?P<suffix>[kKmMgGtT]?)")
 _DECIMAL: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -81,7 +83,7 @@ def _tokens(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 def _is_script(arguments: tuple[str, ...], index: int) -> bool:
     argument = arguments[index]
-    if not any(blank in argument for blank in " \t\n") or argument.lstrip().startswith(("{", "[")):
+    if not any(blank in argument for blank in " \t\n") or _JSON.match(argument):
         return False
     if index and _SHELL_COMMAND.fullmatch(arguments[index - 1]):
         return any(one.rpartition("/")[2] in _SHELLS for one in arguments[:index])

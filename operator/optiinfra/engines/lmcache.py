@@ -68,11 +68,16 @@ SERVER_TABLE = Table(
     extra=(_L2_USAGE,),
 )
 GUESTS = (TABLE, SERVER_TABLE)
+WORKERS = "lmcache_workers"
+"""Name of the fact that tells how many workers have a pool of their own."""
 
 
 def read_guest(samples: Samples, table: Table) -> Joined:
     """Join what one of LMCache's tables finds on a page."""
     joined = join(samples, table)
+    if table is TABLE and (pools := samples.values.get(f"{table.prefix}local_cache_usage")):
+        workers = {value for labels in pools for name, value in labels if name == "worker_id"}
+        joined.facts[WORKERS] = str(len(workers) or 1)
     lifespan = joined.histograms.get(Signal.LMCACHE_LIFESPAN)
     if table is SERVER_TABLE:
         if lifespan is not None:

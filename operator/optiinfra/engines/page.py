@@ -79,6 +79,7 @@ def read(page: bytes, *, at: UnixTime) -> EngineReading:
         joined.gauges.update(visitor.gauges)
         joined.counters.update(visitor.counters)
         joined.histograms.update(visitor.histograms)
+        joined.facts.update(visitor.facts)
     _refuse_nothing(samples, joined, table)
     return EngineReading(
         time=at,
