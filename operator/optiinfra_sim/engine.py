@@ -72,7 +72,7 @@ class Engine:
         """Likewise, of the link to the remote KV cache."""
         self.now = now
         self._reached = now  # `now` stands at the start of a step under way; this is how far time has come
-        self.metrics = EngineMetrics(settings.max_model_len)
+        self.metrics = EngineMetrics(settings.max_model_len, settings.kind)
         self._on_scheduled = on_scheduled
         self._on_first_token = on_first_token
         self._on_finished = on_finished
@@ -130,6 +130,16 @@ class Engine:
     def evicted_blocks(self) -> int:
         """Cached blocks that had to make room so far."""
         return self._pool.evicted
+
+    @property
+    def decoding(self) -> int:
+        """Requests in the batch whose prompt is computed."""
+        return self._decoding
+
+    @property
+    def running_requests(self) -> list[Request]:
+        """The batch, in order of admission."""
+        return list(self._running.values())
 
     def generated(self, request: Request) -> int:
         """Tokens of a running or finished request up to the last completed step."""
@@ -283,6 +293,7 @@ class Engine:
                 self._publish(request, tokens=tokens)
         passed: list[Request] = []
         crowded = False
+        admitted = 0
         while admit and self._waiting and budget > 0 and len(self._running) < settings.max_num_seqs:
             request = self._waiting[0]
             request.deferred = self._defers(request)
@@ -299,11 +310,14 @@ class Engine:
             if request.deferred:
                 passed.append(request)
                 continue
+            admitted += 1
             tokens = min(self._admit(request), budget)
             budget -= tokens
             chunks.append((request, tokens))
             self._publish(request, tokens=tokens)
         self._waiting.extendleft(reversed(passed))
+        if admitted:
+            self.metrics.admitted_together.observe(admitted)
         return chunks
 
     def _defers(self, request: Request) -> bool:
@@ -395,6 +409,8 @@ class Engine:
         request.forget_cache()
         request.preemptions += 1
         self.metrics.preemptions += 1
+        self.metrics.preempted_prompt_tokens += request.prompt
+        self.metrics.preempted_generated_tokens += request.generated
         self._waiting.appendleft(request)
 
     # Steps
@@ -442,6 +458,8 @@ class Engine:
         metrics.steps += step.repeat
         metrics.busy_seconds += step.seconds * step.repeat
         metrics.sm_seconds += step.sm_seconds * step.repeat
+        durations = metrics.prefill_steps if step.chunks else metrics.decode_steps
+        durations.observe(step.seconds, times=step.repeat)
         if step.decoding:
             self._pool.take(self._growth(step.repeat))
             metrics.generation_tokens += step.decoding * step.repeat

@@ -7,19 +7,24 @@ a stage, never earlier, which is why they lag behind the gauges.
 from dataclasses import dataclass, field
 
 from optiinfra_sim import histogram
+from optiinfra_sim.bounds import TGI_BATCH, bounds
 from optiinfra_sim.histogram import Histogram
+from optiinfra_sim.settings import EngineKind
 
 
 @dataclass(slots=True)
 class EngineMetrics:
-    """Counters and histograms of one engine; ``max_model_len`` decides the bounds of the token histograms."""
+    """Counters and histograms of one engine; its kind and context decide the bounds of the buckets."""
 
     max_model_len: int
+    kind: EngineKind = EngineKind.VLLM
     prefix_queries: int = 0
     prefix_hits: int = 0
     external_queries: int = 0
     external_hits: int = 0
     preemptions: int = 0
+    preempted_prompt_tokens: int = 0
+    preempted_generated_tokens: int = 0
     prompt_tokens: int = 0
     prompt_tokens_cached: int = 0
     prompt_tokens_fetched: int = 0
@@ -40,6 +45,11 @@ class EngineMetrics:
     inference_time: Histogram = field(init=False)
     prefill_time: Histogram = field(init=False)
     decode_time: Histogram = field(init=False)
+    prefill_steps: Histogram = field(init=False)
+    """Durations of the steps in which prompts were computed."""
+    decode_steps: Histogram = field(init=False)
+    admitted_together: Histogram = field(init=False)
+    """Requests that entered the batch in one step."""
     iteration_tokens: Histogram = field(init=False)
     request_prompt_tokens: Histogram = field(init=False)
     request_generation_tokens: Histogram = field(init=False)
@@ -51,20 +61,23 @@ class EngineMetrics:
     http_coarse: Histogram = field(init=False)
 
     def __post_init__(self) -> None:
-        tokens = histogram.token_bounds(self.max_model_len)
-        self.time_to_first_token = Histogram(histogram.TIME_TO_FIRST_TOKEN)
-        self.inter_token_latency = Histogram(histogram.INTER_TOKEN_LATENCY)
-        self.time_per_output_token = Histogram(histogram.INTER_TOKEN_LATENCY)
-        self.end_to_end = Histogram(histogram.REQUEST_PHASE)
-        self.queue_time = Histogram(histogram.REQUEST_PHASE)
-        self.inference_time = Histogram(histogram.REQUEST_PHASE)
-        self.prefill_time = Histogram(histogram.REQUEST_PHASE)
-        self.decode_time = Histogram(histogram.REQUEST_PHASE)
+        own = bounds(self.kind, max_model_len=self.max_model_len)
+        self.time_to_first_token = Histogram(own.first_token)
+        self.inter_token_latency = Histogram(own.inter_token)
+        self.time_per_output_token = Histogram(own.inter_token)
+        self.end_to_end = Histogram(own.end_to_end)
+        self.queue_time = Histogram(own.queue)
+        self.inference_time = Histogram(own.phase)
+        self.prefill_time = Histogram(own.phase)
+        self.decode_time = Histogram(own.phase)
+        self.prefill_steps = Histogram(own.step)
+        self.decode_steps = Histogram(own.step)
+        self.admitted_together = Histogram(TGI_BATCH)
         self.iteration_tokens = Histogram(histogram.ITERATION_TOKENS)
-        self.request_prompt_tokens = Histogram(tokens)
-        self.request_generation_tokens = Histogram(tokens)
-        self.request_max_tokens = Histogram(tokens)
-        self.request_prefill_computed = Histogram(tokens)
+        self.request_prompt_tokens = Histogram(own.prompt)
+        self.request_generation_tokens = Histogram(own.generated)
+        self.request_max_tokens = Histogram(own.generated)
+        self.request_prefill_computed = Histogram(own.prompt)
         self.request_preemptions = Histogram(histogram.PREEMPTIONS)
         self.parallel_samples = Histogram(histogram.PARALLEL_SAMPLES)
         self.http_fine = Histogram(histogram.HTTP_FINE)
