@@ -51,6 +51,16 @@ _REASONS: Final = {
     ReasonCode.OFFLOAD_PREFIXES: "Prefixes that are asked for again are pushed out of the KV cache.",
     ReasonCode.SHORTEN_CONTEXT: "No request came near the longest context that room is kept for.",
     ReasonCode.LMCACHE_USELESS: "LMCache hardly answers anything and still costs memory.",
+    ReasonCode.RAISE_KV_BLOCKS: "The KV cache was set by hand to fewer blocks than the requests need.",
+    ReasonCode.RAISE_KV_MEMORY: "The KV cache was set by hand to less memory than the requests need.",
+    ReasonCode.RAISE_MEMORY_SHARE: "The engine may take more of the GPU's memory for its KV cache.",
+    ReasonCode.SPLIT_OVER_GPUS: "Weights take most of the GPU's memory and leave little room for the KV cache.",
+    ReasonCode.ENABLE_PREFIX_CACHING: "Common beginnings of prompts are computed and kept more than once.",
+    ReasonCode.LMCACHE_ENLARGE: "LMCache is full and evicts what has not lived long.",
+    ReasonCode.LMCACHE_CHUNK_UNALIGNED: "LMCache's chunks do not end where the engine's blocks end.",
+    ReasonCode.LMCACHE_CHUNK_TOO_LONG: "LMCache's chunks are longer than most prompts.",
+    ReasonCode.LMCACHE_POLICY: "LMCache evicts what conversations come back to.",
+    ReasonCode.LMCACHE_REMOTE_SLOW: "Fetching from the remote store takes longer than computing again.",
     ReasonCode.UNLISTED: "The analysis proposes a change; see its evidence.",
 }
 
