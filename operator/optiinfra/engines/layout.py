@@ -13,11 +13,12 @@ different. Equal fingerprints mean equal text, as far as BLAKE2 can tell.
 import hashlib
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from optiinfra.engines.alias import shared
-from optiinfra.engines.text import HistogramSamples, Labels, Part, Place, Samples
+from optiinfra.engines.text import HistogramSamples, Labels, Part, Place, Samples, Wanted, decode, parse, places
 
 MAX_BYTES: Final = 512 * 1024
 """Larger pages are not worth remembering."""
@@ -148,3 +149,37 @@ class Layouts(Generic[Reader]):
         """Forget everything."""
         self._known.clear()
         self._seen.clear()
+
+
+def read_samples(
+    page: bytes, layouts: Layouts[Reader], recognise: Callable[[str], tuple[Reader, Wanted]]
+) -> tuple[Reader, Samples]:
+    """Read the wanted samples: by the layout of the page where it is known, else with care.
+
+    `recognise` says from a page's text who reads it and what they want. PageError where the page cannot be read.
+    """
+    if len(page) > MAX_BYTES:
+        reader, _, samples = _with_care(page, recognise)
+        return reader, samples
+    cut, fingerprint = cut_lines(page)
+    layout = layouts.get(fingerprint)
+    if layout is not None:
+        try:
+            return layout.reader, layout.samples(cut)
+        except ValueError:
+            # Something that is no number stands where a value was: said with care below.
+            reader, _, samples = _with_care(page, recognise)
+            return reader, samples
+    reader, found, samples = _with_care(page, recognise)
+    if layouts.comes_again(fingerprint):
+        where = places(decode(page), found)
+        layout = None if where is None else build(reader, where)
+        if layout is not None:
+            layouts.keep(fingerprint, layout)
+    return reader, samples
+
+
+def _with_care(page: bytes, recognise: Callable[[str], tuple[Reader, Wanted]]) -> tuple[Reader, Wanted, Samples]:
+    text = decode(page)
+    reader, found = recognise(text)
+    return reader, found, parse(text, found)

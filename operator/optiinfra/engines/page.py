@@ -13,9 +13,8 @@ from optiinfra.domain.units import UnixTime
 from optiinfra.engines import lmcache, nim, sglang, tgi, triton, trtllm, vllm
 from optiinfra.engines.alias import Finish, Joined, Table, join
 from optiinfra.engines.errors import PageError
-from optiinfra.engines.layout import MAX_BYTES as MAX_LAYOUT_BYTES
-from optiinfra.engines.layout import Layouts, build, cut_lines
-from optiinfra.engines.text import Part, Samples, Wanted, decode, parse, places
+from optiinfra.engines.layout import Layouts, read_samples
+from optiinfra.engines.text import Part, Samples, Wanted
 
 _MAX_FACTS = 128
 _MAX_FACT_LENGTH = 256
@@ -69,7 +68,7 @@ _LAYOUTS: Layouts[_Reader] = Layouts()
 
 def read(page: bytes, *, at: UnixTime) -> EngineReading:
     """Read a page scraped at a moment; `PageError` says why it cannot be."""
-    reader, samples = _samples(page)
+    reader, samples = read_samples(page, _LAYOUTS, _reader_of)
     table = reader.engine.table
     joined = join(samples, table)
     if reader.engine.finish is not None:
@@ -99,32 +98,10 @@ def forget_layouts() -> None:
     _LAYOUTS.clear()
 
 
-def _samples(page: bytes) -> tuple[_Reader, Samples]:
-    """Read the wanted samples: by the layout of the page where it is known, else with care."""
-    if len(page) > MAX_LAYOUT_BYTES:
-        return _with_care(decode(page))
-    cut, fingerprint = cut_lines(page)
-    layout = _LAYOUTS.get(fingerprint)
-    if layout is not None:
-        try:
-            return layout.reader, layout.samples(cut)
-        except ValueError:
-            # Something that is no number stands where a value was: said with care below.
-            return _with_care(decode(page))
-    text = decode(page)
-    reader, samples = _with_care(text)
-    if _LAYOUTS.comes_again(fingerprint):
-        found = places(text, reader.wanted)
-        layout = None if found is None else build(reader, found)
-        if layout is not None:
-            _LAYOUTS.keep(fingerprint, layout)
-    return reader, samples
-
-
-def _with_care(text: str) -> tuple[_Reader, Samples]:
+def _reader_of(text: str) -> tuple[_Reader, Wanted]:
     engine = _recognise(text)
     reader = _Reader(engine, tuple(guest for guest in lmcache.GUESTS if _starts_a_line(text, guest.prefix)))
-    return reader, parse(text, reader.wanted)
+    return reader, reader.wanted
 
 
 def _recognise(text: str) -> _Engine:
