@@ -44,6 +44,8 @@ _LONGEST_STEP: Final = 60.0
 _LARGEST: Final = 1e6
 _HUBER: Final = 1.345
 _ROUNDS: Final = 4
+_REFIT: Final = 0.25
+"""Windows after which the fit is made anew."""
 _TOLERANCE: Final = 1e-9
 _FORGOTTEN: Final = 0.01
 _MAGIC: Final = b"OIPC"
@@ -102,6 +104,7 @@ class PaceHistory:
         self._points: _Array = np.empty((0, 4))
         self._last = -math.inf
         self._fit: Pace | None = None
+        self._unfitted = 0.0
 
     def __len__(self) -> int:
         return len(self._points)
@@ -127,13 +130,13 @@ class PaceHistory:
         kept = self._points[self._points[:, _WEIGHT] >= _FORGOTTEN]
         points = np.vstack((kept, np.array([(*found, weight)])))
         self._points = _joined(points[np.argsort(points[:, _BATCH], kind="stable")])
-        self._fit = None
+        self._unfitted += weight
         return True
 
     def fit(self) -> Pace:
-        """Return the fit of what was observed so far; kept until the next observation."""
-        if self._fit is None:
-            self._fit = _fitted(self._points)
+        """Return the fit of what was observed so far; one of a moment ago where hardly anything is new since."""
+        if self._fit is None or self._unfitted >= _REFIT:
+            self._fit, self._unfitted = _fitted(self._points), 0.0
         return self._fit
 
     def to_bytes(self) -> bytes:

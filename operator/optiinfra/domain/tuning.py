@@ -1,25 +1,27 @@
-"""Advice on batch size and on quantization: settings that make one replica do more.
+"""Advice on batch size, and the door to all advice on engine settings other than the KV cache's.
 
-Batch size: a full batch with room in the KV cache may grow, as far as the cache allows and as far as the time between
-tokens surely allows. That time grows with the batch at most in proportion, so that `limit x objective / measured` is
-safe without knowing the hardware; the true optimum is higher and is found by repeating.
+A full batch with room in the KV cache may grow: as far as the cache holds requests of the measured shape, as far as
+the time between tokens keeps its objective, and no further than arrivals need (Little's law). What a request more
+costs is read from the engine's own history (`pace`); where history does not tell it, the proposal is the smallest step
+from which it could be learned, and the only promise is that a step grows at most in proportion to its batch. A batch
+that makes tokens too slow may shrink by the same fit. Preemptions belong to the KV cache's advice, replicas to scaling.
 
-Quantization: a small batch reads all weights for every token, so that 8-bit weights can at best halve the time between
-tokens. That bound is all that is stated. At a large batch arithmetic limits, not the reading of weights, and nothing is
-promised. Accuracy is never judged here.
+Nothing here is ever applied: a change of the batch restarts every replica.
 """
 
-from math import floor
+import math
+from dataclasses import dataclass
+from math import ceil, floor
 from typing import Final
 
-from optiinfra.domain.advice import AdviceInput
-from optiinfra.domain.bottleneck import Diagnosis
-from optiinfra.domain.engine_flags import flags_of
-from optiinfra.domain.engine_settings import EngineSettings
-from optiinfra.domain.evidence import Bottleneck, Direction, Evidence, Proposal, RecommendationType, Refusal
-from optiinfra.domain.objectives import Objectives
-from optiinfra.domain.readings import Unknown
-from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain import quantization, step_tokens
+from optiinfra.domain.advice import Advice, AdviceInput
+from optiinfra.domain.engine_flags import EngineFlags, flags_of
+from optiinfra.domain.evidence import Bottleneck, Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
+from optiinfra.domain.kv_cache import requests_that_fit
+from optiinfra.domain.manifests import instruction, patch, undo
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.step_cost import OBSERVATIONS, StepCost, needed_batch, smallest_trial, step_cost
 from optiinfra.domain.units import Ratio, Seconds
 
 KV_TARGET: Final = 0.95
@@ -27,131 +29,350 @@ KV_TARGET: Final = 0.95
 LARGEST_STEP: Final = 2.0
 SMALLEST_STEP: Final = 1.1
 """A change of less is not worth a restart."""
+WORTHWHILE: Final = 0.03
+"""Gain of throughput below which a larger batch only slows tokens down."""
+HEADROOM: Final = 1.1
+"""Room that a batch sized for its arrivals leaves above them."""
 ROUNDING: Final = 1e-9
 """What floating point may lack of a whole number."""
-SMALL_BATCH: Final = 32.0
-"""Requests of one replica up to which reading the weights dominates a step."""
 _BATCH: Final = RecommendationType.BATCH_SIZE
-_QUANTIZATION: Final = RecommendationType.QUANTIZATION
 _INSTANT: Final = Seconds(0.0)
+_PROPORTIONAL: Final = "a step grows at most in proportion to its batch"
+_FITTED: Final = "fit of step time over batch on the engine's history"
 
 
-def advise(given: AdviceInput) -> tuple[Proposal | Refusal, ...]:
-    """Return a proposal or the reason against it, for batch size and for quantization."""
-    signals, settings, diagnosis, objectives = given.signals, given.settings, given.diagnosis, given.objectives
-    return (
-        _batch_size(signals, settings, diagnosis, objectives),
-        _quantization(signals, settings, diagnosis, objectives),
-    )
+def advise(given: AdviceInput) -> tuple[Advice, ...]:
+    """Return a proposal or the reason against it, for batch size, tokens of a step, and quantization."""
+    return (_batch_size(given), step_tokens.advise(given), quantization.advise(given))
 
 
-def _batch_size(
-    signals: ServiceSignals, settings: EngineSettings, diagnosis: Diagnosis, objectives: Objectives
-) -> Proposal | Refusal:
-    limit, usage, flag = diagnosis.batch_limit, signals.kv_cache_usage_max, flags_of(settings.engine).batch_limit
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The batch limit of one replica, and what its requests cost."""
+
+    given: AdviceInput
+    flags: EngineFlags
+    limit: float
+    cost: StepCost | Unknown
+    engines: float
+    """Data-parallel engines that share the limit; a flag is set for each."""
+
+    @property
+    def share_of_objective(self) -> Value:
+        """Inter-token latency p95 over what is promised."""
+        between = self.given.signals.inter_token_latency_p95
+        return between if isinstance(between, Unknown) else between / self.given.objectives.inter_token_latency_p95
+
+    @property
+    def identified(self) -> bool:
+        """Whether history tells what a request costs."""
+        return isinstance(self.cost, StepCost) and self.cost.identified
+
+    def flag(self, batch: float) -> str:
+        """Return what the flag has to say for a batch of one replica."""
+        return str(max(1, floor(batch / self.engines + ROUNDING)))
+
+
+def _batch_size(given: AdviceInput) -> Advice:
+    signals, settings, diagnosis = given.signals, given.settings, given.diagnosis
     if diagnosis.bottleneck is Bottleneck.UNKNOWN:
         return Refusal(_BATCH, "BottleneckUnknown", f"No advice on batch size: {diagnosis.message}")
-    if diagnosis.bottleneck is not Bottleneck.BATCH or isinstance(limit, Unknown):
-        return Refusal(_BATCH, "NotLimiting", "The batch limit does not keep requests waiting.")
-    if not flag:
+    slow = signals.inter_token_latency_p95
+    missed = not isinstance(slow, Unknown) and slow > given.objectives.inter_token_latency_p95
+    lower = diagnosis.bottleneck is Bottleneck.COMPUTE and missed
+    if diagnosis.bottleneck is not Bottleneck.BATCH and not lower:
+        return Refusal(
+            _BATCH, "NotLimiting", "The batch limit does not keep requests waiting, nor does it slow tokens."
+        )
+    flags = flags_of(settings.engine, settings.version)
+    if not flags.batch_limit:
         return Refusal(_BATCH, "NoSuchSetting", f"{settings.engine} has no batch limit that can be set.")
-    if isinstance(usage, Unknown):
-        return Refusal(_BATCH, "KVCacheUnknown", f"Whether the KV cache has room for more requests is {usage}.")
-    by_memory = limit * KV_TARGET / usage if usage > 0.0 else limit * LARGEST_STEP
-    pace = signals.inter_token_latency_p95
-    by_pace = limit * LARGEST_STEP
-    if not isinstance(pace, Unknown) and pace > 0.0:
-        by_pace = limit * objectives.inter_token_latency_p95 / pace
-    if by_pace < limit * SMALLEST_STEP:
-        return Refusal(
-            _BATCH,
-            "LatencyAtLimit",
-            f"A larger batch slows tokens down, and inter-token latency p95 is {pace:.2g} s of the "
-            f"{objectives.inter_token_latency_p95:g} s promised: more replicas help instead.",
+    engines = 1.0 if isinstance(settings.data_parallel, Unknown) else max(1.0, settings.data_parallel)
+    limit = diagnosis.batch_limit
+    if lower:
+        # Without a limit that is known, what runs is what a limit would have to cut.
+        highest = signals.running_per_replica_max
+        limit = highest if isinstance(limit, Unknown) else limit
+    if isinstance(limit, Unknown):
+        return Refusal(_BATCH, "BatchLimitUnknown", f"The batch limit is {limit}.")
+    batch = _Batch(given, flags, limit, step_cost(given), engines)
+    return _lower(batch) if lower else _raise(batch)
+
+
+def _room(batch: _Batch) -> Value:
+    """Return how many requests the KV cache holds at `KV_TARGET`: as measured, and as their shape says."""
+    signals = batch.given.signals
+    usage, fit = signals.kv_cache_usage_max, requests_that_fit(signals, batch.given.settings)
+    held = [] if isinstance(fit, Unknown) else [fit * KV_TARGET]
+    if not isinstance(usage, Unknown):
+        held.append(batch.limit * KV_TARGET / usage if usage > 0.0 else math.inf)
+        # What was measured at this very batch is surer than what lengths make expect.
+        return held[-1] if usage > 0.0 else min(held)
+    return min(held) if held else usage
+
+
+def _raise(batch: _Batch) -> Advice:
+    given, limit = batch.given, batch.limit
+    between, room, safe = given.signals.inter_token_latency_p95, _room(batch), _safe(batch)
+    if isinstance(room, Unknown):
+        return Refusal(_BATCH, "KVCacheUnknown", f"Whether the KV cache has room for more requests is {room}.")
+    if room < limit * SMALLEST_STEP:
+        text = f"{limit:g} requests leave no room for a tenth more in the KV cache (it holds {room:.0f})."
+        return Refusal(_BATCH, "KVCacheWouldFill", text)
+    if safe < limit * SMALLEST_STEP:
+        text = (
+            f"A larger batch slows tokens down, and inter-token latency p95 is {between:.2g} s of the "
+            f"{given.objectives.inter_token_latency_p95:g} s promised: more replicas help instead."
         )
-    if by_memory < limit * SMALLEST_STEP:
-        return Refusal(
-            _BATCH,
-            "KVCacheWouldFill",
-            f"{limit:g} requests fill {usage:.0%} of the KV cache; a tenth more does not fit.",
-        )
-    proposed = floor(min(by_memory, by_pace, limit * LARGEST_STEP) + ROUNDING)
+        return Refusal(_BATCH, "LatencyAtLimit", text)
+    upper = min(room, safe, limit * LARGEST_STEP)
+    wanted, need = _wanted(batch, upper)
+    proposed = floor(wanted / batch.engines + ROUNDING) * batch.engines
     if proposed < limit * SMALLEST_STEP:
-        return Refusal(_BATCH, "StepTooSmall", f"From {limit:g} to {proposed} requests is not worth a restart.")
-    sure = 0.5 if isinstance(pace, Unknown) else 0.7
-    return Proposal(
-        type=_BATCH,
-        reason="RaiseBatchLimit",
-        message=(
-            f"The batch is full at {limit:g} requests with {usage:.0%} of the KV cache in use. "
-            f"At {proposed} it would be {usage * proposed / limit:.0%} in use; "
-            f"throughput rises by at most {proposed / limit - 1:.0%}"
-            + (", and latency between tokens was not measured." if isinstance(pace, Unknown) else ".")
+        return Refusal(_BATCH, "StepTooSmall", f"From {limit:g} to {proposed:g} requests is not worth a restart.")
+    gain, known = _throughput(batch, proposed), batch.identified
+    if known and not isinstance(gain.expected, Unknown) and not isinstance(gain.before, Unknown):
+        ratio = gain.expected / gain.before - 1.0
+        if ratio < WORTHWHILE:
+            text = (
+                f"Steps grow with their batch, so that {proposed:g} instead of {limit:g} requests would make "
+                f"{ratio:.1%} more tokens and slow each of them: more replicas help instead."
+            )
+            return Refusal(_BATCH, "NoThroughputGain", text)
+    return _proposal(
+        batch,
+        proposed,
+        reason="RaiseBatchLimit" if known else "RaiseBatchLimitToLearn",
+        text=_raise_text(batch, proposed, gain, need, upper),
+        bounds=(limit + batch.engines, upper),
+        risk=(
+            "Each token takes longer as the batch grows, and longer requests than those measured may fill the KV cache "
+            "and be preempted."
         ),
-        setting=flag,
-        current=f"{limit:g}",
-        proposed=str(proposed),
-        lower=str(int(limit) + 1),
-        upper=str(floor(min(by_memory, limit * LARGEST_STEP) + ROUNDING)),
-        direction=Direction.RESIZE,
-        confidence=Ratio(round(diagnosis.confidence * sure, 2)),
-        evidence=(
-            Evidence("requests_waiting", signals.waiting, "", _INSTANT, "engine"),
-            Evidence(
-                "batch_limit",
-                limit,
-                "",
-                _INSTANT,
-                "derived" if diagnosis.batch_limit_source == "inferred" else "engine",
-            ),
-            Evidence("kv_cache_usage", usage, "ratio", signals.window, "engine", "max"),
-            Evidence("inter_token_latency", pace, "seconds", signals.window, "engine", "p95"),
-        ),
+        sure=0.4 if isinstance(between, Unknown) else 0.75 if known else 0.5,
+        gain=gain,
     )
 
 
-def _quantization(
-    signals: ServiceSignals, settings: EngineSettings, diagnosis: Diagnosis, objectives: Objectives
-) -> Proposal | Refusal:
-    flag, batch = flags_of(settings.engine).quantization, signals.running_per_replica_max
-    pace, promised = signals.inter_token_latency_p95, objectives.inter_token_latency_p95
-    if diagnosis.bottleneck is Bottleneck.UNKNOWN:
-        return Refusal(_QUANTIZATION, "BottleneckUnknown", f"No advice on quantization: {diagnosis.message}")
-    if diagnosis.bottleneck is not Bottleneck.COMPUTE:
-        return Refusal(_QUANTIZATION, "NotLimiting", "The GPU's speed does not limit the service.")
-    if not settings.quantization_known:
-        return Refusal(_QUANTIZATION, "QuantizationUnknown", "Whether the weights are quantised is not known.")
-    if settings.quantization:
-        return Refusal(_QUANTIZATION, "AlreadyQuantised", f"The weights are {settings.quantization} already.")
-    if not flag:
-        return Refusal(_QUANTIZATION, "NoSuchSetting", f"{settings.engine} takes quantised weights only as a model.")
-    if isinstance(pace, Unknown) or pace <= promised:
-        return Refusal(
-            _QUANTIZATION, "DecodeNotLimiting", "Quantised weights speed up decoding, which keeps its objective."
+def _safe(batch: _Batch) -> float:
+    """Return the largest batch that surely keeps the time between tokens."""
+    limit, cost, share = batch.limit, batch.cost, batch.share_of_objective
+    if isinstance(share, Unknown):
+        return limit * LARGEST_STEP
+    if share <= 0.0:
+        return math.inf
+    # A step grows at most in proportion to its batch, and at most by the upper end of the fit: both bounds are sure.
+    by_fit = cost.batch_for(cost.step / share, cost.upper) if isinstance(cost, StepCost) else cost
+    if isinstance(by_fit, Unknown) or isinstance(cost, Unknown):
+        return limit / share
+    return max(limit / share, limit + by_fit - cost.batch)
+
+
+def _wanted(batch: _Batch, upper: float) -> tuple[float, Value]:
+    """Return the batch to propose, at most `upper`, and the batch that arrivals need."""
+    limit, cost = batch.limit, batch.cost
+    if isinstance(cost, Unknown):
+        return min(upper, ceil(limit * (1.0 + smallest_trial(batch.given)))), cost
+    need = needed_batch(batch.given, cost)
+    if not cost.identified:
+        return min(upper, ceil(limit * (1.0 + smallest_trial(batch.given)))), need
+    if isinstance(need, Unknown) or need <= limit:
+        return upper, need
+    return min(upper, max(need * HEADROOM, limit * SMALLEST_STEP)), need
+
+
+def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper: float) -> str:
+    given, limit = batch.given, batch.limit
+    usage = given.signals.kv_cache_usage_max
+    parts = [f"The batch is full at {limit:g} requests"]
+    if not isinstance(usage, Unknown):
+        parts[0] += (
+            f" with {usage:.0%} of the KV cache in use, which {proposed:g} would make {usage * proposed / limit:.0%}"
         )
-    if isinstance(batch, Unknown) or batch > SMALL_BATCH:
-        return Refusal(
-            _QUANTIZATION,
-            "BatchNotSmall",
-            "Reading weights limits only small batches; what quantization gains at this one is not computable.",
+    if isinstance(gain.expected, Unknown) or isinstance(gain.before, Unknown):
+        why = batch.cost.slope if isinstance(batch.cost, StepCost) else batch.cost
+        parts.append(
+            f"what a request costs is {why}; {proposed:g} is the smallest step from which {OBSERVATIONS} windows tell "
+            f"it, throughput rises by at most {proposed / limit - 1:.0%}, and up to {upper:.0f} latency surely keeps"
         )
+    else:
+        low, high = gain.lower, gain.upper
+        assert not isinstance(low, Unknown)
+        assert not isinstance(high, Unknown)
+        parts.append(
+            f"by the engine's own steps that makes {gain.expected / gain.before - 1:.0%} more tokens a second "
+            f"({low / gain.before - 1:.0%} to {high / gain.before - 1:.0%})"
+        )
+    if not isinstance(need, Unknown) and need > limit:
+        short = need > proposed
+        parts.append(
+            "requests arrive faster than any batch serves them, so that replicas are needed as well"
+            if math.isinf(need)
+            else f"what arrives needs a batch of {need:.0f}" + (", and the rest more replicas" if short else "")
+        )
+    if isinstance(given.signals.inter_token_latency_p95, Unknown):
+        parts.append("latency between tokens was not measured")
+    return "; ".join(parts) + "."
+
+
+def _lower(batch: _Batch) -> Advice:
+    given, cost, share = batch.given, batch.cost, batch.share_of_objective
+    if isinstance(cost, Unknown):
+        return Refusal(_BATCH, "StepsUnknown", f"Whether a smaller batch helps is not known: {cost}.")
+    assert not isinstance(share, Unknown)
+    running = cost.batch
+    if running < 2.0:
+        text = "Tokens are too slow although hardly more than one request runs: no batch limit makes them faster."
+        return Refusal(_BATCH, "BatchAlreadySmall", text)
+    if not cost.identified:
+        proposed = max(1.0, floor(running / (1.0 + smallest_trial(given)) / batch.engines) * batch.engines)
+        text = (
+            f"Tokens miss their objective at {running:.0f} requests, and what a request costs is {cost.slope}. "
+            f"At most {proposed:g} at once is the smallest step from which {OBSERVATIONS} windows tell it."
+        )
+        reason, bounds, sure = "LowerBatchLimitToLearn", (1.0, running), 0.3
+    else:
+        found = [cost.batch_for(cost.step / share, slope) for slope in (cost.lower, cost.slope, cost.upper)]
+        low, middle, high = (one if not isinstance(one, Unknown) else 0.0 for one in found)
+        if middle < 1.0:
+            text = (
+                f"Even one request alone would miss {given.objectives.inter_token_latency_p95:g} s between tokens: "
+                "the rest of a step does not come from the batch. Quantised weights, more GPUs a replica or faster "
+                "ones help."
+            )
+            return Refusal(_BATCH, "StepTooSlow", text)
+        proposed = max(1.0, floor(middle / batch.engines) * batch.engines)
+        if proposed > running / SMALLEST_STEP:
+            return Refusal(
+                _BATCH, "StepTooSmall", f"From {running:.0f} to {proposed:g} requests is not worth a restart."
+            )
+        text = (
+            f"{running:.0f} requests make tokens {share:.2g} times as slow as promised; with {proposed:g} at once they "
+            "would keep the objective"
+        )
+        text += _left_waiting(batch, cost, proposed)
+        reason, bounds, sure = "LowerBatchLimit", (max(1.0, low), min(high, running)), 0.65
+    return _proposal(
+        batch,
+        proposed,
+        reason=reason,
+        text=text,
+        bounds=bounds,
+        risk="A smaller batch makes fewer tokens a second: what does not fit waits, and the first token comes later.",
+        sure=sure,
+        gain=_throughput(batch, proposed),
+    )
+
+
+def _left_waiting(batch: _Batch, cost: StepCost, proposed: float) -> str:
+    """Say what the smaller batch leaves to be served elsewhere."""
+    need = needed_batch(batch.given, cost)
+    if isinstance(need, Unknown):
+        return ", and what does not fit waits (what arrives is not measured well enough to say how much)."
+    if need <= proposed:
+        return f"; what arrives needs a batch of {need:.0f}, so that nothing has to wait."
+    replicas = max(batch.given.signals.replicas_reporting, 1)
+    if math.isinf(need):
+        return ", and more replicas are needed, for requests arrive faster than any batch serves them."
+    return f", if {max(1, ceil(replicas * need / proposed) - replicas)} replicas more take what then does not fit."
+
+
+def _change(batch: _Batch, proposed: float) -> tuple[float, float]:
+    """Return by how much the batch that runs changes, and what it becomes.
+
+    A full batch grows with its limit; a limit below what runs cuts it, and one above leaves it.
+    """
+    running = batch.limit if isinstance(batch.cost, Unknown) else batch.cost.batch
+    target = running * proposed / batch.limit if proposed > batch.limit else min(running, proposed)
+    return target / running, target
+
+
+def _usage(batch: _Batch, proposed: float) -> Effect:
+    """Predict how full the KV cache becomes."""
+    before = batch.given.signals.kv_cache_usage_max
+    change, _ = _change(batch, proposed)
+    after = before if isinstance(before, Unknown) else min(1.0, before * change)
+    low, high = (before, after) if change > 1.0 else (after, before)
+    return Effect("kv_cache_usage", "ratio", before, low, after, high, "in proportion to requests")
+
+
+def _throughput(batch: _Batch, proposed: float) -> Effect:
+    """Predict tokens per second of a replica."""
+    cost, rate = batch.cost, batch.given.signals.generation_token_rate
+    before = rate if isinstance(rate, Unknown) else rate / max(batch.given.signals.replicas_reporting, 1)
+    change, target = _change(batch, proposed)
+    if isinstance(cost, StepCost) and cost.identified and not isinstance(before, Unknown):
+        ratios = [cost.throughput_ratio(target, slope) for slope in (cost.upper, cost.slope, cost.lower)]
+        if not any(isinstance(one, Unknown) for one in ratios):
+            low, middle, high = (before * float(one) for one in ratios if not isinstance(one, Unknown))
+            return Effect("generation_tokens", "tokens/s", before, min(low, high), middle, max(low, high), _FITTED)
+    unknown = cost.slope if isinstance(cost, StepCost) else cost
+    middle_unknown = unknown if isinstance(unknown, Unknown) else Unknown(UnknownReason.NOT_MEASURED, "throughput")
+    bound = before if isinstance(before, Unknown) else before * change
+    low_bound, high_bound = (before, bound) if change > 1.0 else (bound, before)
+    return Effect("generation_tokens", "tokens/s", before, low_bound, middle_unknown, high_bound, _PROPORTIONAL)
+
+
+def _latency(batch: _Batch, proposed: float) -> Effect:
+    """Predict inter-token latency p95, which moves with the step."""
+    cost, before = batch.cost, batch.given.signals.inter_token_latency_p95
+    unit, name = "seconds", "inter_token_latency_p95"
+    if isinstance(before, Unknown):
+        return Effect(name, unit, before, before, before, before, _PROPORTIONAL)
+    change, target = _change(batch, proposed)
+    if isinstance(cost, StepCost) and cost.identified:
+        values = [cost.at(target, slope) for slope in (cost.lower, cost.slope, cost.upper)]
+        low, middle, high = (before * one / cost.step for one in values if not isinstance(one, Unknown))
+        return Effect(name, unit, before, min(low, high), middle, max(low, high), _FITTED)
+    why = cost.slope if isinstance(cost, StepCost) else cost
+    expected = why if isinstance(why, Unknown) else before
+    bounds = (before, before * change) if change > 1.0 else (before * change, before)
+    return Effect(name, unit, before, bounds[0], expected, bounds[1], _PROPORTIONAL)
+
+
+def _proposal(
+    batch: _Batch,
+    proposed: float,
+    *,
+    reason: str,
+    text: str,
+    bounds: tuple[float, float],
+    risk: str,
+    sure: float,
+    gain: Effect,
+) -> Proposal:
+    given, setting, value = batch.given, batch.flags.batch_limit, batch.flag(proposed)
+    container, source = given.settings.container, given.diagnosis.batch_limit_source
+    given_before = batch.flag(batch.limit) if source != "inferred" else "not given"
+    usage, window = given.signals.kv_cache_usage_max, given.signals.window
     return Proposal(
-        type=_QUANTIZATION,
-        reason="QuantiseWeights",
-        message=(
-            f"At {batch:.0f} requests a step mostly reads weights; 8-bit weights at best halve the time between tokens "
-            f"({pace:.2g} s to {pace / 2:.2g} s, promised {promised:g} s). Compare answers before and after."
-        ),
-        setting=flag,
-        current="none",
-        proposed="fp8",
-        lower="fp8",
-        upper="fp8",
+        type=_BATCH,
+        reason=reason,
+        message=f"{text} {instruction(setting, value, container=container)}",
+        setting=setting,
+        current=batch.flag(batch.limit),
+        proposed=value,
+        lower=batch.flag(bounds[0]),
+        upper=batch.flag(bounds[1]),
         direction=Direction.RESIZE,
-        # Even the best case may not be enough; then it is a part of the answer.
-        confidence=Ratio(round(diagnosis.confidence * (0.8 if pace / 2 <= promised else 0.5), 2)),
+        confidence=Ratio(round(given.diagnosis.confidence * sure, 2)),
         evidence=(
-            Evidence("inter_token_latency", pace, "seconds", signals.window, "engine", "p95"),
-            Evidence("requests_running_per_replica", batch, "", signals.window, "engine", "max"),
+            Evidence("requests_waiting", given.signals.waiting, "", _INSTANT, "engine"),
+            Evidence("batch_limit", batch.limit, "", _INSTANT, "derived" if source == "inferred" else "engine"),
+            Evidence("kv_cache_usage", usage, "ratio", window, "engine", "max"),
+            Evidence("inter_token_latency", given.signals.inter_token_latency_p95, "seconds", window, "engine", "p95"),
+            Evidence("step_time_per_request", given.pace.slope, "seconds", window, "derived", "fit"),
         ),
+        patch=patch(setting, value, container=container),
+        effects=(
+            gain,
+            _latency(batch, proposed),
+            _usage(batch, proposed),
+        ),
+        risk=risk,
+        verification=(
+            f"After the restart, for {OBSERVATIONS} windows under like load: generated tokens per second, inter-token "
+            f"latency p95 (promised {given.objectives.inter_token_latency_p95:g} s), waiting requests, no preemptions."
+        ),
+        undo=undo(setting, given_before, container=container),
     )

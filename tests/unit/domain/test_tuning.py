@@ -1,58 +1,117 @@
-"""Advice on batch size and quantization: safe steps only, and no number that was not computed."""
+"""Advice on batch size: safe steps only, gains from the engine's own steps, and honest where those tell nothing."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optiinfra.domain import tuning
-from optiinfra.domain.advice import AdviceInput
-from optiinfra.domain.bottleneck import diagnose
-from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
 from optiinfra.domain.objectives import Objectives
-from optiinfra.domain.readings import EngineKind
-from optiinfra.domain.surroundings import Surroundings
-from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
+from optiinfra.domain.readings import EngineKind, Unknown
+from optiinfra.domain.step_cost import StepCost, needed_batch, smallest_trial, step_cost
+from tests.unit.domain.advised import UNKNOWN, Bottleneck, case, effect, fitted, is_complete, is_refused
+from tests.unit.domain.made_up import recorded, signals_of
 from tests.unit.engines.recorded import BATCH_BOUND
 
-
-def settings_of(**changes):
-    values = {
-        "engine": EngineKind.VLLM,
-        "batch_limit": 64.0,
-        "batch_limit_source": "argument",
-        "quantization_known": True,
-    }
-    return EngineSettings(**values | changes)
-
-
-def advise(signals, settings=None, *, gpu_busy=0.5, objectives=None):
-    settings, objectives = settings or settings_of(), objectives or Objectives()
-    diagnosis = diagnose(signals, settings, objectives, surroundings=Surroundings(gpu_utilization=gpu_busy))
-    batch, quantization = tuning.advise(AdviceInput(signals, settings, diagnosis, objectives))
-    assert batch.type is RecommendationType.BATCH_SIZE
-    assert quantization.type is RecommendationType.QUANTIZATION
-    return batch, quantization
-
-
 FULL = {
-    "running": 64.0, "running_per_replica_max": 64.0, "waiting": 30.0, "waiting_max": 30.0, "waiting_share": 1.0,
-    "kv_cache_usage_max": 0.3, "inter_token_latency_p95": 0.02,
-}  # fmt: skip
+    "running": 64.0,
+    "running_mean": 64.0,
+    "running_per_replica_max": 64.0,
+    "waiting": 30.0,
+    "waiting_max": 30.0,
+    "waiting_share": 1.0,
+    "kv_cache_usage_max": 0.3,
+    "inter_token_latency_p95": 0.02,
+    "inter_token_latency_mean": 0.016,
+    "generation_token_rate": 4000.0,
+}
+CHEAP = fitted(0.0096, 0.0001)
+"""At 64 requests a step of 16 ms, 6.4 of them the batch's."""
 
 
-def test_a_full_batch_with_room_may_double():
-    batch, _ = advise(signals_of(**FULL))
+def advise(bottleneck=Bottleneck.BATCH, *, signals=None, **changes):
+    batch, steps, quantization = tuning.advise(case(bottleneck, signals=FULL | (signals or {}), **changes))
+    assert batch.type is RecommendationType.BATCH_SIZE
+    assert steps.type is RecommendationType.BATCH_SIZE
+    assert quantization.type is RecommendationType.QUANTIZATION
+    return batch
+
+
+def test_a_full_batch_with_room_may_double_and_says_what_it_brings():
+    batch = is_complete(advise(pace=CHEAP))
     assert (batch.setting, batch.current, batch.proposed) == ("--max-num-seqs", "64", "128")
-    assert "at most 100%" in batch.message
+    assert batch.reason == "RaiseBatchLimit"
+    gain = effect(batch, "generation_tokens")
+    # B / step(B): 128 / 22.4 ms over 64 / 16 ms.
+    assert gain.expected / gain.before == pytest.approx(2.0 * 16.0 / 22.4)
+    assert effect(batch, "inter_token_latency_p95").expected == pytest.approx(0.02 * 22.4 / 16.0)
+    assert effect(batch, "kv_cache_usage").expected == pytest.approx(0.6)
+    assert "--max-num-seqs=128" in batch.message
+    assert "--max-num-seqs=64" in batch.undo
+
+
+def test_the_interval_of_the_fit_is_the_interval_of_the_gain():
+    gain = effect(advise(pace=fitted(0.0096, 0.0001, half=0.00004)), "generation_tokens")
+    assert gain.lower / gain.before == pytest.approx(2.0 * 16.0 / (16.0 + 64 * 0.14))
+    assert gain.upper / gain.before == pytest.approx(2.0 * 16.0 / (16.0 + 64 * 0.06))
 
 
 def test_memory_bounds_the_step():
-    batch, _ = advise(signals_of(**FULL | {"kv_cache_usage_max": 0.8}))
-    assert batch.proposed == "76"  # 64 x 0.95 / 0.8
+    assert advise(signals={"kv_cache_usage_max": 0.8}, pace=CHEAP).proposed == "76"  # 64 x 0.95 / 0.8
 
 
-def test_latency_bounds_the_step():
-    batch, _ = advise(signals_of(**FULL | {"inter_token_latency_p95": 0.08}))
-    assert batch.proposed == "80"  # 64 x 0.1 / 0.08
+def test_memory_is_reckoned_from_lengths_where_usage_tells_nothing():
+    signals = {"kv_cache_usage_max": UNKNOWN, "kv_cache_capacity_tokens": 60_000.0}
+    # 1000 tokens of prompt, half of them cached, and half of 200: 600 tokens a request.
+    assert advise(signals=signals, pace=CHEAP).proposed == "95"  # 60000 / 600 x 0.95
+
+
+def test_latency_bounds_the_step_by_the_upper_end_of_the_fit():
+    batch = advise(signals={"inter_token_latency_p95": 0.08}, pace=fitted(0.0096, 0.0001, half=0.00003))
+    # 16 ms may become 20: 4 ms more at 0.13 ms a request are 30 requests.
+    assert batch.proposed == "94"
+    assert effect(batch, "inter_token_latency_p95").upper <= 0.1
+
+
+def test_no_more_than_arrivals_need():
+    signals = {"arrival_rate": 40.0, "generation_tokens_mean": 100.0, "prefill_time_mean": 0.1}
+    found = needed_batch(case(Bottleneck.BATCH, signals=FULL | signals, pace=CHEAP), step_of(signals))
+    # 40 x (0.1 + 100 x (0.0096 + 0.0001 B)) = 42.4 + 0.4 B
+    assert found == pytest.approx(42.4 / 0.6)
+    batch = advise(signals=signals, pace=CHEAP)
+    assert batch.proposed == "77"  # a tenth above 70.7
+    assert "needs a batch of 71" in batch.message
+
+
+def step_of(signals):
+    return step_cost(case(Bottleneck.BATCH, signals=FULL | signals, pace=CHEAP))
+
+
+def test_a_load_that_no_batch_serves_is_said():
+    signals = {"arrival_rate": 120.0, "generation_tokens_mean": 100.0, "prefill_time_mean": 0.1}
+    assert "faster than any batch" in advise(signals=signals, pace=CHEAP).message
+
+
+def test_where_history_does_not_tell_the_smallest_informative_step_is_proposed():
+    batch = is_complete(advise())
+    assert (batch.reason, batch.current, batch.proposed) == ("RaiseBatchLimitToLearn", "64", "77")
+    assert batch.upper == "128"
+    assert "smallest step" in batch.message
+    gain = effect(batch, "generation_tokens")
+    assert isinstance(gain.expected, Unknown)
+    assert (gain.lower, gain.upper) == (gain.before, pytest.approx(gain.before * 77 / 64))
+
+
+def test_a_wide_interval_is_as_good_as_none():
+    batch = advise(pace=fitted(0.0096, 0.0001, half=0.0003))
+    assert batch.reason == "RaiseBatchLimitToLearn"
+    assert "too wide" in batch.message
+
+
+def test_a_noisy_engine_needs_a_larger_trial():
+    quiet = smallest_trial(case(Bottleneck.BATCH, pace=fitted(0.01, 0.0, half=1.0, noise=0.03)))
+    noisy = smallest_trial(case(Bottleneck.BATCH, pace=fitted(0.01, 0.0, half=1.0, noise=0.2)))
+    assert 0.1 <= quiet < noisy <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -60,65 +119,145 @@ def test_latency_bounds_the_step():
     [
         ({"inter_token_latency_p95": 0.2}, "LatencyAtLimit"),
         ({"kv_cache_usage_max": 0.89}, "KVCacheWouldFill"),
-        ({"waiting": 0.0, "waiting_share": 0.0}, "NotLimiting"),
-        ({"waiting": UNKNOWN}, "BottleneckUnknown"),
+        ({"kv_cache_usage_max": UNKNOWN, "kv_cache_capacity_tokens": UNKNOWN}, "KVCacheUnknown"),
     ],
 )
 def test_a_larger_batch_is_refused(changes, reason):
-    batch, _ = advise(signals_of(**FULL | changes))
-    assert isinstance(batch, Refusal)
-    assert batch.reason == reason
+    is_refused(advise(signals=changes), reason)
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "reason"),
+    [
+        (Bottleneck.HEALTHY, "NotLimiting"),
+        (Bottleneck.QUEUE, "NotLimiting"),
+        (Bottleneck.KV_CACHE, "NotLimiting"),
+        (Bottleneck.UNKNOWN, "BottleneckUnknown"),
+    ],
+)
+def test_other_bottlenecks_are_not_the_batch_s(bottleneck, reason):
+    is_refused(advise(bottleneck), reason)
+
+
+def test_steps_that_grow_in_proportion_gain_nothing():
+    is_refused(advise(pace=fitted(0.0, 0.00025)), "NoThroughputGain")
 
 
 def test_a_small_step_is_not_worth_a_restart():
-    settings = settings_of(batch_limit=4.0)
-    changes = {"running": 4.0, "running_per_replica_max": 4.0, "inter_token_latency_p95": 0.085}
-    batch, _ = advise(signals_of(**FULL | changes), settings)
-    assert batch.reason == "StepTooSmall"
+    signals = {"running_mean": 4.0, "running_per_replica_max": 4.0, "inter_token_latency_p95": 0.085}
+    is_refused(advise(signals=signals, limit=4.0), "StepTooSmall")
 
 
-def test_an_inferred_limit_and_an_unmeasured_latency_are_less_sure():
-    sure, _ = advise(signals_of(**FULL))
-    inferred, _ = advise(signals_of(**FULL), settings_of(batch_limit=UNKNOWN))
-    unmeasured, _ = advise(signals_of(**FULL | {"inter_token_latency_p95": UNKNOWN}))
-    assert inferred.confidence < sure.confidence
+def test_an_inferred_limit_and_an_unmeasured_latency():
+    batch = is_complete(advise(source="inferred"))
+    assert "Remove --max-num-seqs" in batch.undo
+    sure, unmeasured = advise(), advise(signals={"inter_token_latency_p95": UNKNOWN})
     assert unmeasured.confidence < sure.confidence
     assert "not measured" in unmeasured.message
 
 
+def test_engines_that_share_a_limit_get_their_share():
+    batch = advise(settings={"data_parallel": 4.0}, pace=CHEAP)
+    assert (batch.current, batch.proposed) == ("16", "32")
+
+
 def test_an_engine_without_the_setting():
-    batch, _ = advise(signals_of(**FULL), settings_of(engine=EngineKind.NIM))
-    assert batch.reason == "NoSuchSetting"
+    is_refused(advise(settings={"engine": EngineKind.NIM}), "NoSuchSetting")
 
 
 def test_the_recorded_full_batch_gets_the_little_that_its_cache_allows():
     objectives = Objectives(time_to_first_token_p95=5.0, inter_token_latency_p95=1.0)
-    batch, _ = advise(recorded(BATCH_BOUND, 80, 170), settings_of(batch_limit=8.0), objectives=objectives)
+    given_ = case(Bottleneck.BATCH, limit=8.0, objectives=objectives)
+    given_ = type(given_)(
+        recorded(BATCH_BOUND, 80, 170), given_.settings, given_.diagnosis, objectives, given_.gpu, given_.model
+    )
+    batch = tuning.advise(given_)[0]
     assert (batch.current, batch.proposed) == ("8", "9")
 
 
-SLOW = {"inter_token_latency_p95": 0.15, "running_per_replica_max": 6.0}
+SLOW = {
+    "running_mean": 60.0,
+    "waiting": 0.0,
+    "inter_token_latency_p95": 0.125,
+    "inter_token_latency_mean": 0.1,
+}
 
 
-def test_slow_small_batches_on_busy_gpus_may_quantise():
-    _, quantization = advise(signals_of(**SLOW), gpu_busy=0.95)
-    assert isinstance(quantization, Proposal)
-    assert (quantization.current, quantization.proposed) == ("none", "fp8")
-    assert "0.15 s to 0.075 s" in quantization.message
+def test_tokens_that_are_too_slow_get_a_smaller_batch():
+    batch = is_complete(advise(Bottleneck.COMPUTE, signals=SLOW, pace=fitted(0.04, 0.001)))
+    # 100 ms may be 80: 20 ms less at 1 ms a request.
+    assert (batch.reason, batch.proposed) == ("LowerBatchLimit", "40")
+    assert effect(batch, "inter_token_latency_p95").expected == pytest.approx(0.1)
+    assert effect(batch, "generation_tokens").expected < effect(batch, "generation_tokens").before
 
 
-@pytest.mark.parametrize(
-    ("settings", "changes", "reason"),
-    [
-        ({"quantization": "awq"}, {}, "AlreadyQuantised"),
-        ({"quantization_known": False}, {}, "QuantizationUnknown"),
-        ({"engine": EngineKind.NIM}, {}, "NoSuchSetting"),
-        ({}, {"running_per_replica_max": 60.0}, "BatchNotSmall"),
-        ({}, {"inter_token_latency_p95": 0.05, "time_to_first_token_p95": 9.0}, "DecodeNotLimiting"),
-        ({}, {"inter_token_latency_p95": 0.05}, "NotLimiting"),
-    ],
+def test_what_no_longer_fits_is_counted_in_replicas():
+    signals = SLOW | {"arrival_rate": 6.0, "generation_tokens_mean": 100.0, "prefill_time_mean": 0.0}
+    # 6 x 100 x (0.04 + 0.001 B) = 24 + 0.6 B: a batch of 60, and 40 fit.
+    assert "1 replicas more" in advise(Bottleneck.COMPUTE, signals=signals, pace=fitted(0.04, 0.001)).message
+    signals["arrival_rate"] = 2.0
+    assert "nothing has to wait" in advise(Bottleneck.COMPUTE, signals=signals, pace=fitted(0.04, 0.001)).message
+
+
+def test_a_batch_is_not_to_blame_for_a_slow_step():
+    is_refused(advise(Bottleneck.COMPUTE, signals=SLOW, pace=fitted(0.0988, 0.00002)), "StepTooSlow")
+    is_refused(advise(Bottleneck.COMPUTE, signals=SLOW | {"running_mean": 1.2}), "BatchAlreadySmall")
+
+
+def test_a_smaller_batch_to_learn_from():
+    batch = is_complete(advise(Bottleneck.COMPUTE, signals=SLOW))
+    assert (batch.reason, batch.proposed) == ("LowerBatchLimitToLearn", "50")
+
+
+def test_prompts_that_come_with_requests_count():
+    given_ = case(
+        Bottleneck.BATCH, signals=FULL | {"step_tokens_mean": 704.0}, pace=fitted(0.005, 0.0001, prompt_slope=1e-5)
+    )
+    cost = step_cost(given_)
+    assert isinstance(cost, StepCost)
+    # 640 prompt tokens a step over 64 requests: ten each.
+    assert cost.slope == pytest.approx(0.0002)
+
+
+@given(
+    limit=st.integers(1, 2000),
+    usage=st.floats(0.0, 1.0),
+    between=st.floats(1e-4, 2.0),
+    slope=st.floats(0.0, 0.01),
+    half=st.floats(0.0, 0.01),
+    bottleneck=st.sampled_from([Bottleneck.BATCH, Bottleneck.COMPUTE]),
 )
-def test_quantization_is_refused(settings, changes, reason):
-    _, quantization = advise(signals_of(**SLOW | changes), settings_of(**settings), gpu_busy=0.95)
-    assert isinstance(quantization, Refusal)
-    assert quantization.reason == reason
+def test_no_advice_ever_breaks_its_own_bounds(limit, usage, between, slope, half, bottleneck):
+    signals = FULL | {
+        "running_mean": float(limit),
+        "running_per_replica_max": float(limit),
+        "kv_cache_usage_max": usage,
+        "inter_token_latency_p95": between,
+        "inter_token_latency_mean": between * 0.8,
+    }
+    batch = advise(
+        bottleneck, signals=signals, limit=float(limit), pace=fitted(0.001, slope, half=half, highest=float(limit))
+    )
+    if isinstance(batch, Refusal):
+        assert batch.message
+        return
+    assert isinstance(batch, Proposal)
+    is_complete(batch)
+    assert 1 <= int(batch.lower) <= int(batch.proposed) <= int(batch.upper) or bottleneck is Bottleneck.COMPUTE
+    if bottleneck is Bottleneck.BATCH:
+        assert limit < int(batch.proposed) <= 2 * limit
+        latency = effect(batch, "inter_token_latency_p95")
+        assert latency.upper <= 0.1 * (1 + 1e-6)
+    else:
+        assert int(batch.proposed) < limit or int(batch.proposed) == 1
+
+
+def test_signals_without_any_step_are_refused():
+    batch = tuning.advise(
+        case(
+            Bottleneck.COMPUTE,
+            signals={"inter_token_latency_p95": 0.2, "running_mean": UNKNOWN, "running_per_replica_max": UNKNOWN},
+        )
+    )[0]
+    is_refused(batch, "StepsUnknown")
+    assert signals_of().replicas_reporting == 1

@@ -1,0 +1,263 @@
+"""Advice on the tokens of one step: how much of a prompt is computed beside decoding.
+
+Engines split long prompts over steps. A large share of a prompt in a step lets the first token come sooner and makes
+everybody else's next token wait; a small share is gentle and slow. So the setting is lowered where slow tokens come
+from steps that carry prompts (the 95th percentile far from the median), and raised where the first token is late for
+no other reason than that its prompt took many steps. Both need to know what a prompt token costs: from the fit of the
+engine's steps, else at most what prefill took per token. Where neither is known nothing is proposed.
+"""
+
+from math import ceil
+from typing import Final
+
+from optiinfra.domain.advice import Advice, AdviceInput
+from optiinfra.domain.engine_flags import EngineFlags, flags_of
+from optiinfra.domain.evidence import Bottleneck, Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
+from optiinfra.domain.manifests import instruction, patch, undo
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.units import Ratio, Seconds
+
+INTERFERENCE: Final = 2.0
+"""Times the median that p95 has to be before prompts are blamed."""
+GRAIN: Final = 256
+"""Proposed values are multiples of this."""
+SMALLEST: Final = 512
+LARGEST: Final = 16_384
+WORTHWHILE: Final = 0.1
+"""Share by which the first token has to come sooner."""
+LONG: Final = 0.5
+"""Share of a step's tokens from which a prompt counts as long."""
+QUEUED: Final = 0.3
+"""Share of the time to first token from which the queue is to blame, not the prompt."""
+_TYPE: Final = RecommendationType.BATCH_SIZE
+
+
+def advise(given: AdviceInput) -> Advice:
+    """Return a proposal for the tokens of a step, or why there is none."""
+    signals, objectives, settings = given.signals, given.objectives, given.settings
+    flags = flags_of(settings.engine, settings.version)
+    if given.diagnosis.bottleneck is Bottleneck.UNKNOWN:
+        return Refusal(_TYPE, "BottleneckUnknown", f"No advice on the tokens of a step: {given.diagnosis.message}")
+    if not flags.step_tokens:
+        return Refusal(_TYPE, "NoSuchSetting", f"{settings.engine} does not let the tokens of a step be set.")
+    slow, median, first = (
+        signals.inter_token_latency_p95,
+        signals.inter_token_latency_p50,
+        signals.time_to_first_token_p95,
+    )
+    slow_tokens = not isinstance(slow, Unknown) and slow > objectives.inter_token_latency_p95
+    late_first = not isinstance(first, Unknown) and first > objectives.time_to_first_token_p95
+    if not slow_tokens and not late_first:
+        return Refusal(_TYPE, "StepTokensNotLimiting", "Prompts neither slow tokens down nor come late by their steps.")
+    if isinstance(slow, Unknown) or isinstance(median, Unknown) or median <= 0.0:
+        return Refusal(_TYPE, "StepsUnknown", f"Whether prompts slow tokens down is not known: {slow}, {median}.")
+    if settings.chunked_prefill is False and slow_tokens:
+        return _chunking(given, flags)
+    each = prompt_token_seconds(given)
+    if isinstance(each, Unknown):
+        return Refusal(_TYPE, "PromptCostUnknown", f"What a prompt token costs is {each}.")
+    if slow_tokens:
+        return _fewer(given, flags, slow=slow, median=median, each=each)
+    return _more(given, flags, slow=slow, median=median, each=each)
+
+
+def prompt_token_seconds(given: AdviceInput) -> Value:
+    """Return the seconds that a prompt token adds to its step; the fit's, else prefill time over computed tokens."""
+    if not isinstance(given.pace.prompt_slope, Unknown) and given.pace.prompt_slope > 0.0:
+        return given.pace.prompt_slope
+    prefill, prompt, hits = (
+        given.signals.prefill_time_mean,
+        given.signals.prompt_tokens_mean,
+        given.signals.prefix_hit_ratio,
+    )
+    if isinstance(prefill, Unknown):
+        return prefill
+    if isinstance(prompt, Unknown):
+        return prompt
+    computed = prompt * (1.0 - (0.0 if isinstance(hits, Unknown) else hits))
+    if computed < 1.0 or prefill <= 0.0:
+        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "hardly any prompt was computed")
+    return prefill / computed
+
+
+def _chunking(given: AdviceInput, flags: EngineFlags) -> Advice:
+    if not flags.chunked_prefill:
+        text = "Prompts are computed whole, and this engine and version has no setting that splits them."
+        return Refusal(_TYPE, "NoSuchSetting", text)
+    before = given.signals.inter_token_latency_p95
+    why = Unknown(UnknownReason.TOO_FEW_SAMPLES, "how prompts would be split is for the engine to say")
+    return _proposal(
+        given,
+        setting=flags.chunked_prefill,
+        value="",
+        current="off",
+        reason="EnableChunkedPrefill",
+        text="Prompts are computed whole, and everybody else's next token waits for them.",
+        bounds=("on", "on"),
+        sure=0.6,
+        effects=(Effect("inter_token_latency_p95", "seconds", before, 0.0, why, before, "prompts split over steps"),),
+        risk="A long prompt takes more steps, so that its first token comes later.",
+    )
+
+
+def _fewer(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float, each: float) -> Advice:
+    signals, promised = given.signals, given.objectives.inter_token_latency_p95
+    prompt = signals.prompt_tokens_mean
+    if slow < INTERFERENCE * median:
+        text = f"Tokens are slow evenly ({median:.2g} s median, {slow:.2g} s p95), so that prompts are not to blame."
+        return Refusal(_TYPE, "PrefillNotInterfering", text)
+    if median >= promised:
+        return Refusal(_TYPE, "StepTooSlow", f"Even steps without prompts take {median:.2g} s of {promised:g} s.")
+    present = given.settings.step_tokens
+    carried = (slow - median) / each
+    if isinstance(present, Unknown):
+        present = carried
+    if isinstance(prompt, Unknown) or prompt < LONG * min(present, carried):
+        return Refusal(
+            _TYPE, "PromptsShort", f"Prompts ({prompt} tokens) are too short to fill the steps that are slow."
+        )
+    proposed = int((promised - median) / each // GRAIN * GRAIN)
+    running = signals.running_per_replica_max
+    least = max(SMALLEST, 0 if isinstance(running, Unknown) else ceil(running / GRAIN) * GRAIN)
+    if proposed < least:
+        text = (
+            f"To keep {promised:g} s a step could carry {max(0, proposed)} tokens of prompts; below {least} prefill "
+            "becomes too slow. Separate replicas for prefill and decoding help."
+        )
+        return Refusal(_TYPE, "DisaggregationNeeded", text)
+    if proposed >= present:
+        return Refusal(_TYPE, "StepTokensSmall", f"A step carries {present:.0f} tokens at most already.")
+    chunks = ceil(prompt / proposed)
+    after = median + proposed * each
+    return _proposal(
+        given,
+        setting=flags.step_tokens,
+        value=str(proposed),
+        current=_current(given, flags),
+        reason="LowerStepTokens",
+        text=(
+            f"Tokens take {median:.2g} s in the median and {slow:.2g} s at p95, when a step carries about "
+            f"{carried:.0f} tokens of prompts. With {proposed} a step takes at most about {after:.2g} s."
+        ),
+        bounds=(str(least), str(proposed)),
+        sure=0.6,
+        effects=(
+            Effect("inter_token_latency_p95", "seconds", slow, median, after, slow, "median + tokens x cost of one"),
+            Effect(
+                "time_to_first_token",
+                "seconds",
+                signals.time_to_first_token_mean,
+                signals.time_to_first_token_mean,
+                _plus(signals.time_to_first_token_mean, (chunks - ceil(prompt / present)) * median),
+                _plus(signals.time_to_first_token_mean, chunks * median),
+                "one step more for each further part of a prompt",
+            ),
+        ),
+        risk="Prompts take more steps: the first token comes later, and the most tokens a second falls a little.",
+    )
+
+
+def _more(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float, each: float) -> Advice:
+    signals, promised = given.signals, given.objectives.inter_token_latency_p95
+    first, queued, prompt = signals.time_to_first_token_p95, signals.queue_time_p95, signals.prompt_tokens_mean
+    present = given.settings.step_tokens
+    assert not isinstance(first, Unknown)
+    if isinstance(queued, Unknown) or queued > QUEUED * first:
+        text = (
+            f"First tokens are late by the queue ({queued if isinstance(queued, Unknown) else f'{queued:.2g} s'} p95)."
+        )
+        return Refusal(_TYPE, "QueueFirst", text)
+    if isinstance(present, Unknown):
+        return Refusal(_TYPE, "StepTokensUnknown", f"How many tokens a step may carry is {present}.")
+    longest = signals.prompt_tokens_p99 if not isinstance(signals.prompt_tokens_p99, Unknown) else prompt
+    if isinstance(longest, Unknown) or longest <= present:
+        return Refusal(_TYPE, "PromptsShort", f"Prompts fit into one step of {present:.0f} tokens.")
+    proposed = int(min(LARGEST, max(0.0, promised - median) / each) // GRAIN * GRAIN)
+    if proposed <= present * 1.5:
+        text = f"Larger steps would make tokens wait longer than {promised:g} s: prefill itself is what takes the time."
+        return Refusal(_TYPE, "LatencyAtLimit", text)
+    saved = (ceil(longest / present) - ceil(longest / proposed)) * median
+    if saved < WORTHWHILE * first:
+        text = f"Fewer steps for a prompt save {saved:.2g} s of {first:.2g} s: prefill itself is what takes the time."
+        return Refusal(_TYPE, "PrefillTakesTheTime", text)
+    after = max(slow, median + proposed * each)
+    return _proposal(
+        given,
+        setting=flags.step_tokens,
+        value=str(proposed),
+        current=_current(given, flags),
+        reason="RaiseStepTokens",
+        text=(
+            f"A prompt of {longest:.0f} tokens takes {ceil(longest / present)} steps of {present:.0f}; with {proposed} "
+            f"it takes {ceil(longest / proposed)} and its first token comes about {saved:.2g} s sooner."
+        ),
+        bounds=(str(int(present) + GRAIN), str(proposed)),
+        sure=0.5,
+        effects=(
+            Effect(
+                "time_to_first_token_p95",
+                "seconds",
+                first,
+                max(0.0, first - 2.0 * saved),
+                first - saved,
+                first,
+                "one step less for each part of a prompt",
+            ),
+            Effect("inter_token_latency_p95", "seconds", slow, slow, after, after, "median + tokens x cost of one"),
+        ),
+        risk="Steps that carry prompts take longer, and everybody else's next token waits for them.",
+    )
+
+
+def _plus(value: Value, more: float) -> Value:
+    return value if isinstance(value, Unknown) else value + max(0.0, more)
+
+
+def _current(given: AdviceInput, flags: EngineFlags) -> str:
+    present = given.settings.step_tokens
+    return f"not given (default {flags.step_tokens_default})" if isinstance(present, Unknown) else f"{present:.0f}"
+
+
+def _proposal(
+    given: AdviceInput,
+    *,
+    setting: str,
+    value: str,
+    current: str,
+    reason: str,
+    text: str,
+    bounds: tuple[str, str],
+    sure: float,
+    effects: tuple[Effect, ...],
+    risk: str,
+) -> Proposal:
+    signals, container, window = given.signals, given.settings.container, given.signals.window
+    before = "" if current == "off" or current.startswith("not given") else current
+    return Proposal(
+        type=_TYPE,
+        reason=reason,
+        message=f"{text} {instruction(setting, value, container=container)}",
+        setting=setting,
+        current=current,
+        proposed=value or "on",
+        lower=bounds[0],
+        upper=bounds[1],
+        direction=Direction.RESIZE,
+        confidence=Ratio(round(given.diagnosis.confidence * sure, 2)),
+        evidence=(
+            Evidence("inter_token_latency", signals.inter_token_latency_p95, "seconds", window, "engine", "p95"),
+            Evidence("inter_token_latency", signals.inter_token_latency_p50, "seconds", window, "engine", "p50"),
+            Evidence("time_to_first_token", signals.time_to_first_token_p95, "seconds", window, "engine", "p95"),
+            Evidence("prompt_tokens", signals.prompt_tokens_mean, "tokens", window, "engine", "mean"),
+            Evidence("step_tokens", given.settings.step_tokens, "tokens", Seconds(0.0), "engine"),
+        ),
+        patch=patch(setting, value, container=container),
+        effects=effects,
+        risk=risk,
+        verification=(
+            "After the restart, for half an hour under like load: inter-token latency p50 and p95 "
+            f"(promised {given.objectives.inter_token_latency_p95:g} s) and time to first token p95 "
+            f"(promised {given.objectives.time_to_first_token_p95:g} s)."
+        ),
+        undo=undo(setting, before, container=container),
+    )
