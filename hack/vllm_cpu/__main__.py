@@ -81,7 +81,8 @@ def _perform(arguments: argparse.Namespace, cache: Cache) -> None:
         return
     wishes = replace(wishes, setting=arguments.setting)
     for name in (arguments.case,) if arguments.case else COMPARED:
-        print(table.both(play.compare(cache, CASES[name], wishes, say=_say)))
+        compared = play.compare(cache, CASES[name], wishes, say=_say)
+        print(f"\n{table.both(compared)}\n\n{table.predictions(compared)}\n")
 
 
 def _seconds(text: str) -> float:

@@ -22,6 +22,17 @@ _LAST_LINES: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What a change is predicted to do to one signal; None where the command gives no number."""
+
+    signal: str
+    unit: str
+    before: float | None
+    lower: float | None
+    upper: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Proposal:
     """One proposed change."""
 
@@ -30,6 +41,7 @@ class Proposal:
     proposed: str
     reason: str
     message: str
+    effects: tuple[Effect, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +51,7 @@ class Analysis:
     verdict: str
     """The last page's."""
     verdicts: tuple[tuple[str, int], ...]
-    """Pages by verdict, the most frequent first."""
+    """Pages by verdict, the most frequent first; without those that were skipped."""
     confidence: float
     proposals: tuple[Proposal, ...]
 
@@ -50,8 +62,8 @@ def command(pages: Path, engine: Sequence[str]) -> list[str]:
     return [str(program), "analyze", "engine", str(pages), "--arguments", shlex.join(engine), "--json"]
 
 
-def analyse(pages: Path, engine: Sequence[str]) -> Analysis:
-    """Ask the operator's command."""
+def analyse(pages: Path, engine: Sequence[str], *, skip: int) -> Analysis:
+    """Ask the operator's command; its verdicts on the first `skip` pages are not counted."""
     call = command(pages, engine)
     try:
         done = subprocess.run(call, capture_output=True, timeout=ANALYSIS_SECONDS, check=False)
@@ -60,15 +72,15 @@ def analyse(pages: Path, engine: Sequence[str]) -> Analysis:
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").splitlines()[-_LAST_LINES:]
         raise AdviceError(f"{shlex.join(call[:3])} ended with {done.returncode}:\n  " + "\n  ".join(last))
-    return read(done.stdout)
+    return read(done.stdout, skip=skip)
 
 
-def read(output: bytes) -> Analysis:
+def read(output: bytes, *, skip: int = 0) -> Analysis:
     """Read the command's JSON; `AdviceError` where it is not what the command promises."""
     try:
         content = json.loads(output)
         pages = content["pages"]
-        counted = Counter(str(page["verdict"]) for page in pages)
+        counted = Counter(str(page["verdict"]) for page in pages[skip:])
         return Analysis(
             verdict=str(pages[-1]["verdict"]),
             verdicts=tuple(counted.most_common()),
@@ -99,4 +111,10 @@ def _proposal(content: dict[str, Any]) -> Proposal:
         proposed=str(content["proposed"]),
         reason=str(content["reason"]),
         message=str(content.get("message", "")),
+        effects=tuple(_effect(one) for one in content.get("effects", ())),
     )
+
+
+def _effect(content: dict[str, Any]) -> Effect:
+    numbers = {name: None if content[name] is None else float(content[name]) for name in ("before", "lower", "upper")}
+    return Effect(signal=str(content["signal"]), unit=str(content["unit"]), **numbers)

@@ -24,8 +24,8 @@ class Case:
     """Why that is the truth, by construction."""
     settings: Settings
     load: Load
-    remedy: str = ""
-    """The flag that the advice must be about, where the case is compared; empty: it is only recorded."""
+    compared: bool = False
+    """Whether it is played again with the advice applied; otherwise it is only recorded."""
 
 
 _ROOMY: Final = 800
@@ -38,7 +38,7 @@ _ALL: Final = (
         why="24 clients, 8 may run; 24 requests of this length hold a fifth of the KV cache",
         settings=Settings(batch_limit=8, blocks=_ROOMY),
         load=Load(clients=24, prompt_tokens=(40, 160), answer_tokens=(60, 180)),
-        remedy="--max-num-seqs",
+        compared=True,
     ),
     Case(
         name="kv",
@@ -46,7 +46,14 @@ _ALL: Final = (
         why="24 clients, 32 may run; the KV cache holds about ten requests of this length",
         settings=Settings(batch_limit=32, blocks=65),
         load=Load(clients=24, prompt_tokens=(60, 120), answer_tokens=(150, 350)),
-        remedy="--max-num-seqs",
+        compared=True,
+    ),
+    Case(
+        name="kv-memory",
+        truth="KVCache",
+        why="as kv, but the engine is given memory for its blocks, so that 8-bit keys and values make twice as many",
+        settings=Settings(batch_limit=32, blocks=65, as_memory=True),
+        load=Load(clients=24, prompt_tokens=(60, 120), answer_tokens=(150, 350)),
     ),
     Case(
         name="kv-long",
@@ -94,4 +101,4 @@ _ALL: Final = (
     ),
 )
 CASES: Final[Mapping[str, Case]] = MappingProxyType({case.name: case for case in _ALL})
-COMPARED: Final = tuple(case.name for case in _ALL if case.remedy)
+COMPARED: Final = tuple(case.name for case in _ALL if case.compared)

@@ -1,12 +1,15 @@
 """Drives the engine: clients in a closed loop, and a reader that keeps the engine's metric pages meanwhile.
 
+The clients join one after another, so that the pages also show the engine at small batches, as a service's day would;
+figures are taken only when all have joined and their requests have spread.
+
 The clients keep their own record of what they were answered, so that the engine's figures can be compared with what
 its users saw. A refused or broken request ends the run: figures of a half-served load would mean nothing.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,15 +43,46 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What was seen between two moments: the engine's pages, and the answers that were completed."""
+    """What was seen: all pages, and what happened from the moment from which figures are taken."""
 
-    seconds: float
     pages: tuple[Page, ...]
+    began: float
+    """Unix time from which figures are taken."""
+    seconds: float
+    """From then to the end."""
     answers: tuple[Answer, ...]
+    """Completed in that time."""
+    engine_cores: float
+    """CPU time that the engine had in that time, per second."""
+
+    @property
+    def joining(self) -> int:
+        """Pages from before that moment."""
+        return sum(page.time < self.began for page in self.pages)
 
 
-async def drive(url: str, load: Load, *, seed: int, warm_up: float, seconds: float) -> Phase:
-    """Offer the load for `warm_up` seconds unwatched, then for `seconds` watched; `LoadError` if it is refused."""
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long each part takes, in seconds."""
+
+    join: float
+    """While the clients join."""
+    settle: float
+    """While their requests spread."""
+    watch: float
+    """While figures are taken."""
+
+
+async def drive(url: str, load: Load, course: Course, *, seed: int, cpu_seconds: Callable[[], float]) -> Phase:
+    """Offer the load for the whole course and read pages all the time; `LoadError` if it is refused.
+
+    Args:
+        url: of the engine.
+        load: what is offered.
+        course: for how long.
+        seed: of the load.
+        cpu_seconds: CPU time that the engine has had so far.
+    """
     answers: list[Answer] = []
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
     try:
@@ -56,12 +90,16 @@ async def drive(url: str, load: Load, *, seed: int, warm_up: float, seconds: flo
             aiohttp.ClientSession(url, timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
             asyncio.TaskGroup() as group,
         ):
-            streams = [requests_of(load, client=number, seed=seed) for number in range(load.clients)]
-            clients = [group.create_task(_client(session, stream, load, answers)) for stream in streams]
-            await asyncio.sleep(warm_up)
-            started = time.monotonic()
-            pages = await _read_pages(session, until=started + seconds)
-            ended = time.monotonic()
+            clients = [
+                group.create_task(
+                    _client(session, requests_of(load, client=number, seed=seed), load, answers, after=delay)
+                )
+                for number, delay in enumerate(_delays(load.clients, course.join))
+            ]
+            before = await _read_pages(session, seconds=course.join + course.settle)
+            began, started, used = time.time(), time.monotonic(), cpu_seconds()
+            watched = await _read_pages(session, seconds=course.watch)
+            ended, used = time.monotonic(), cpu_seconds() - used
             for client in clients:
                 client.cancel()
     except* (aiohttp.ClientError, TimeoutError, OSError) as group_of_errors:
@@ -69,8 +107,17 @@ async def drive(url: str, load: Load, *, seed: int, warm_up: float, seconds: flo
         raise LoadError(f"the engine does not answer: {type(first).__name__}: {first}") from first
     except* LoadError as group_of_errors:
         raise _first(group_of_errors) from None
-    within = tuple(one for one in answers if started <= one.done <= ended)
-    return Phase(seconds=ended - started, pages=tuple(pages), answers=within)
+    return Phase(
+        pages=(*before, *watched),
+        began=began,
+        seconds=ended - started,
+        answers=tuple(one for one in answers if started <= one.done <= ended),
+        engine_cores=used / (ended - started),
+    )
+
+
+def _delays(clients: int, join: float) -> list[float]:
+    return [join * number / clients for number in range(clients)]
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -80,7 +127,10 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return error
 
 
-async def _client(session: aiohttp.ClientSession, asks: Iterator[Ask], load: Load, answers: list[Answer]) -> None:
+async def _client(
+    session: aiohttp.ClientSession, asks: Iterator[Ask], load: Load, answers: list[Answer], *, after: float
+) -> None:
+    await asyncio.sleep(after)
     for ask in asks:
         answers.append(await _complete(session, ask))
         if load.pause_seconds > 0.0:
@@ -115,9 +165,10 @@ async def _complete(session: aiohttp.ClientSession, ask: Ask) -> Answer:
     )
 
 
-async def _read_pages(session: aiohttp.ClientSession, *, until: float) -> list[Page]:
+async def _read_pages(session: aiohttp.ClientSession, *, seconds: float) -> list[Page]:
     pages: list[Page] = []
     due = time.monotonic()
+    until = due + seconds
     timeout = aiohttp.ClientTimeout(total=SCRAPE_TIMEOUT)
     while due < until:
         await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -28,7 +28,10 @@ class Figures:
     kv_usage: Value
     kv_usage_max: Value
     preemptions: Value
-    """In the whole phase."""
+    """While figures were taken."""
+    preemption_rate: Value
+    kv_cache_capacity: Value
+    """Tokens."""
     generation_rate: Value
     queue_time_p95: Value
     inter_token_latency_p95: Value
@@ -39,11 +42,13 @@ class Figures:
     client_first_token_p95: Value
     client_latency_mean: Value
     client_latency_p95: Value
+    engine_cores: float
+    """CPU time that the engine had, per second; the machine may have had less for it than it wanted."""
 
 
 def readings_of(phase: Phase) -> tuple[EngineReading, ...]:
-    """Read the pages."""
-    return tuple(read(page.text, at=UnixTime(page.time)) for page in phase.pages)
+    """Read the pages from which figures are taken."""
+    return tuple(read(page.text, at=UnixTime(page.time)) for page in phase.pages[phase.joining :])
 
 
 def figures_of(phase: Phase) -> Figures:
@@ -59,6 +64,8 @@ def figures_of(phase: Phase) -> Figures:
         kv_usage=_mean(readings, Signal.KV_CACHE_USAGE),
         kv_usage_max=signals.kv_cache_usage_max,
         preemptions=_increase(readings, Signal.PREEMPTIONS),
+        preemption_rate=signals.preemption_rate,
+        kv_cache_capacity=signals.kv_cache_capacity_tokens,
         generation_rate=signals.generation_token_rate,
         queue_time_p95=signals.queue_time_p95,
         inter_token_latency_p95=signals.inter_token_latency_p95,
@@ -68,6 +75,7 @@ def figures_of(phase: Phase) -> Figures:
         client_first_token_p95=p95_of(first),
         client_latency_mean=mean_of(latency),
         client_latency_p95=p95_of(latency),
+        engine_cores=phase.engine_cores,
     )
 
 

@@ -11,14 +11,15 @@ from hack.vllm_cpu import advice, pages
 from hack.vllm_cpu.advice import Analysis, Proposal
 from hack.vllm_cpu.cache import Cache
 from hack.vllm_cpu.cases import Case
-from hack.vllm_cpu.drive import Phase, drive
+from hack.vllm_cpu.drive import Course, Phase, drive
 from hack.vllm_cpu.errors import AdviceError
 from hack.vllm_cpu.figures import Figures, figures_of
 from hack.vllm_cpu.install import VERSION
 from hack.vllm_cpu.server import Server
 
-WARM_UP_SECONDS: Final = 15.0
-"""All clients begin at once; their requests must spread before anything is measured."""
+JOIN_SECONDS: Final = 45.0
+"""Long enough for the pages to show a batch that grows, from which the analysis learns what a request costs."""
+SETTLE_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,11 @@ def play(cache: Cache, case: Case, wishes: Wishes, *, say: Callable[[str], None]
     say(f"{case.name}{suffix}: {case.why}")
     with Server(cache, case.settings, say=say) as server:
         command = tuple(server.command)
-        say(f"{case.load.clients} clients for {WARM_UP_SECONDS:.0f} s unwatched, then {wishes.seconds:.0f} s watched")
-        work = drive(server.url, case.load, seed=wishes.seed, warm_up=WARM_UP_SECONDS, seconds=wishes.seconds)
+        say(
+            f"{case.load.clients} clients join within {JOIN_SECONDS:.0f} s; figures of {wishes.seconds:.0f} s are taken"
+        )
+        course = Course(join=JOIN_SECONDS, settle=SETTLE_SECONDS, watch=wishes.seconds)
+        work = drive(server.url, case.load, course, seed=wishes.seed, cpu_seconds=server.cpu_seconds)
         phase = asyncio.run(work)
     if wishes.record is not None:
         path = wishes.record / f"{name}.tar.gz"
@@ -95,5 +99,5 @@ def _seen(case: Case, command: tuple[str, ...], phase: Phase, path: Path, *, kep
         command=command,
         pages=kept,
         figures=figures_of(phase),
-        analysis=advice.analyse(path, command),
+        analysis=advice.analyse(path, command, skip=phase.joining),
     )

@@ -28,6 +28,7 @@ SERVED_NAME: Final = "tiny"
 BLOCK_TOKENS: Final = 32
 READY_SECONDS: Final = 420.0
 BATCH_LIMIT: Final = "--max-num-seqs"
+BLOCKS: Final = "--num-gpu-blocks-override"
 KV_MEMORY: Final = "--kv-cache-memory-bytes"
 _NAME: Final = "engine"
 _POLL_SECONDS: Final = 1.0
@@ -39,7 +40,9 @@ class Settings:
 
     batch_limit: int
     blocks: int
-    """Of the KV cache, at 16 bits; given to the engine as memory, so that 8-bit keys and values make twice as many."""
+    """Of the KV cache, at 16 bits."""
+    as_memory: bool = False
+    """Give the engine the memory of so many blocks, instead of their number."""
     step_tokens: int | None = None
     """None: the engine's own."""
     changed: Mapping[str, str] = field(default_factory=dict)
@@ -50,9 +53,12 @@ class Settings:
         own = {
             "--max-model-len": str(model.CONTEXT_TOKENS),
             "--block-size": str(BLOCK_TOKENS),
-            KV_MEMORY: str(self.blocks * BLOCK_TOKENS * model.BYTES_PER_TOKEN),
             BATCH_LIMIT: str(self.batch_limit),
         }
+        if self.as_memory:
+            own[KV_MEMORY] = str(self.blocks * BLOCK_TOKENS * model.BYTES_PER_TOKEN)
+        else:
+            own[BLOCKS] = str(self.blocks)
         if self.step_tokens is not None:
             own["--max-num-batched-tokens"] = str(self.step_tokens)
         return own | dict(self.changed)
@@ -65,10 +71,12 @@ def command(cache: Cache, settings: Settings, *, port: int) -> list[str]:
     return [str(cache.engine), "serve", str(cache.model), "--host", LOOPBACK, "--port", str(port), *fixed, *dials]
 
 
-def environment(cache: Cache) -> dict[str, str]:
+def environment(cache: Cache, settings: Settings) -> dict[str, str]:
     """Return what the engine's environment must say, beside what it inherits."""
     home = str(cache.home)
-    return {
+    # Gibibytes; where the flag says bytes, the variable would overrule it.
+    space = {} if settings.as_memory else {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    return space | {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         # Threads that spin for each other on cores which the scheduler and the clients need made it ten times slower.
         "OMP_NUM_THREADS": "1",
@@ -117,7 +125,7 @@ class Server:
         self.log.unlink(missing_ok=True)
         started = time.monotonic()
         try:
-            self._process = self._programs.start(_NAME, self.command, environment(self._cache))
+            self._process = self._programs.start(_NAME, self.command, environment(self._cache, self.settings))
             self._wait(started)
         except BaseException:
             self._end()
@@ -127,6 +135,12 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the engine's processes have had since their start."""
+        if self._process is None:
+            raise ServerError("the engine was not started")
+        return session_cpu_seconds(self._process.pid)
 
     def demand(self) -> None:
         """Raise ServerError, with its last words, if it has ended by itself."""
@@ -153,6 +167,20 @@ class Server:
             # Its workers are in its session; one that outlived it would keep the cores busy.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def session_cpu_seconds(session: int, *, proc: Path = Path("/proc")) -> float:
+    """Return the CPU time, user and system, of the living processes of a session, in seconds."""
+    ticks = 0
+    for stat in proc.glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            # It ended between the listing and the reading.
+            continue
+        if int(fields[3]) == session:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _free_port() -> int:

@@ -2,21 +2,24 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import tarfile
 from itertools import islice
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hack.vllm_cpu import advice, install, model, pages, server, table
 from hack.vllm_cpu.__main__ import main
-from hack.vllm_cpu.advice import Analysis, Proposal
+from hack.vllm_cpu.advice import Analysis, Effect, Proposal
 from hack.vllm_cpu.cache import MARK, Cache, default_folder
 from hack.vllm_cpu.cases import CASES, COMPARED
-from hack.vllm_cpu.drive import Answer, Phase
-from hack.vllm_cpu.errors import AdviceError, CacheError, InstallError
+from hack.vllm_cpu.drive import Answer, Course, Phase, drive
+from hack.vllm_cpu.errors import AdviceError, CacheError, InstallError, LoadError
 from hack.vllm_cpu.figures import Figures, figures_of, p95_of
 from hack.vllm_cpu.load import Load, requests_of
 from hack.vllm_cpu.pages import Page
@@ -33,6 +36,8 @@ MEASURED = Figures(
     kv_usage=0.25,
     kv_usage_max=0.5,
     preemptions=0.0,
+    preemption_rate=0.0,
+    kv_cache_capacity=2080.0,
     generation_rate=200.0,
     queue_time_p95=4.0,
     inter_token_latency_p95=0.05,
@@ -42,6 +47,7 @@ MEASURED = Figures(
     client_first_token_p95=4.0,
     client_latency_mean=6.0,
     client_latency_p95=9.0,
+    engine_cores=1.5,
 )
 
 
@@ -254,11 +260,36 @@ def test_advice_adds_a_flag(cache):
 def test_engine_listens_on_loopback_and_writes_into_the_folder_only(cache):
     line = server.command(cache, Settings(batch_limit=8, blocks=100), port=8000)
     assert line[line.index("--host") + 1] == "127.0.0.1"
-    environment = server.environment(cache)
+    environment = server.environment(cache, Settings(batch_limit=8, blocks=100))
     assert environment["HF_HUB_OFFLINE"] == "1"
     folders = [value for value in environment.values() if value.startswith("/")]
     assert folders
     assert all(value.startswith(str(cache.folder)) for value in folders)
+
+
+def test_kv_cache_is_given_as_blocks_or_as_memory(cache):
+    blocks = Settings(batch_limit=8, blocks=100)
+    memory = Settings(batch_limit=8, blocks=100, as_memory=True)
+    assert blocks.flags()["--num-gpu-blocks-override"] == "100"
+    assert memory.flags()["--kv-cache-memory-bytes"] == str(100 * 32 * 2048)
+    assert "--num-gpu-blocks-override" not in memory.flags()
+    # The variable would overrule the flag.
+    assert "VLLM_CPU_KVCACHE_SPACE" in server.environment(cache, blocks)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in server.environment(cache, memory)
+
+
+def test_cpu_time_is_that_of_the_session_only(tmp_path):
+    def process(pid, *, session, name, user, system):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(
+            f"{pid} ({name}) S 1 {session} {session} 0 -1 0 0 0 0 0 {user} {system} 0 0\n"
+        )
+
+    process(10, session=10, name="vllm", user=100, system=50)
+    process(11, session=10, name="a (worker) S 1 2 3", user=200, system=50)
+    process(12, session=99, name="vllm", user=1000, system=1000)
+    (tmp_path / "13").mkdir()  # ended meanwhile
+    assert server.session_cpu_seconds(10, proc=tmp_path) == pytest.approx(400 / os.sysconf("SC_CLK_TCK"))
 
 
 # the load
@@ -354,19 +385,30 @@ def test_figures_come_from_pages_and_from_clients():
     answers = tuple(
         Answer(sent=0.0, first=1.0 + n, done=2.0 + n, prompt_tokens=10, answer_tokens=20) for n in range(20)
     )
-    figures = figures_of(Phase(seconds=10.0, pages=seen, answers=answers))
+    phase = Phase(pages=seen, began=0.0, seconds=10.0, answers=answers, engine_cores=1.25)
+    figures = figures_of(phase)
     assert figures.running == pytest.approx(4.0)
     assert figures.running_max == 8.0
     assert figures.preemptions == pytest.approx(4.0)
     assert figures.generation_rate == pytest.approx(100.0)
     assert figures.client_rate == pytest.approx(40.0)
     assert figures.client_first_token_p95 == 19.0
+    assert figures.engine_cores == 1.25
     assert isinstance(figures.queue_time_p95, Unknown)
+
+
+def test_pages_from_before_all_clients_joined_do_not_count():
+    seen = tuple(Page(1000.0 + n, page_text(running=2.0 * n, generated=100.0 * n)) for n in range(5))
+    phase = Phase(pages=seen, began=1002.5, seconds=2.0, answers=(), engine_cores=1.0)
+    assert phase.joining == 3
+    figures = figures_of(phase)
+    assert figures.running == pytest.approx(7.0)
+    assert figures.preemptions == pytest.approx(1.0)
 
 
 def test_nothing_completed_is_unknown_and_not_zero():
     seen = tuple(Page(1000.0 + n, page_text(running=0.0, generated=0.0)) for n in range(3))
-    figures = figures_of(Phase(seconds=3.0, pages=seen, answers=()))
+    figures = figures_of(Phase(pages=seen, began=0.0, seconds=3.0, answers=(), engine_cores=0.0))
     assert isinstance(figures.client_latency_mean, Unknown)
     assert isinstance(figures.client_first_token_p95, Unknown)
 
@@ -406,6 +448,11 @@ def test_advice_is_read_as_the_command_prints_it():
     assert found.confidence == 0.9
     assert found.verdicts == (("Batch", 2), ("Unknown", 1))
     assert [(one.setting, one.proposed) for one in found.proposals] == [("--max-num-seqs", "16")]
+
+
+def test_pages_of_the_joining_clients_are_not_counted():
+    output = {"pages": [{"verdict": name, "confidence": 1.0} for name in ("Healthy", "Queue", "Batch")], "advice": []}
+    assert advice.read(json.dumps(output).encode(), skip=2).verdicts == (("Batch", 1),)
 
 
 @pytest.mark.parametrize("output", [b"", b"[]", b"{}", b'{"pages": [], "advice": []}', b'{"pages": 3}'])
@@ -456,10 +503,87 @@ def test_table_shows_before_after_and_change():
     assert all(len(row) == 3 for row in rows.values())
 
 
+def test_predictions_stand_beside_what_came():
+    effects = (
+        Effect(signal="generation_tokens", unit="tokens/s", before=100.0, lower=110.0, upper=None),
+        Effect(signal="requests_that_fit", unit="", before=9.0, lower=9.0, upper=20.0),
+    )
+    applied = dataclasses.replace(proposal("--max-num-seqs"), effects=effects)
+    comparison = Comparison(before=seen(MEASURED), proposal=applied, after=seen(MEASURED))
+    rows = {row[0]: row[1:] for row in cells(table.predictions(comparison))}
+    assert rows["generation_tokens, tokens/s"] == ["100", "110 to unknown", "200"]
+    assert rows["requests_that_fit"] == ["9", "9 to 20", "not measured"]
+    assert table.predictions(dataclasses.replace(comparison, proposal=proposal("--max-num-seqs"))) == ""
+
+
 def test_table_of_one_phase():
     rows = {row[0]: row[1:] for row in cells(table.one(seen(MEASURED)))}
     assert rows["KV cache used, highest"] == ["50%"]
     assert rows["whole request, p95 (clients)"] == ["9.00 s"]
+
+
+# the drive, against a stub that speaks the engine's API
+
+
+def stub(*, answer, asked):
+    async def complete(request):
+        asked.append(await request.json())
+        if answer is None:
+            return web.Response(status=400, text="too long")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in answer:
+            await response.write(b"data: " + event + b"\n\n")
+        return response
+
+    async def metrics(_request):
+        return web.Response(body=page_text(running=1.0, generated=5.0))
+
+    application = web.Application()
+    application.router.add_post("/v1/completions", complete)
+    application.router.add_get("/metrics", metrics)
+    return TestServer(application)
+
+
+TOKEN = b'{"choices": [{"text": "a"}]}'
+USAGE = b'{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'
+LOAD = Load(clients=2, prompt_tokens=(5, 9), answer_tokens=(3, 3), pause_seconds=0.02)
+COURSE = Course(join=0.1, settle=0.1, watch=0.3)
+
+
+async def test_drive_offers_the_planned_load_and_keeps_pages():
+    asked = []
+    clock = iter((10.0, 10.6))
+    async with stub(answer=[TOKEN, TOKEN, USAGE, b"[DONE]"], asked=asked) as engine:
+        phase = await drive(str(engine.make_url("")), LOAD, COURSE, seed=3, cpu_seconds=lambda: next(clock))
+    planned = {ask.prompt for client in (0, 1) for ask in islice(requests_of(LOAD, client=client, seed=3), len(asked))}
+    assert {body["prompt"] for body in asked} <= planned
+    assert phase.answers
+    assert {(one.prompt_tokens, one.answer_tokens) for one in phase.answers} == {(7, 3)}
+    assert all(one.sent <= one.first <= one.done for one in phase.answers)
+    assert 0 < phase.joining < len(phase.pages)
+    assert phase.engine_cores == pytest.approx(0.6 / phase.seconds)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "answers 400 to a completion: too long"),
+        ([TOKEN, b'{"error": {"message": "died"}}'], "broke a completion off"),
+        ([b"[DONE]"], "without a token"),
+    ],
+)
+async def test_a_refused_or_broken_request_ends_the_run(answer, message):
+    async with stub(answer=answer, asked=[]) as engine:
+        with pytest.raises(LoadError, match=message):
+            await drive(str(engine.make_url("")), LOAD, COURSE, seed=3, cpu_seconds=lambda: 0.0)
+
+
+async def test_an_engine_that_is_gone_ends_the_run():
+    async with stub(answer=[TOKEN, USAGE], asked=[]) as engine:
+        url = str(engine.make_url(""))
+    with pytest.raises(LoadError, match="does not answer"):
+        await drive(url, LOAD, COURSE, seed=3, cpu_seconds=lambda: 0.0)
 
 
 @pytest.mark.parametrize("seconds", ["5", "901", "nan"])
