@@ -21,6 +21,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
+    "analyze": Entry("optiinfra.cli.analyze:analyze", "Say what limits an engine, from recorded pages."),
     "crds": Entry("optiinfra.cli.crds:crds", "Write or check the CustomResourceDefinitions."),
     "operator": Entry("optiinfra.cli.operator:operator", "Run one replica of the operator."),
     "release": Entry("optiinfra.cli.release:release", "Give held values back, before the operator is removed."),

@@ -114,6 +114,7 @@ def _diagnosis(clues: Clues, draft: Draft) -> Diagnosis:
         limit,
         source,
         None if undecided else runner_up.of(clues, draft.bottleneck, draft.reason),
+        provisional=signals.window <= 0.0,
     )
 
 

@@ -27,10 +27,17 @@ BATCH_SLACK: Final = 0.1
 """Share of the batch limit (at least one request) that may be free for the moment between two requests."""
 QUEUE_SHARE: Final = 0.3
 """Share of pages with waiting requests from which a queue counts, though it is empty at this moment."""
+DRAINED: Final = 0.6
+"""Share of the largest queue by which it fell over the window where it is called drained once it is empty."""
 PASSING_SHARE: Final = 0.05
 """Fewer waiting requests than this share of the running ones are just being taken in."""
+PASSING_COUNT: Final = 2.0
+PASSING_TIME: Final = 0.1
+"""Mean time in the queue, seconds, below which a few waiting requests are just being taken in."""
 PLATEAU: Final = 0.85
 """Where no limit is known: running requests this close to their maximum, with a queue, are taken for the limit."""
+STEADY: Final = 0.08
+"""Share of the plateau by which the mean of a window may lie below it: a batch at its limit is filled up at once."""
 EVEN: Final = 0.75
 """Mean batch fill below which a full replica beside a queue means uneven routing."""
 PROMPT_HEAVY: Final = 4.0
@@ -102,28 +109,52 @@ class Clues:
 
     @cached_property
     def waits(self) -> bool:
-        """Tell whether requests wait now; one or two that a busy engine takes in with its next step are no queue."""
-        return self.waiting >= max(1.0, PASSING_SHARE * known(self.signals.running))
+        """Tell whether requests wait now; the few that a busy engine takes in with its next steps are no queue."""
+        running = known(self.signals.running)
+        if self.waiting < max(1.0, PASSING_SHARE * running):
+            return False
+        passing = not at_least(self.signals.queue_time_mean, PASSING_TIME) and not isinstance(
+            self.signals.queue_time_mean, Unknown
+        )
+        return not (passing and self.waiting <= max(PASSING_COUNT, 2.0 * PASSING_SHARE * running))
 
     @cached_property
     def waited(self) -> bool:
-        """Tell whether requests waited for a good part of the window."""
-        return at_least(self.signals.waiting_share, QUEUE_SHARE)
+        """Tell whether requests waited for a good part of the window, and the queue is not just running empty."""
+        if not at_least(self.signals.waiting_share, QUEUE_SHARE):
+            return False
+        slope, most = self.signals.waiting_slope, self.signals.waiting_max
+        if isinstance(slope, Unknown) or isinstance(most, Unknown) or self.waits:
+            return True
+        return slope * self.signals.window > -DRAINED * most
 
     # ---- batch
 
     @cached_property
     def limit(self) -> tuple[Value, str]:
         """Return the batch limit of one replica and where it is from: "argument", "page", "inferred" or nowhere."""
-        if not isinstance(self.settings.batch_limit, Unknown):
-            return self.settings.batch_limit, self.settings.batch_limit_source or "argument"
         highest = self.signals.running_per_replica_max
+        if not isinstance(self.settings.batch_limit, Unknown):
+            if self.settings.batch_limit_source != "inferred":
+                return self.settings.batch_limit, self.settings.batch_limit_source or "argument"
+            highest = self.settings.batch_limit
         if isinstance(highest, Unknown):
             return self.settings.batch_limit, ""
         # A plateau is a limit only while more requests would have run: a queue, and a KV cache with room.
-        if self.waits and self.kv_room and highest > 0.0 and self.running >= highest * PLATEAU:
+        level = self.running >= highest * PLATEAU and self._level
+        if self.waits and self.kv_room and highest > 0.0 and level and not self.steps_saturate:
             return highest, "inferred"
         return Unknown(UnknownReason.NOT_MEASURED, "not among the arguments, and running requests do not level off"), ""
+
+    @cached_property
+    def _level(self) -> bool:
+        """Tell whether running requests stay where they are; asked where prompts may be what holds them back."""
+        mean, highest = self.signals.running_mean, self.signals.running_per_replica_max
+        if isinstance(mean, Unknown) or isinstance(highest, Unknown):
+            return True
+        if not self.prompt_heavy or not at_least(self.signals.waiting_share, 1.0):
+            return True
+        return mean >= highest - max(0.4, STEADY * highest)
 
     @cached_property
     def batch_full(self) -> bool:
@@ -269,11 +300,14 @@ class Clues:
     def first_token_late(self) -> bool:
         """Tell whether first tokens come too late, for another reason than that their requests waited.
 
-        The histogram fills when a request leaves the queue, so that a miss outlives the queue that caused it.
+        The histogram fills when a request leaves the queue, so that a miss outlives the queue that caused it. Where
+        steps are full of prompts, that is what queues come from too.
         """
         first = self.signals.time_to_first_token_p95
         if isinstance(first, Unknown) or first <= self.objectives.time_to_first_token_p95:
             return False
+        if self.steps_saturate:
+            return True
         return not above(self.signals.waiting_max, 0.0) and not at_least(self.signals.queue_time_p95, first / 2.0)
 
     @cached_property

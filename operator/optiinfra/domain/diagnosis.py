@@ -39,6 +39,8 @@ class Diagnosis:
     """One of "argument", "page", "inferred", or empty."""
     alternative: Alternative | None = None
     """None only where the verdict itself is `Unknown`."""
+    provisional: bool = False
+    """Whether it rests on one page: what is, not what lasts."""
 
     def finding(self) -> Finding:
         """Return the verdict as a finding; also for Healthy and Unknown, whose reason is worth showing."""

@@ -24,10 +24,10 @@ def unknown(reason: str, message: str) -> Draft:
 def starved(clues: Clues, before: str) -> Draft | None:
     """Say Host where GPUs wait although there is work, unless the host's CPU is known to be free."""
     before = before[:1].upper() + before[1:]
-    saturated = clues.cpu is CpuState.SATURATED or clues.page_process_busy
-    if clues.gpu is GpuState.LOW and saturated:
+    saturated = clues.cpu is CpuState.SATURATED
+    if clues.gpu is GpuState.LOW and (saturated or clues.page_process_busy):
         text = f"{before}the GPUs wait for the host ({gpus(clues)}; {host(clues)})."
-        return Draft(Bottleneck.HOST, 0.85 if clues.cpu is CpuState.SATURATED else 0.65, "CPUStarvation", text)
+        return Draft(Bottleneck.HOST, 0.85 if saturated else 0.65, "CPUStarvation", text)
     if clues.gpu is GpuState.LOW and clues.cpu is CpuState.UNMEASURED:
         text = f"{before}the GPUs wait for somebody ({gpus(clues)}); nobody measures the host's CPU, the likeliest."
         return Draft(Bottleneck.HOST, 0.5, "GPUsWait", text)
@@ -40,7 +40,10 @@ def starved(clues: Clues, before: str) -> Draft | None:
 def compute(clues: Clues, sure: float, text: str) -> Draft:
     """Say Compute, and whether prefill or decode is what takes the time."""
     prefill = clues.prompt_heavy
-    if clues.first_token_late != clues.tokens_slow:
+    if clues.steps_saturate:
+        # Decoding is slow too where prompts take the steps.
+        prefill = True
+    elif clues.first_token_late != clues.tokens_slow:
         prefill = clues.first_token_late
     tensor, memory = clues.surroundings.gpu_tensor_active, clues.surroundings.gpu_dram_active
     if not isinstance(tensor, Unknown) and not isinstance(memory, Unknown) and abs(tensor - memory) >= 0.2:

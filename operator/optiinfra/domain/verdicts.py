@@ -5,7 +5,8 @@ three in a row disagree with the verdict, two of one class are enough. The class
 come back: what lies at the edge of two classes stays where it is. So a lasting change shows on the second or third
 window, and no single window ever shows at all.
 
-While windows disagree the verdict stands with less confidence. No clock is read; the time is an argument.
+What was said on a single page gives way at once. While windows disagree the verdict stands with less confidence. No
+clock is read; the time is an argument.
 """
 
 from dataclasses import dataclass, replace
@@ -53,6 +54,8 @@ def settle(previous: VerdictMemory | None, diagnosis: Diagnosis, *, now: UnixTim
         return VerdictMemory(diagnosis, now)
     held = previous.diagnosis.bottleneck
     windows = previous.windows + 1
+    if previous.diagnosis.provisional:
+        return VerdictMemory(diagnosis, previous.since if diagnosis.bottleneck is held else now)
     if diagnosis.bottleneck is held:
         return replace(previous, diagnosis=diagnosis, against=(), windows=windows)
     against = (*previous.against, (now, diagnosis))[-TO_RETURN:]

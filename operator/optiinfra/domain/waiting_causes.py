@@ -66,7 +66,10 @@ def _held_back(clues: Clues) -> Draft | None:
         return None
     if clues.remote is not None:
         return Draft(Bottleneck.NETWORK, 0.85, "KVTransfer", f"{waiting} requests wait: {clues.remote[1]}.")
-    if clues.settings.role or above(clues.signals.external_hit_ratio, 0.0):
+    if above(clues.signals.external_hit_ratio, 0.0) and not above(clues.signals.lora_waiting, 0.0):
+        text = f"{waiting} requests wait for keys and values that a cache outside the engine holds."
+        return Draft(Bottleneck.NETWORK, 0.7, "KVTransfer", text)
+    if clues.settings.role:
         return Draft(
             Bottleneck.QUEUE, 0.75, "KVTransfer", f"{waiting} requests wait for keys and values from elsewhere."
         )
