@@ -190,3 +190,14 @@ class EngineReading:
         """Return a gauge of the page, or an Unknown that names the engine."""
         value = self.gauges.get(signal)
         return Unknown(UnknownReason.NOT_MEASURED, f"{self.engine} page without {signal}") if value is None else value
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReading:
+    """One scraped page of a KV cache that runs beside an engine (LMCache's server), normalised like an engine's."""
+
+    time: UnixTime
+    gauges: Mapping[Signal, float] = field(default_factory=dict)
+    counters: Mapping[Signal, float] = field(default_factory=dict)
+    histograms: Mapping[Signal, Histogram] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
