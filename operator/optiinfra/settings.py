@@ -153,6 +153,9 @@ class OperatorSettings(BaseSettings):
     llm_timeout_seconds: float = Field(default=20.0, ge=1, le=120)
     """Total time for one question, retries included."""
 
+    kv_optkit_url: str = Field(default="", max_length=1024, pattern="^($|https?://)")
+    """Address of a KV-OptKit server whose plan is shown beside our advice on the KV cache; empty asks none."""
+
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """DEBUG, INFO, WARNING or ERROR."""
 
