@@ -36,7 +36,8 @@ class Stabilized:
         if self._past is None:
             self._past = np.zeros((self._length, len(proposed)), dtype=np.int64)
         self._past[sync % self._length] = proposed
-        return self._past.max(axis=0)
+        highest: IntArray = self._past.max(axis=0)
+        return highest
 
 
 class HpaRate:
@@ -55,6 +56,7 @@ class HpaRate:
         return view.arrivals(self._mean_steps)
 
     def __call__(self, view: View) -> IntArray:
+        """Ask for replicas."""
         current = view.replicas
         total = self.metric(view)
         ratio = total / (self._target * current)
@@ -75,6 +77,7 @@ class HpaUtilization:
         self._stabilized = Stabilized()
 
     def __call__(self, view: View) -> IntArray:
+        """Ask for replicas."""
         current = view.replicas
         capacity = np.maximum(view.capacity(self._mean_steps), _SLACK)
         use = np.minimum(view.served(self._mean_steps) / capacity, 1.0)
@@ -133,6 +136,7 @@ class Kpa:
         self._panic_high: IntArray | None = None
 
     def __call__(self, view: View) -> IntArray:
+        """Ask for replicas."""
         ready = np.maximum(view.ready, 1)
         waiting = view.backlog() / self._service_s
         stable = view.served(self.STABLE_STEPS) + waiting

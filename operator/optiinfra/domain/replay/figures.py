@@ -39,18 +39,20 @@ class Figures:
 
 def late_work(fleet: Fleet, *, after_s: float) -> FloatArray:
     """(runs, steps): work that arrived in a step and waited longer than `after_s`, in replica-seconds."""
-    runs, steps = fleet.load.shape
+    steps = fleet.load.shape[1]
     wait = max(0, round(after_s / STEP_S))
     backlog = fleet.backlog.astype(np.float64)
     # What is unserved when the load ends is looked at as if no more came: it waits on in the last queue.
     later = np.minimum(np.arange(steps) + wait, steps - 1)
     younger = (fleet.arrived[:, later + 1] - fleet.arrived[:, 1:]) * STEP_S
-    return np.clip(backlog[:, later] - younger, 0.0, fleet.load * STEP_S).reshape(runs, steps)
+    late: FloatArray = np.clip(backlog[:, later] - younger, 0.0, fleet.load * STEP_S)
+    return late
 
 
 def windows(values: FloatArray, *, steps: int) -> FloatArray:
     """Sums over windows of `steps` columns; the last one may be shorter."""
-    return np.add.reduceat(values, np.arange(0, values.shape[1], steps), axis=1)
+    sums: FloatArray = np.add.reduceat(values, np.arange(0, values.shape[1], steps), axis=1)
+    return sums
 
 
 @dataclass(frozen=True, slots=True)

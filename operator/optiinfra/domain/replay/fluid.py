@@ -30,7 +30,8 @@ RISE_PODS: Final = 4
 
 def rise_limited(asked: IntArray, current: IntArray) -> IntArray:
     """What of an order Kubernetes grants in one sync (`behavior.scaleUp` defaults of autoscaling/v2)."""
-    return np.minimum(asked, current + np.maximum(RISE_PODS, current))
+    granted: IntArray = np.minimum(asked, current + np.maximum(RISE_PODS, current))
+    return granted
 
 
 class Fleet:
@@ -76,7 +77,7 @@ class Fleet:
     @property
     def syncs(self) -> int:
         """Number of syncs of the whole load."""
-        return self.asked.shape[1]
+        return int(self.asked.shape[1])
 
     def order(self, asked: IntArray) -> None:
         """Ask for a number of replicas at the present moment; limits of the fleet and of Kubernetes apply."""
@@ -144,7 +145,8 @@ class View:
         """Mean load of the newest `steps` steps, in replicas; of as many as there are; the first step at the start."""
         end = max(1, self.newest)
         start = max(0, end - steps)
-        return (self.fleet.arrived[:, end] - self.fleet.arrived[:, start]) / (end - start)
+        mean: FloatArray = (self.fleet.arrived[:, end] - self.fleet.arrived[:, start]) / (end - start)
+        return mean
 
     def served(self, steps: int) -> FloatArray:
         """Mean work served in the newest `steps` steps, in replicas."""
@@ -154,20 +156,29 @@ class View:
             return self.arrivals(steps)
         before = self.fleet.backlog[:, start - 1] if start else 0.0
         queued = (self.fleet.backlog[:, end - 1] - before) / STEP_S
-        return np.maximum((self.fleet.arrived[:, end] - self.fleet.arrived[:, start] - queued) / (end - start), 0.0)
+        arrived = self.fleet.arrived[:, end] - self.fleet.arrived[:, start]
+        mean: FloatArray = np.maximum((arrived - queued) / (end - start), 0.0)
+        return mean
 
     def capacity(self, steps: int) -> FloatArray:
         """Mean number of ready replicas over the newest `steps` steps."""
         end = max(1, self.newest)
         if self.newest < 1:
             return self.fleet.ready.astype(np.float64)
-        return self.fleet.serving[:, max(0, end - steps) : end].mean(axis=1, dtype=np.float64)
+        mean: FloatArray = self.fleet.serving[:, max(0, end - steps) : end].mean(axis=1, dtype=np.float64)
+        return mean
 
     def backlog(self) -> FloatArray:
         """Work that waited at the newest visible moment, replica-seconds."""
         if self.newest < 1:
             return np.zeros(len(self.fleet.queue))
         return self.fleet.backlog[:, self.newest - 1].astype(np.float64)
+
+    def observed_ready(self) -> FloatArray:
+        """Ready replicas at the newest visible moment, before its step."""
+        if self.newest < 1:
+            return self.fleet.ready.astype(np.float64)
+        return self.fleet.serving[:, self.newest].astype(np.float64)
 
     @property
     def ready(self) -> IntArray:
@@ -200,4 +211,5 @@ def play(
 def first_replicas(load: FloatArray, *, minimum: IntArray) -> IntArray:
     """Default number at the start: the first minute's mean x 1.3, rounded up, at least the minimum."""
     minute = load[:, : round(60.0 / STEP_S)].mean(axis=1)
-    return np.maximum(np.ceil(minute * 1.3 - 1e-9).astype(np.int64), minimum)
+    initial: IntArray = np.maximum(np.ceil(minute * 1.3 - 1e-9).astype(np.int64), minimum)
+    return initial

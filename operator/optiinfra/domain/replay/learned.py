@@ -1,0 +1,43 @@
+"""The operator's own decision as a rule of the replay: it sees what its 15 s scrapes would have shown, and no more."""
+
+import numpy as np
+
+from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, SYNC_S, Fleet, IntArray, View
+from optiinfra.domain.scaler.decide import Scaler
+from optiinfra.domain.scaler.decision import FleetDecision
+from optiinfra.domain.scaler.observation import Observation, Services
+from optiinfra.domain.scaler.tuning import DEFAULT, Tuning
+from optiinfra.domain.units import UnixTime
+
+
+class Learned:
+    """`optiinfra.domain.scaler` over all runs of a fleet; a load is in replicas, so a replica's capacity is 1."""
+
+    def __init__(
+        self, fleet: Fleet, *, late_after_s: float = 10.0, late_share: float = 0.01, tuning: Tuning = DEFAULT
+    ) -> None:
+        runs = len(fleet.load)
+        self.scaler = Scaler(fleet.replicas, tuning=tuning)
+        self.last: FleetDecision | None = None
+        self._start_up = fleet.start_up * (SYNC_S / STEPS_PER_SYNC)
+        self._ones = np.ones(runs)
+        self._late_after = np.full(runs, late_after_s)
+        self._late_share = np.full(runs, late_share)
+        self._unpaused = np.zeros(runs, dtype=np.bool_)
+
+    def __call__(self, view: View) -> IntArray:
+        """Ask for replicas."""
+        services = Services(
+            capacity=self._ones,
+            start_up_p50=np.maximum(self._start_up, 1.0),
+            start_up_p95=np.maximum(self._start_up, 1.0),
+            current=view.replicas,
+            minimum=view.fleet.minimum,
+            maximum=view.fleet.maximum,
+            late_after_s=self._late_after,
+            late_share=self._late_share,
+            paused=self._unpaused,
+        )
+        seen = Observation(arrived=view.arrivals(STEPS_PER_SYNC), backlog=view.backlog(), ready=view.observed_ready())
+        self.last = self.scaler.decide((seen,), services, now=UnixTime(view.now))
+        return self.last.desired

@@ -1,0 +1,312 @@
+"""The entrance: observations of a fleet in, decisions out. Causal, incremental, deterministic; no clock, no I/O.
+
+    scaler = Scaler(services.current)                      # or Scaler.restored(...)
+    decisions = scaler.decide(observations, services, now=now)
+    decisions.of(0).desired
+
+Each call hands over the ticks since the last one, oldest first, usually one or two. The state moves only when a new
+tick is given: asking again within a tick answers the same. Missing ticks are lived through with the last known load and
+are not scored; while the load is unknown nothing is given back. A clock that was set back holds still for a minute,
+then begins a new reckoning with what was learned. Chunks of the fleet are decided one after the other in one thread.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from optiinfra.domain.scaler.decision import REASONS, FleetDecision
+from optiinfra.domain.scaler.grid import CHOSEN, GAIN_OF, prior
+from optiinfra.domain.scaler.load import Features
+from optiinfra.domain.scaler.observation import Observation, ScalerInputError, Services
+from optiinfra.domain.scaler.order import foreseen_backlog, order
+from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
+from optiinfra.domain.scaler.prices import prices
+from optiinfra.domain.scaler.shadows import needs
+from optiinfra.domain.scaler.state import FleetState, joined, put, take
+from optiinfra.domain.scaler.tuning import DEFAULT, REFERENCE, TICK_S, TICKS_PER_HOUR, WINDOW_TICKS, Tuning
+from optiinfra.domain.units import UnixTime
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+CHUNK: Final = 256
+MOST_CATCH_UP: Final = 40
+"""Ticks of a gap that are lived through; after a longer one the windows begin anew."""
+UNKNOWN_TICKS: Final = 4
+"""A minute without a known load is a load unknown."""
+HAND_TICKS: Final = 20
+YOUNG_HOURS: Final = 12.0
+JUDGED_HOURS: Final = 6.0
+"""Least history before the objective is called infeasible."""
+_LEAST: Final = np.float32(1e-6)
+_PAUSED, _UNKNOWN, _QUEUE, _COLLAPSED, _HAND, _YOUNG, _LEARNED, _LOW, _HIGH = range(len(REASONS))
+
+
+class Scaler:
+    """Decides for a fleet and remembers what that needs."""
+
+    def __init__(self, replicas: Ints, *, tuning: Tuning = DEFAULT) -> None:
+        """Begin with workloads that run `replicas` ready replicas and have no past."""
+        self.state = FleetState.of(np.minimum(replicas, MOST_REPLICAS))
+        self.tuning = tuning
+
+    @classmethod
+    def restored(cls, states: Sequence[FleetState], *, tuning: Tuning = DEFAULT) -> "Scaler":
+        """Go on from states, one or more workloads each, for example out of checkpoints."""
+        scaler = cls(np.zeros(0, dtype=np.int64), tuning=tuning)
+        scaler.state = joined(list(states))
+        return scaler
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def decide(self, observations: Sequence[Observation], services: Services, *, now: UnixTime) -> FleetDecision:
+        """Take in the ticks that end at `now`, oldest first, and decide for every workload."""
+        if len(services) != len(self.state):
+            raise ScalerInputError(f"services: {len(services)} rows for {len(self.state)} workloads: give one each")
+        if any(len(one.arrived) != len(services) for one in observations):
+            raise ScalerInputError("observations: each needs one row a workload, as services has")
+        tick = int(now // TICK_S)
+        if len(services) <= CHUNK:
+            return _decide(self.state, observations, services, tick=tick, tuning=self.tuning)
+        parts = []
+        for first in range(0, len(services), CHUNK):
+            rows = slice(first, first + CHUNK)
+            part = take(self.state, rows)
+            seen = [_rows(one, rows) for one in observations]
+            parts.append(_decide(part, seen, services.rows(rows), tick=tick, tuning=self.tuning))
+            put(self.state, rows, part)
+        return joined(parts)
+
+
+def _rows(one: Observation, rows: slice) -> Observation:
+    return Observation(arrived=one.arrived[rows], backlog=one.backlog[rows], ready=one.ready[rows])
+
+
+def _decide(
+    state: FleetState, observations: Sequence[Observation], services: Services, *, tick: int, tuning: Tuning
+) -> FleetDecision:
+    """Bring the state to `tick` and decide."""
+    first = tick - len(observations) + 1
+    _begin_anew(state, services, first=first, tick=tick)
+    for at in range(int(state.tick.min(initial=tick)) + 1, first):
+        _advance(state, _nothing(len(services)), services, tick=at, tuning=tuning)
+    for at, one in enumerate(observations, start=first):
+        _advance(state, one, services, tick=at, tuning=tuning)
+    return _answer(state, services, tuning=tuning)
+
+
+def _nothing(workloads: int) -> Observation:
+    unknown = np.full(workloads, np.nan)
+    return Observation(arrived=unknown, backlog=unknown, ready=unknown)
+
+
+def _begin_anew(state: FleetState, services: Services, *, first: int, tick: int) -> None:
+    """Where the clock was set back or a gap is long, keep what was learned and begin the windows again."""
+    new = state.tick < 0
+    jumped = ~new & ((state.tick > tick + UNKNOWN_TICKS) | (first - state.tick > MOST_CATCH_UP))
+    if jumped.any():
+        rows = np.flatnonzero(jumped)
+        old = take(state, rows)
+        begun = FleetState.of(np.minimum(services.current[rows], MOST_REPLICAS))
+        begun.desired = old.desired
+        begun.weights, begun.load.lost = old.weights, old.load.lost
+        for name in ("paid_sum", "late_sum", "bad_sum", "work_sum"):
+            setattr(begun.shadows, name, getattr(old.shadows, name))
+        for name in ("paid_sum", "late_sum", "work_sum", "incidents"):
+            setattr(begun.references, name, getattr(old.references, name))
+        for name in ("late", "work", "incidents"):
+            setattr(begun.realised, name, getattr(old.realised, name))
+        begun.kept_age = old.kept_age + old.load.seen
+        put(state, rows, begun)
+    state.tick[new | jumped] = first - 1
+
+
+def _advance(state: FleetState, one: Observation, services: Services, *, tick: int, tuning: Tuning) -> None:
+    """Live through one tick, those workloads only that have not yet."""
+    usable = np.isfinite(one.arrived) & (one.arrived >= 0.0) & np.isfinite(one.backlog) & (one.backlog >= 0.0)
+    usable &= np.isfinite(one.ready) & (one.ready >= 0.0)
+    wanted = (state.tick < tick) & (usable | (state.load.seen > 0))
+    state.unknown += (state.tick < tick) & ~usable
+    if wanted.all():
+        _live(state, one, services, usable=usable, tick=tick, tuning=tuning)
+    elif wanted.any():
+        rows = np.flatnonzero(wanted)
+        part = take(state, rows)
+        seen = Observation(arrived=one.arrived[rows], backlog=one.backlog[rows], ready=one.ready[rows])
+        _live(part, seen, services.rows(rows), usable=usable[rows], tick=tick, tuning=tuning)
+        put(state, rows, part)
+    state.tick = np.maximum(state.tick, tick)
+
+
+def _live(state: FleetState, one: Observation, services: Services, *, usable: Bools, tick: int, tuning: Tuning) -> None:
+    """Live through one tick with every workload given."""
+    start = services.start_ticks
+    objective = services.late_after_s.astype(np.float32)
+    minimum, maximum = services.minimum.astype(np.float32), np.minimum(services.maximum, MOST_REPLICAS)
+    last = state.load.recent[:, (tick - 1) % state.load.recent.shape[1]]
+    load = np.where(usable, one.arrived / services.capacity, last).astype(np.float32)
+    queue = np.where(usable, one.backlog / services.capacity, state.realised.queue).astype(np.float32)
+    ready = np.where(usable, one.ready, state.real.ready[:, 0]).astype(np.float32)
+    state.unknown = np.where(usable, 0, state.unknown)
+    _follow_real(state, services, ready=ready, start=start, tick=tick)
+    state.realised.observe(
+        load=np.where(usable, load, 0.0).astype(np.float32),
+        queue=queue,
+        ready=ready,
+        objective_s=objective,
+        tuning=tuning,
+    )
+    newborn = state.load.seen == 0
+    features = state.load.observe(load, tick=tick, start_ticks=start, tuning=tuning)
+    if newborn.any():
+        for past in state.past:
+            put(past, newborn, take(features, newborn))
+    counted = usable & (state.load.seen >= start + tuning.settle_ticks)
+    state.shadows.live(
+        load,
+        state.past[0],
+        tick=tick,
+        start_ticks=start,
+        minimum=minimum,
+        maximum=maximum.astype(np.float32),
+        objective_s=objective,
+        counted=counted,
+        tuning=tuning,
+    )
+    state.references.live(
+        load,
+        state.past[0],
+        tick=tick,
+        start_ticks=start,
+        minimum=minimum,
+        maximum=maximum.astype(np.float32),
+        objective_s=objective,
+        counted=counted,
+    )
+    state.past = (*state.past[1:], features)
+    closing = tick % WINDOW_TICKS == WINDOW_TICKS - 1
+    if closing:
+        state.shadows.close_window(mean=features.mean, tuning=tuning)
+        state.references.close_window(tuning=tuning)
+        state.realised.close_window(tuning=tuning)
+    if closing or newborn.any():
+        state.weights = _weights(state, services, tuning=tuning)
+
+
+def _follow_real(state: FleetState, services: Services, *, ready: Floats, start: Ints, tick: int) -> None:
+    """Note what became of the last order, and who else gave one."""
+    current = np.minimum(services.current, MOST_REPLICAS).astype(np.float32)[:, None]
+    raised = (current[:, 0] > state.real.replicas[:, 0]) & (services.current > state.desired) & (state.desired >= 0)
+    state.hand = np.where(raised, HAND_TICKS, np.maximum(state.hand - 1, 0))
+    state.real.order(current, tick=tick - 1, start=start[:, None])
+    # Pods that should serve by now and do not: they are taken to need half a start-up more.
+    state.behind = np.maximum(state.real.ready[:, 0] - ready, 0.0)
+    state.real.end()
+    state.real.begin(tick=tick)
+
+
+def _scores(state: FleetState, services: Services, *, tuning: Tuning) -> tuple[Floats, Floats, Floats]:
+    """(cost, late share, share of bad windows) of each choice, with the prior."""
+    expected = prior(services.start_ticks)
+    shadows = state.shadows
+    believed = (np.float32(tuning.prior_hours * TICKS_PER_HOUR) * np.maximum(state.load.mean, _LEAST))[:, None]
+    work = shadows.work_sum[:, None] + believed
+    cost = (shadows.paid_sum[:, :CHOSEN] + expected.cost * believed) / work
+    late = (shadows.late_sum[:, :CHOSEN] + expected.late * believed) / work
+    bad = (shadows.bad_sum[:, :CHOSEN] + expected.bad * believed) / work
+    return cost, late, bad
+
+
+def _weights(state: FleetState, services: Services, *, tuning: Tuning) -> Floats:
+    """Softmin over the scores at the prices of the moment."""
+    cost, late, bad = _scores(state, services, tuning=tuning)
+    age = state.load.seen + state.kept_age
+    price = prices(
+        state.realised,
+        reference_incidents=state.references.incidents[:, REFERENCE],
+        mean=state.load.mean,
+        seen=age,
+        late_budget=services.late_share.astype(np.float32),
+        tuning=tuning,
+    )
+    score = cost + price.late[:, None] * late + price.incident[:, None] * bad
+    hours = np.maximum(age, 1) / TICKS_PER_HOUR
+    temperature = (tuning.temperature * np.sqrt(1.0 + tuning.temperature_hours / hours)).astype(np.float32)
+    weights = np.exp(-(score - score.min(axis=1, keepdims=True)) / temperature[:, None])
+    normal: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normal
+
+
+def _answer(state: FleetState, services: Services, *, tuning: Tuning) -> FleetDecision:
+    """Decide from the state as it is."""
+    features: Features = state.past[-1]
+    current = np.minimum(services.current, MOST_REPLICAS).astype(np.float32)
+    start = services.start_ticks.astype(np.float32)
+    wanted = (state.weights * needs(features)[:, :CHOSEN]).sum(axis=1)
+    trending = (state.weights * (GAIN_OF[:CHOSEN] > 0.0)).sum(axis=1)
+    now = features.now[:, 0] * (1.0 - trending) + features.now[:, 1] * trending
+    later = features.later[:, 0] * (1.0 - trending) + features.later[:, 1] * trending
+    ready = state.real.ready[:, 0] - state.behind
+    queue = np.maximum(state.realised.queue + (features.level - ready) * np.float32(TICK_S), 0.0)
+    future = state.real.future(start[:, None])[:, 0] - state.behind * start * np.float32(0.5)
+    foreseen = foreseen_backlog(queue=queue, now=now, later=later, start=start, future=future)
+    minimum, maximum = services.minimum.astype(np.float32), np.minimum(services.maximum, MOST_REPLICAS)
+    target, need = order(
+        wanted,
+        queue=queue,
+        foreseen=foreseen,
+        later=later,
+        current=current,
+        minimum=minimum,
+        maximum=maximum.astype(np.float32),
+        tuning=tuning,
+    )
+    unseen, unknown = state.load.seen == 0, state.unknown > 0
+    holding = unknown | (state.hand > 0)
+    target = np.where(holding, np.maximum(target, current), target)
+    target = np.where(unseen | services.paused, current, target)
+    desired = np.clip(target.astype(np.int64), services.minimum, services.maximum)
+    state.desired = desired.copy()
+    floor = np.clip(np.ceil(wanted - tuning.rounding).astype(np.int64), services.minimum, services.maximum)
+    floor = np.minimum(np.where(unseen, services.minimum, floor), desired)
+    cost, late, _ = _scores(state, services, tuning=tuning)
+    measured = state.shadows.work_sum / np.maximum(state.load.mean * np.float32(TICKS_PER_HOUR), _LEAST)
+    work = np.maximum(state.shadows.work_sum, _LEAST)[:, None]
+    what_if = (state.shadows.late_sum[:, CHOSEN:] / work).astype(np.float32)
+    best = np.minimum((state.shadows.late_sum[:, :CHOSEN] / work).min(axis=1), what_if[:, 0])
+    share = services.late_share.astype(np.float32)
+    reason = np.select(
+        [
+            services.paused,
+            unseen | (state.unknown >= UNKNOWN_TICKS),
+            (desired == services.maximum) & (need > services.maximum),
+            (desired == services.minimum) & (wanted <= services.minimum),
+            (foreseen > 0.0) & (need > wanted),
+            features.collapsed,
+            state.hand > 0,
+            state.load.seen + state.kept_age < YOUNG_HOURS * TICKS_PER_HOUR,
+        ],
+        [_PAUSED, _UNKNOWN, _HIGH, _LOW, _QUEUE, _COLLAPSED, _HAND, _YOUNG],
+        _LEARNED,
+    )
+    return FleetDecision(
+        desired=desired,
+        floor=floor,
+        reason=reason,
+        need=need,
+        weights=state.weights.copy(),
+        cost=cost,
+        late=late,
+        measured=measured,
+        hpa_target=state.references.best(late_share=share),
+        forecast=later,
+        late_share=state.realised.late_share(mean=state.load.mean, tuning=tuning),
+        late_budget=share,
+        what_if_late=what_if,
+        infeasible=(measured > JUDGED_HOURS) & (best > share),
+        mean=state.load.mean.copy(),
+    )

@@ -1,0 +1,183 @@
+"""What is kept of a workload's load, and the features that every shadow reads: level, trend, held maxima, collapse.
+
+All loads are in replicas: work per second over what one replica serves. A trend counts only as far as it exceeds its
+own noise. A steady load that collapses within an hour is more often an outage upstream than lost customers, so its
+capacity is kept for its return; two collapses in a row that did not return turn that off until one does.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from optiinfra.domain.scaler.tuning import GAINS, HOLDS, TICKS_PER_HOUR, WINDOW_TICKS, Tuning
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+RECENT: Final = 20
+LEVEL_TICKS: Final = 4
+TREND_TICKS: Final = 12
+LAG_TICKS: Final = 2.5
+"""From the middle of the newest minute to the moment of the decision."""
+WINDOWS: Final = 16
+_STEADY: Final = slice(4, 16)
+"""Windows, newest first, whose lowest one was the steady level before a collapse: 20 to 80 minutes ago."""
+_LEAST_STEADY: Final = 0.5
+_RETURNED: Final = 0.5
+_LOST_MOST: Final = 2
+_READY_AGAIN: Final = -2 * TICKS_PER_HOUR
+"""Value of `until` from which a new collapse may be seen: two hours after one was given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What is known of the load at one tick; all (workloads, ...)."""
+
+    level: Floats
+    slope: Floats
+    """Replicas a tick; never negative."""
+    mean: Floats
+    """Mean of the last day."""
+    held: Floats
+    """(workloads, gains x holds): maxima of the forecast."""
+    now: Floats
+    """(workloads, gains): the load when the decision is taken."""
+    later: Floats
+    """(workloads, gains): the load when what is ordered now is ready."""
+    least: Floats
+    """Never ask for less: half the last hour, or the level before a collapse."""
+    collapsed: Bools
+
+
+@dataclass(slots=True)
+class LoadMemory:
+    """The past of the loads of a fleet; every array has the workload first."""
+
+    seen: Ints
+    """Ticks since the beginning."""
+    recent: Floats
+    """(workloads, RECENT): ring of loads by tick."""
+    forecasts: Floats
+    """(workloads, gains, longest hold): ring of forecasts by tick."""
+    window: Floats
+    """Sum of the running five minutes."""
+    window_ticks: Floats
+    windows: Floats
+    """(workloads, WINDOWS): means of five minutes, newest first."""
+    mean: Floats
+    before: Floats
+    """Level before the present collapse; 0 while there is none."""
+    until: Ints
+    """Ticks that the collapse's capacity is still kept."""
+    lost: Ints
+    """Collapses in a row that did not return."""
+
+    @classmethod
+    def empty(cls, workloads: int) -> "LoadMemory":
+        """Nothing seen yet."""
+
+        def zeros(*shape: int) -> Floats:
+            return np.zeros((workloads, *shape), dtype=np.float32)
+
+        def counts() -> Ints:
+            return np.zeros(workloads, dtype=np.int64)
+
+        return cls(
+            seen=counts(),
+            recent=zeros(RECENT),
+            forecasts=zeros(len(GAINS), HOLDS[-1]),
+            window=zeros(),
+            window_ticks=zeros(),
+            windows=zeros(WINDOWS),
+            mean=zeros(),
+            before=zeros(),
+            until=np.full(workloads, _READY_AGAIN, dtype=np.int64),
+            lost=counts(),
+        )
+
+    def observe(self, load: Floats, *, tick: int, start_ticks: Ints, tuning: Tuning) -> Features:
+        """Take in one tick and read the features. `load` is finite; what was not measured is the caller's matter."""
+        first = self.seen == 0
+        if first.any():
+            self.recent[first] = load[first, None]
+            self.windows[first] = load[first, None]
+            self.mean[first] = load[first]
+        self.recent[:, tick % RECENT] = load
+        self.seen += 1
+        share = np.maximum(1.0 / (tuning.mean_hours * TICKS_PER_HOUR), 1.0 / self.seen).astype(np.float32)
+        self.mean += (load - self.mean) * share
+        self._count_window(load, tick=tick)
+        newest = (tick - np.arange(TREND_TICKS)) % RECENT
+        level = self.recent[:, newest[:LEVEL_TICKS]].mean(axis=1)
+        slope = self._slope(self.recent[:, newest], noise=tuning.noise)
+        gains = np.array(GAINS, dtype=np.float32)
+        ahead = start_ticks.astype(np.float32) + np.float32(LAG_TICKS + 1.0)
+        trend = gains[None, :] * slope[:, None]
+        later = level[:, None] + trend * ahead[:, None]
+        self.forecasts[:, :, tick % HOLDS[-1]] = later
+        kept = self._collapse(level, tuning=tuning)
+        hour = self.windows[:, : 3600 // 300].mean(axis=1)
+        return Features(
+            level=level,
+            slope=slope,
+            mean=self.mean.copy(),
+            held=self._held(tick),
+            now=level[:, None] + trend * np.float32(LAG_TICKS),
+            later=later,
+            least=np.maximum(np.float32(tuning.hour_floor) * hour, kept),
+            collapsed=kept > 0.0,
+        )
+
+    def _count_window(self, load: Floats, *, tick: int) -> None:
+        self.window += load
+        self.window_ticks += 1.0
+        if tick % WINDOW_TICKS == WINDOW_TICKS - 1:
+            self.windows[:, 1:] = self.windows[:, :-1].copy()
+            self.windows[:, 0] = self.window / self.window_ticks
+            self.window[:] = 0.0
+            self.window_ticks[:] = 0.0
+
+    def _slope(self, loads: Floats, *, noise: float) -> Floats:
+        """Least squares over three minutes, newest first, less its standard errors; never negative."""
+        centred = (np.arange(TREND_TICKS, dtype=np.float32) - (TREND_TICKS - 1) / 2.0)[None, :] * np.float32(-1.0)
+        spread = float((centred**2).sum())
+        slope = (centred * loads).sum(axis=1) / np.float32(spread)
+        rest = loads - loads.mean(axis=1, keepdims=True) - slope[:, None] * centred
+        error = np.sqrt((rest**2).sum(axis=1) / np.float32((TREND_TICKS - 2) * spread))
+        young = self.seen < LEVEL_TICKS
+        return np.where(young, 0.0, np.maximum(slope - np.float32(noise) * error, 0.0)).astype(np.float32)
+
+    def _held(self, tick: int) -> Floats:
+        """Maxima over the hold times, nested: each adds to the one before."""
+        maxima = []
+        highest: Floats | None = None
+        begin = 0
+        for hold in HOLDS:
+            slots = (tick - np.arange(begin, hold)) % HOLDS[-1]
+            part = self.forecasts[:, :, slots].max(axis=2)
+            highest = part if highest is None else np.maximum(highest, part)
+            maxima.append(highest)
+            begin = hold
+        return np.stack(maxima, axis=2).reshape(len(self.seen), -1)
+
+    def _collapse(self, level: Floats, *, tuning: Tuning) -> Floats:
+        """Capacity kept for a load that vanished; 0 where none did."""
+        away = self.before > 0.0
+        returned = away & (level > _RETURNED * self.before)
+        given_up = away & ~returned & (self.until <= 0)
+        self.lost = np.where(returned, 0, self.lost + given_up)
+        self.before[returned | given_up] = 0.0
+        steady = self.windows[:, _STEADY].min(axis=1)
+        known = self.seen > WINDOWS * WINDOW_TICKS
+        new = known & ~away & (level < tuning.collapse_share * steady) & (steady > _LEAST_STEADY)
+        new &= self.lost < _LOST_MOST
+        # After a hold was given up the windows still remember the old level for a while.
+        new &= self.until <= _READY_AGAIN
+        self.until = np.maximum(self.until - 1, _READY_AGAIN)
+        self.until[new] = tuning.collapse_hold_ticks
+        self.until[returned] = _READY_AGAIN
+        self.before = np.where(new, steady, self.before).astype(np.float32)
+        return self.before.copy()
