@@ -5,8 +5,11 @@ from typing import TypeVar
 from optiinfra.api.settings import ModeTable, Policy, Settings, Target
 from optiinfra.api.v1alpha1.cluster_resource_optimization import Defaults
 from optiinfra.api.v1alpha1.common import Mode, Modes, ObjectivesSpec, PolicySpec
+from optiinfra.api.v1alpha1.model import Model
 from optiinfra.api.v1alpha1.resource_optimization import ResourceOptimizationSpec
+from optiinfra.domain.model_facts import Attention, ModelFacts
 from optiinfra.domain.objectives import Objectives
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import Ratio, Seconds
 
 _T = TypeVar("_T")
@@ -15,6 +18,7 @@ INTERVAL = Seconds(30.0)
 """Built-in `interval`."""
 DAILY_TOKEN_BUDGET = 50_000
 """Built-in `insights.dailyTokenBudget`."""
+_NOT_STATED = Unknown(UnknownReason.NOT_CONFIGURED, "neither spec.model nor the table of models tells")
 
 
 def effective(spec: ResourceOptimizationSpec, defaults: Defaults | None = None) -> Settings:
@@ -28,6 +32,7 @@ def effective(spec: ResourceOptimizationSpec, defaults: Defaults | None = None) 
         modes=to_modes(spec.mode or common.mode or Mode.RECOMMEND, spec.modes),
         suspended=spec.suspend,
         objectives=to_objectives(spec.objectives, common.objectives),
+        model=to_model(spec.model),
         policy=to_policy(spec.policy, common.policy),
         insights_enabled=True if insights is None else insights,
         daily_token_budget=DAILY_TOKEN_BUDGET if budget is None else budget,
@@ -75,6 +80,27 @@ def to_objectives(*layers: ObjectivesSpec) -> Objectives:
         queue_delay=built_in.queue_delay if queue_delay is None else queue_delay.seconds,
         late_share=built_in.late_share if late_share is None else late_share.ratio,
     )
+
+
+def to_model(model: Model) -> ModelFacts:
+    """Return the facts that the object states; its family is a name, for whoever looks it up in the table."""
+    return ModelFacts(
+        parameters=_stated(model.parameters.parameters if model.parameters else None),
+        active_parameters=_stated(model.active_parameters.parameters if model.active_parameters else None),
+        layers=_stated(model.layers),
+        kv_heads=_stated(model.kv_heads),
+        head_size=_stated(model.head_size),
+        weight_bytes_each=_stated(model.dtype.bytes_each if model.dtype else None),
+        context_tokens=_stated(model.context_tokens),
+        attention=model.attention.attention if model.attention else Attention.UNKNOWN,
+        window_tokens=_stated(model.window_tokens),
+        windowed_layers=_stated(model.windowed_layers),
+        latent_size=_stated(model.latent_size),
+    )
+
+
+def _stated(value: float | None) -> Value:
+    return _NOT_STATED if value is None else float(value)
 
 
 def to_policy(*layers: PolicySpec) -> Policy:

@@ -4,12 +4,13 @@ A field that neither the object nor the cluster's object sets has the built-in v
 names. The result is in domain units; no strings of the API travel further.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optiinfra.api.v1alpha1.common import MaintenanceWindow, Mode, TargetRef
 from optiinfra.api.v1alpha1.resource_optimization import CapacityType, Role
 from optiinfra.api.v1alpha1.scaling import Scaling
 from optiinfra.domain.evidence import Direction
+from optiinfra.domain.model_facts import ModelFacts
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.units import Ratio, Seconds
 
@@ -79,6 +80,8 @@ class Settings:
     policy: Policy
     insights_enabled: bool
     daily_token_budget: int
+    model: ModelFacts = field(default_factory=ModelFacts)
+    """What `spec.model` states; everything else is unknown."""
 
     def mode_for(self, direction: Direction) -> Mode:
         """Return who decides about changes of a direction."""

@@ -9,7 +9,7 @@ embedding, draft models), is unknown: `spec.model` says what the table does not.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from optiinfra.domain.model_facts import Attention, ModelFacts, merged
@@ -246,4 +246,7 @@ def facts_of(given: ModelFacts, names: Iterable[str]) -> ModelFacts:
         names: `spec.model.family`, the engine's model argument, the page's model label: surest first.
     """
     known = (found for name in names if name and (found := recognise(name)).name)
-    return merged(given, next(known, ModelFacts()))
+    facts = merged(given, next(known, ModelFacts()))
+    # Who states layers, heads and their size of a model that nobody knows describes a plain one.
+    plain = not any(isinstance(one, Unknown) for one in (facts.layers, facts.kv_heads, facts.head_size))
+    return replace(facts, attention=Attention.FULL) if plain and facts.attention is Attention.UNKNOWN else facts

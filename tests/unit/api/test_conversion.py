@@ -3,13 +3,17 @@
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import ValidationError
 
 from optiinfra.api.conversion import effective
 from optiinfra.api.maintenance import is_open
 from optiinfra.api.settings import Policy
 from optiinfra.api.v1alpha1 import Defaults, MaintenanceWindow, Mode, ResourceOptimizationSpec
+from optiinfra.api.v1alpha1.model import ModelSize, WeightType
 from optiinfra.domain.evidence import Direction
+from optiinfra.domain.model_facts import Attention, ModelFacts
 from optiinfra.domain.objectives import Objectives
+from optiinfra.domain.readings import Unknown
 
 TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vllm"}
 
@@ -116,3 +120,72 @@ def test_window_keeps_its_wall_clock_over_the_change_of_time():
     assert is_open([change], now=opens)
     assert is_open([change], now=opens + 4 * 3600 - 1)
     assert not is_open([change], now=opens + 4 * 3600)
+
+
+def test_a_model_that_is_not_described_has_no_facts():
+    found = effective(spec()).model
+    assert isinstance(found, ModelFacts)
+    assert found.attention is Attention.UNKNOWN
+    assert isinstance(found.parameters, Unknown)
+    assert "spec.model" in found.layers.detail
+
+
+def test_a_described_model_is_what_was_said():
+    found = effective(
+        spec(
+            model={
+                "family": "chat-7b",
+                "parameters": "7.6B",
+                "activeParameters": "900M",
+                "layers": 28,
+                "kvHeads": 4,
+                "headSize": 128,
+                "dtype": "bfloat16",
+                "contextTokens": 32768,
+                "attention": "Sliding",
+                "windowTokens": 1024,
+                "windowedLayers": 24,
+            }
+        )
+    ).model
+    assert (found.parameters, found.active_parameters) == (7.6e9, 9e8)
+    assert (found.layers, found.kv_heads, found.head_size, found.weight_bytes_each) == (28.0, 4.0, 128.0, 2.0)
+    assert (found.context_tokens, found.window_tokens, found.windowed_layers) == (32768.0, 1024.0, 24.0)
+    assert found.attention is Attention.SLIDING
+    assert isinstance(found.latent_size, Unknown)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("125M", 1.25e8), ("0.5B", 5e8), ("70.553B", 7.0553e10), ("1.04T", 1.04e12)]
+)
+def test_sizes_of_models(text, count):
+    assert ModelSize.check(text).parameters == pytest.approx(count)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"parameters": "8"},
+        {"parameters": "8b"},
+        {"parameters": "0B"},
+        {"parameters": "99999B"},
+        {"parameters": 8_000_000_000},
+        {"layers": 0},
+        {"layers": 1001},
+        {"kvHeads": 2000},
+        {"headSize": 0},
+        {"dtype": "bf16"},
+        {"attention": "Unknown"},
+        {"contextTokens": 0},
+        {"layers": 10, "windowedLayers": 11},
+        {"activeParameters": "1B"},
+        {"family": "x" * 129},
+    ],
+)
+def test_what_makes_no_model_is_refused(model):
+    with pytest.raises(ValidationError):
+        spec(model=model)
+
+
+def test_every_type_of_weights_has_a_size():
+    assert {one.bytes_each for one in WeightType} == {0.53, 0.5625, 1.0, 2.0, 4.0}

@@ -175,3 +175,11 @@ def test_the_surest_name_wins():
 def test_nothing_known_stays_nothing():
     assert facts_of(ModelFacts(), ()) == ModelFacts()
     assert merged() == ModelFacts()
+
+
+def test_a_model_that_nobody_knows_is_a_plain_one_when_its_shape_is_stated():
+    facts = facts_of(ModelFacts(layers=4.0, kv_heads=2.0, head_size=64.0), ("my-company/chat",))
+    assert facts.attention is Attention.FULL
+    assert kv_bytes_per_token(facts, settings_of()) == 2048.0
+    assert facts_of(ModelFacts(layers=4.0), ()).attention is Attention.UNKNOWN
+    assert facts_of(ModelFacts(layers=4.0, kv_heads=2.0, head_size=64.0), ("jamba-mini",)).attention is Attention.HYBRID

@@ -36,6 +36,7 @@ from optiinfra.api.v1alpha1.common import (
     TimeZone,
     Weekday,
 )
+from optiinfra.api.v1alpha1.model import Model
 from optiinfra.api.v1alpha1.resource import (
     API_VERSION,
     APPROVE_ANNOTATION,
@@ -55,7 +56,6 @@ from optiinfra.api.v1alpha1.resource_optimization import (
     EngineSource,
     EngineType,
     ForecastStatus,
-    Model,
     ReplicaStatus,
     ResourceOptimization,
     ResourceOptimizationSpec,

@@ -20,6 +20,7 @@ from optiinfra.api.v1alpha1.common import (
     Switch,
     TargetRef,
 )
+from optiinfra.api.v1alpha1.model import Model
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
 from optiinfra.api.v1alpha1.scaling import Scaling
 from optiinfra.api.v1alpha1.status_parts import (
@@ -104,13 +105,6 @@ class Engine(ApiModel):
     """http or https."""
     container_name: ContainerName = ContainerName("")
     """Container that runs the engine; empty: found by its GPUs and arguments."""
-
-
-class Model(ApiModel):
-    """Facts about the served model, where the engine's arguments do not tell."""
-
-    family: Annotated[str, Field(max_length=128)] = ""
-    """Model family, for KV-cache and roofline formulas, such as llama-3.1-70b; empty: read from the engine."""
 
 
 class Variant(ApiModel):
