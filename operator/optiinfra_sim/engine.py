@@ -66,10 +66,9 @@ class Engine:
         on_finished: Callable[[Request], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.host_seconds = settings.host_seconds
-        """CPU time of every step from now on: a host may become slow while it serves."""
-        self.remote_token_seconds = settings.remote_token_seconds
-        """Likewise, of the link to the remote KV cache."""
+        self._host_seconds = settings.host_seconds
+        self._remote_token_seconds = settings.remote_token_seconds
+        self._pace = 1.0
         self.now = now
         self._reached = now  # `now` stands at the start of a step under way; this is how far time has come
         self.metrics = EngineMetrics(settings.max_model_len, settings.kind)
@@ -150,6 +149,29 @@ class Engine:
     def queued(self) -> list[Request]:
         """The waiting requests, oldest place in the queue first."""
         return [*self._waiting, *self._arriving]
+
+    def change(
+        self,
+        *,
+        host_seconds: float | None = None,
+        remote_token_seconds: float | None = None,
+        pace: float | None = None,
+    ) -> None:
+        """From the next step on, let the host, the remote link or the whole machine be slower or faster.
+
+        ``host_seconds`` is the host's share of a step, ``remote_token_seconds`` the link's time for a token, ``pace``
+        how many times as long as its costs say a step lasts.
+        """
+        if host_seconds is not None:
+            self._host_seconds = host_seconds
+        if remote_token_seconds is not None:
+            self._remote_token_seconds = remote_token_seconds
+        if pace is not None:
+            if pace <= 0:
+                raise EngineError("pace must be above 0")
+            self._pace = pace
+        if self._step is not None:
+            self._step.repeat = self._step.done(self._reached) + 1
 
     def submit(self, request: Request) -> None:
         """Hand in a request; it must not be older than one handed in before."""
@@ -269,7 +291,7 @@ class Engine:
             return None
         prefill = sum(tokens for _, tokens in chunks)
         growing = settings.sequence_seconds * (decoding + len(chunks)) + settings.prefill_token_seconds * prefill
-        seconds = self.host_seconds + settings.step_seconds + growing
+        seconds = (self._host_seconds + settings.step_seconds + growing) * self._pace
         # After a preemption nothing was admitted; the very next step may admit again.
         repeat = 1 if chunks or preempted or self._pauses else self._repeatable(seconds)
         return _Step(
@@ -365,7 +387,7 @@ class Engine:
         self.metrics.external_queries += max(0, request.prompt - len(request.held) * self.settings.block_size)
         if missing <= 0:
             return False
-        self._link_free = max(self._link_free, self.now) + missing * self.remote_token_seconds
+        self._link_free = max(self._link_free, self.now) + missing * self._remote_token_seconds
         request.fetched = min(missing, request.prompt - 1)
         request.ready_at = self._link_free + self.settings.remote_seconds
         self.metrics.external_hits += request.fetched
@@ -500,6 +522,8 @@ class Engine:
         """The prefill of a request is complete: its last step also yields a token."""
         metrics = self.metrics
         del self._prefilling[request.number]
+        metrics.preemptions_told += request.preemptions - request.preemptions_told
+        request.preemptions_told = request.preemptions
         request.resident = request.prompt + request.generated
         request.generated += 1
         metrics.generation_tokens += 1

@@ -23,6 +23,8 @@ class EngineMetrics:
     external_queries: int = 0
     external_hits: int = 0
     preemptions: int = 0
+    preemptions_told: int = 0
+    """Those whose request has got a token since: vLLM's engine core sends the event along with it, not before."""
     preempted_prompt_tokens: int = 0
     preempted_generated_tokens: int = 0
     prompt_tokens: int = 0

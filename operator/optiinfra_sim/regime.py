@@ -256,10 +256,9 @@ class _Stage:
             for replica in self._fleet.replicas.values():
                 if replica.engine is None:
                     raise EngineError("a change finds a replica that does not serve yet")
-                if change.host_seconds is not None:
-                    replica.engine.host_seconds = change.host_seconds
-                if change.remote_token_seconds is not None:
-                    replica.engine.remote_token_seconds = change.remote_token_seconds
+                replica.engine.change(
+                    host_seconds=change.host_seconds, remote_token_seconds=change.remote_token_seconds
+                )
 
     def _ask(self) -> None:
         due = [(since, stream) for since, stream in self._free if since <= self._now]

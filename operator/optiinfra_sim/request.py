@@ -34,6 +34,8 @@ class Request:
     last_token_at: float | None = None
     """Set where a preemption interrupts it: the gap until its next token is an inter-token latency too."""
     preemptions: int = 0
+    preemptions_told: int = 0
+    """Those that vLLM has counted: a preemption is told with the request's next token."""
     restarts: int = 0
     """How often an engine vanished under it while it ran; its first queueing has been counted by then."""
     generated: int = 0
@@ -77,6 +79,7 @@ class Request:
         self.first_token_at = None
         self.last_token_at = None
         self.preemptions = 0
+        self.preemptions_told = 0
         self.generated = 0
         self.forget_cache()
 

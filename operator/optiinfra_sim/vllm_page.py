@@ -118,7 +118,9 @@ def _caches(page: Page, engine: Engine) -> None:
             f"Multi-modal cache {kind}, in terms of number of {unit} items.",
             (own, 0),
         )
-    page.counter("vllm:num_preemptions", "Cumulative number of preemption from the engine.", (own, metrics.preemptions))
+    page.counter(
+        "vllm:num_preemptions", "Cumulative number of preemption from the engine.", (own, metrics.preemptions_told)
+    )
 
 
 def _tokens(page: Page, engine: Engine) -> None:
