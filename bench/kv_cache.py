@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.domain import Result
+from bench.domain import Result, timed
 from optiinfra.cli.replay_kvcache import BLOCK_TOKENS, SIZES, read_trace
 from optiinfra.domain.prefix_reuse import BEST, HitForecast, Mechanism, predict
+from optiinfra.domain.prefix_reuse import FACTORS as PREDICTED
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.replay.prefix_cache import PrefixRequest, Routing, accesses, route
 from optiinfra.domain.replay.prefix_counters import SAMPLED, observe
@@ -105,6 +106,14 @@ def judged(requests: Sequence[PrefixRequest], *, sampled: float) -> list[Judged]
     return found
 
 
+def cost(requests: Sequence[PrefixRequest]) -> Result:
+    """Time the forecasts that a round makes for one service."""
+    history = observe(requests, blocks=BASES[0], block_tokens=BLOCK_TOKENS)
+    capacities = [history.capacity * factor for factor in PREDICTED]
+    seconds = timed(lambda: predict(history, capacities))
+    return Result(f"forecasts of {len(capacities)} sizes from {len(history.windows)} windows", seconds * 1e3, "ms")
+
+
 def errors(name: str, found: Sequence[Judged]) -> list[Result]:
     """Sum up each mechanism."""
     rows = []
@@ -148,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = list[Result]()
     for name, requests in traces.items():
         rows += replayed(name, requests) + errors(name, judged(requests, sampled=options.sampled))
+    rows.append(cost(next(iter(traces.values()))))
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0

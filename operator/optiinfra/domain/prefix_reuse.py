@@ -12,7 +12,7 @@ advice uses `BEST`. Nothing is promised about a workload that changes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from optiinfra.domain.readings import EngineReading, Histogram, Signal, Unknown, UnknownReason
+from optiinfra.domain.readings import EngineReading, Histogram, Signal, Unknown, UnknownReason, Value
 from optiinfra.domain.reuse_curves import FloatArray, ReuseCurves, curves
 
 LEAST_WINDOWS: Final = 4
@@ -45,6 +45,10 @@ _FILLING_PARTS: Final = 6
 _STEADY_PARTS: Final = 4
 _LEAST_NOISE: Final = 2e-3
 _EXPONENTS: Final = np.linspace(0.0, 1.5, 151)
+
+
+FACTORS: Final = (0.5, 2.0, 5.0)
+"""Half a cache (can it shrink), twice (8-bit keys and values), and one with host memory of four times its size."""
 
 
 class Mechanism(StrEnum):
@@ -127,6 +131,24 @@ def windows_of(readings: Sequence[EngineReading]) -> tuple[ReuseWindow, ...]:
         generated = _grown(earlier, later, Signal.GENERATION_TOKENS) or 0.0
         found.append(ReuseWindow(earlier.time, later.time, queried, min(hit, queried), generated))
     return tuple(found)
+
+
+def predict_from_pages(
+    pages: Mapping[str, Sequence[EngineReading]], *, capacity: Value, factors: Sequence[float] = FACTORS
+) -> tuple[HitForecast, ...] | Unknown:
+    """Return forecasts at multiples of the present capacity (tokens), from the replica that looked most tokens up.
+
+    Args:
+        pages: each replica's pages, oldest first.
+        capacity: of one replica.
+        factors: what to multiply it with.
+    """
+    if isinstance(capacity, Unknown):
+        return capacity
+    busiest = max((windows_of(readings) for readings in pages.values()), key=_queried, default=())
+    if not busiest:
+        return Unknown(UnknownReason.NOT_MEASURED, "no replica counts look-ups in its prefix cache")
+    return predict(ReuseHistory(busiest, capacity), [capacity * factor for factor in factors])
 
 
 def predict(
@@ -303,6 +325,10 @@ def _power_law(
         expected = float((weights * ratios).sum())
         found.append(HitForecast(capacity, min(low, high), expected, max(low, high), Mechanism.POWER_LAW))
     return tuple(found)
+
+
+def _queried(windows: Sequence[ReuseWindow]) -> float:
+    return sum(one.queried for one in windows)
 
 
 def _grown(earlier: EngineReading, later: EngineReading, signal: Signal) -> float | None:

@@ -66,10 +66,15 @@ class ReuseCurves:
         """
         if rate <= 0.0 and generated <= 0.0:
             return np.full(len(self.median), np.inf)
-        filled = self._missed * rate + _TIMES * generated
-        upper = np.clip((filled < capacity).sum(axis=1), 1, len(_TIMES) - 1)
-        rows = np.arange(len(upper))
-        low, high = filled[rows, upper - 1], filled[rows, upper]
+        rows = np.arange(len(self.median))
+        lower, upper = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), len(_TIMES) - 1)
+        for _ in range(len(_TIMES).bit_length()):
+            middle = (lower + upper) // 2
+            fits = self._missed[rows, middle] * rate + _TIMES[middle] * generated < capacity
+            lower, upper = np.where(fits, middle, lower), np.where(fits, upper, middle)
+        upper = np.maximum(upper, 1)
+        low = self._missed[rows, upper - 1] * rate + _TIMES[upper - 1] * generated
+        high = self._missed[rows, upper] * rate + _TIMES[upper] * generated
         step = _TIMES[upper] - _TIMES[upper - 1]
         return np.asarray(_TIMES[upper - 1] + step * (capacity - low) / np.maximum(high - low, _SHORTEST))
 

@@ -12,9 +12,10 @@ from optiinfra.domain.prefix_reuse import (
     ReuseHistory,
     ReuseWindow,
     predict,
+    predict_from_pages,
     windows_of,
 )
-from optiinfra.domain.readings import EngineKind, EngineReading, Signal, Unknown
+from optiinfra.domain.readings import EngineKind, EngineReading, Signal, Unknown, UnknownReason
 from optiinfra.domain.replay.prefix_cache import accesses
 from optiinfra.domain.replay.prefix_counters import observe
 from optiinfra.domain.reuse_curves import curves
@@ -150,3 +151,17 @@ def test_windows_lie_between_pages_and_a_restart_counts_from_zero():
 
 def test_pages_without_counters_give_no_windows():
     assert windows_of([EngineReading(0.0, EngineKind.TGI, "", ""), EngineReading(15.0, EngineKind.TGI, "", "")]) == ()
+
+
+def test_forecasts_come_from_the_replica_that_was_asked_most():
+    quiet = [page(15.0 * one, 100.0 * one, 0.0) for one in range(20)]
+    busy = [page(15.0 * one, 1000.0 * one, 400.0 * one) for one in range(20)]
+    found = predict_from_pages({"a": quiet, "b": busy}, capacity=50_000.0, factors=(1.0, 2.0))
+    assert [one.capacity for one in found] == [50_000.0, 100_000.0]
+    assert found[0].expected == pytest.approx(0.4, abs=0.01)
+
+
+def test_without_pages_or_capacity_there_is_no_forecast():
+    assert isinstance(predict_from_pages({}, capacity=50_000.0), Unknown)
+    missing = Unknown(UnknownReason.NOT_MEASURED, "no capacity")
+    assert predict_from_pages({"a": [page(0.0, 1.0, 1.0)]}, capacity=missing) is missing
