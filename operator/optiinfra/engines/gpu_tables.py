@@ -3,7 +3,7 @@
 | quantity | DCGM up to 4.8 | DCGM from 4.9 | agent |
 |---|---|---|---|
 | utilisation | DCGM_FI_DEV_GPU_UTIL, percent | DCGM_FI_DEV_GPU_UTIL_RATIO | gpu_utilization_ratio |
-| SM, tensor, DRAM active | DCGM_FI_PROF_*_ACTIVE | DCGM_FI_PROF_*_UTIL_RATIO | gpu_sm_active_ratio |
+| SM, tensor, DRAM active | DCGM_FI_PROF_*_ACTIVE | DCGM_FI_PROF_*_UTIL_RATIO | SM only |
 | memory | DCGM_FI_DEV_FB_*, MiB | DCGM_FI_DEV_FB_*_BYTES | gpu_memory_*_bytes |
 | clocks held down | DCGM_FI_DEV_CLOCK_THROTTLE_REASONS, bits | *_THROTTLE_SECONDS_TOTAL | - |
 
@@ -59,20 +59,12 @@ GPU_ROWS: Final = (
     ),
     Row(
         GpuQuantity.TENSOR_ACTIVE,
-        (
-            ("DCGM_FI_PROF_TENSOR_UTIL_RATIO", 1.0),
-            ("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", 1.0),
-            ("optiinfra_gpu_tensor_active_ratio", 1.0),
-        ),
+        (("DCGM_FI_PROF_TENSOR_UTIL_RATIO", 1.0), ("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", 1.0)),
         _RATIO,
     ),
     Row(
         GpuQuantity.DRAM_ACTIVE,
-        (
-            ("DCGM_FI_PROF_DRAM_UTIL_RATIO", 1.0),
-            ("DCGM_FI_PROF_DRAM_ACTIVE", 1.0),
-            ("optiinfra_gpu_dram_active_ratio", 1.0),
-        ),
+        (("DCGM_FI_PROF_DRAM_UTIL_RATIO", 1.0), ("DCGM_FI_PROF_DRAM_ACTIVE", 1.0)),
         _RATIO,
     ),
     Row(
