@@ -19,6 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,6 +50,13 @@ FLAGS = {
         "--chunked-prefill-size",
     ),
     sim_settings.EngineKind.TGI: ("text-generation-launcher", "--max-batch-size", "--max-batch-prefill-tokens"),
+}
+
+
+TOLD = {
+    "recordings": "pages of a real vLLM 0.32.0, labelled by what was offered and what the pages show of it",
+    "tuning": "regimes of the simulator that thresholds were chosen on",
+    "judging": "regimes of the simulator that thresholds were not chosen on",
 }
 
 
@@ -191,6 +199,17 @@ def recorded() -> Iterator[Case]:
         )
 
 
+def labelled(path: Path) -> Iterator[Case]:
+    """Recordings beside a file of labels: archive -> truth (its first word is the class) and command."""
+    for name, facts in json.loads(path.read_text()).items():
+        told = sorted(analyze_pages.read(path.parent / name), key=lambda one: analyze_pages.natural(one.name))
+        times, _ = analyze_pages.clock([one.name for one in told], [one.time for one in told], interval=None)
+        label = str(facts["truth"]).split(" ", maxsplit=1)[0]
+        moments = [Moment(at, {"": one.content}, Surroundings(), label) for one, at in zip(told, times, strict=True)]
+        interval = analyze_pages.spacing(times)
+        yield Case(name, interval, moments, (_container(*facts["command"]),), promised=False)
+
+
 def simulated(chosen: Mapping[str, regimes.Regime]) -> Iterator[Case]:
     """Regimes of the simulator, played."""
     for name, regime in chosen.items():
@@ -257,26 +276,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; 1 when a wanted one is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--only", choices=("recordings", "tuning", "judging"), help="one set")
+    parser.add_argument("--only", choices=tuple(TOLD), help="one set")
+    parser.add_argument("--labels", type=Path, metavar="LABELS.json", help="other recordings, instead of all sets")
     options = parser.parse_args(arguments)
     sets: dict[str, Callable[[], Iterator[Case]]] = {
         "recordings": recorded,
         "tuning": lambda: simulated(regimes.TUNING),
         "judging": lambda: simulated(regimes.JUDGING),
     }
+    if options.labels is not None:
+        sets = {"labelled recordings": partial(labelled, options.labels)}
     rows: list[dict[str, object]] = []
     for name, make in sets.items():
         if options.only not in {None, name}:
             continue
+        if not options.json:
+            print(f"\n== {name}: {TOLD.get(name, options.labels)}")
         cases = list(make())
-        for agent in (True, False) if name != "recordings" else (False,):
+        for agent in (True, False) if name in {"tuning", "judging"} else (False,):
             for given in (True, False):
                 score = Score()
                 for case in cases:
                     judge(case, score, agent=agent, arguments=given)
                 what = f"{name}, {'agent' if agent else 'pages alone'}, {'arguments' if given else 'no arguments'}"
                 # Without an agent nobody sees hosts or starting replicas; those figures are told, not promised.
-                promised = agent or name == "recordings"
+                promised = agent or name not in {"tuning", "judging"}
                 rows += _rows(what, score, promised=promised)
                 if not options.json:
                     report(what, score, full=True)

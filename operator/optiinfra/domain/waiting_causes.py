@@ -110,7 +110,8 @@ def kv_cache(clues: Clues) -> Draft | None:
         parts.append(f"requests are preempted ({known(clues.signals.preemption_rate) * 60:.2g} a minute)")
     if not isinstance(peak, Unknown):
         what = "of the tokens are reserved" if clues.kv_reserved_only else "of the KV cache was used"
-        parts.append(f"up to {max(peak, known(live)):.0%} {what}")
+        highest = peak if isinstance(live, Unknown) else max(peak, live)
+        parts.append(f"up to {highest:.0%} {what}")
     full = clues.kv_short or at_least(peak, KV_FULL)
     sure = 0.95 if clues.preempts and full else 0.85 if full and not clues.kv_reserved_only else 0.7
     if sure_limit and not clues.preempts:

@@ -1,6 +1,8 @@
 """The decision table, on recordings of real engines and on made-up windows."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from optiinfra.domain.bottleneck import batch_ratio, diagnose
 from optiinfra.domain.engine_settings import EngineSettings
@@ -258,3 +260,151 @@ def test_batch_ratio():
     signals = signals_of(running=48.0, replicas_expected=3, replicas_reporting=3)
     assert batch_ratio(signals, judge(signals, limited(32))) == 0.5
     assert isinstance(batch_ratio(signals, judge(signals, EngineSettings())), Unknown)
+
+
+# ---- every class, and what agents measure ---------------------------------------------------------------------------
+
+FULL = {"running_per_replica_max": 64.0, "kv_cache_usage_max": 0.5}
+ROOM = {"running": 10.0, "running_per_replica_max": 20.0, "kv_cache_usage_max": 0.3}
+SLOW = {"inter_token_latency_p95": 0.3}
+EMPTY = {"running": 0.0, "running_max": 0.0, "busy_share": 0.0, "generation_token_rate": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("signals", "surroundings", "verdict", "reason"),
+    [
+        # a full batch, and what the GPUs say to it
+        (queue(**FULL), {}, "Batch", "BatchLimitReached"),
+        (queue(**FULL), {"gpu_utilization": 0.99}, "Batch", "BatchLimitReached"),
+        (queue(**FULL), {"gpu_sm_active": 0.6}, "Batch", "BatchLimitReached"),
+        (queue(**FULL), {"gpu_tensor_active": 0.7}, "Compute", "PrefillBound"),
+        (queue(**FULL), {"gpu_sm_active": 0.97}, "Compute", "PrefillBound"),
+        (queue(**FULL), {"gpu_dram_active": 0.9}, "Compute", "PrefillBound"),
+        (queue(**FULL), {"gpu_sm_active": 0.95, "gpu_tensor_active": 0.1, "gpu_dram_active": 0.5}, "Batch", ""),
+        (queue(**FULL), {"gpu_sm_active": 0.1, "container_cpu": 0.99}, "Host", "CPUStarvation"),
+        # room in batch and cache
+        (queue(**ROOM), {}, "Queue", "Blocked"),
+        (queue(**ROOM), {"gpu_sm_active": 0.05}, "Host", "GPUsWait"),
+        (queue(**ROOM), {"gpu_sm_active": 0.05, "cpu_throttled": 0.5}, "Host", "CPUStarvation"),
+        (queue(**ROOM), {"cpu_pressure": 0.6}, "Host", "CPUSaturated"),
+        (queue(**ROOM), {"gpu_sm_active": 0.05, "container_cpu": 0.2}, "Queue", "Blocked"),
+        (queue(**ROOM), {"gpu_tensor_active": 0.8}, "Compute", "PrefillBound"),
+        (queue(**ROOM), {"network_busy": 0.95}, "Network", "NetworkBusy"),
+        (queue(**ROOM, step_tokens_mean=2000.0, prompt_computed_rate=9e4), {}, "Compute", "PrefillBound"),
+        (queue(**ROOM, step_tokens_mean=250.0, prompt_computed_rate=9e4), {}, "Queue", "StepTokens"),
+        (queue(**ROOM, rejection_rate=1.0), {}, "Queue", "Admission"),
+        (queue(**ROOM, lora_waiting=3.0, lora_running=2.0, lora_limit=2.0), {}, "Queue", "LoraBudget"),
+        (queue(**ROOM, deferred=9.0, external_hit_ratio=0.8), {}, "Network", "KVTransfer"),
+        (queue(**ROOM, lmcache_healthy=0.0), {}, "Network", "RemoteCacheUnhealthy"),
+        # the KV cache: short, reserved, or filled by prefixes that nobody needs
+        (queue(kv_cache_usage=0.97, kv_cache_usage_max=0.99), {}, "KVCache", "KVCacheFull"),
+        (
+            queue(kv_cache_usage=UNKNOWN, kv_cache_usage_max=UNKNOWN, kv_cache_reserved=0.97),
+            {},
+            "KVCache",
+            "KVReserved",
+        ),
+        (queue(**FULL | {"kv_cache_usage": 0.98, "kv_cache_usage_max": 0.98}, kv_cache_evictable=0.7), {}, "Batch", ""),
+        (signals_of(kv_cache_usage=0.99, kv_cache_usage_max=0.99), {}, "Healthy", "ServedNearKVLimit"),
+        # replicas
+        (queue(**FULL), {"starting_replicas": 1.0}, "ColdStart", "ReplicasStarting"),
+        (queue(**FULL, sleeping=1.0), {}, "ColdStart", "EngineAsleep"),
+        (
+            signals_of(replicas_expected=0, replicas_reporting=0),
+            {"starting_replicas": 2.0},
+            "ColdStart",
+            "NoReplicaReady",
+        ),
+        # nobody waits
+        (signals_of(), {}, "Healthy", "WithinObjectives"),
+        (signals_of(**SLOW), {"gpu_sm_active": 0.95}, "Compute", "DecodeBound"),
+        (signals_of(time_to_first_token_p95=5.0), {"gpu_sm_active": 0.95}, "Compute", "PrefillBound"),
+        (signals_of(**SLOW), {"gpu_sm_active": 0.1}, "Host", "GPUsWait"),
+        (signals_of(**SLOW), {"container_cpu": 0.98}, "Host", "CPUSaturated"),
+        (signals_of(time_to_first_token_p95=5.0, lmcache_retrieve_p95=3.0), {}, "Network", "RemoteCacheSlow"),
+        (signals_of(time_to_first_token_p95=0.5, lmcache_retrieve_p95=0.4), {}, "Healthy", "WithinObjectives"),
+        (signals_of(rejection_rate=0.5), {}, "Queue", "Admission"),
+        (signals_of(**EMPTY), {}, "Idle", "NoWork"),
+    ],
+)
+def test_what_agents_measure_confirms_or_contradicts_the_pages(signals, surroundings, verdict, reason):
+    found = around(signals, Surroundings(**surroundings))
+    assert (str(found.bottleneck), found.reason if reason else "") == (verdict, reason)
+    assert found.confidence > 0.0
+    assert found.alternative is not None
+    assert found.alternative.bottleneck is not found.bottleneck
+    assert found.message
+    assert found.message[0].isupper() or found.message[0].isdigit()
+
+
+def test_a_busy_gpu_makes_idle_pages_doubtful():
+    pages = signals_of(**EMPTY)
+    assert around(pages, Surroundings(gpu_sm_active=0.8)).confidence < around(pages, Surroundings()).confidence
+
+
+def test_a_measured_gpu_makes_surer_and_names_itself():
+    busy = around(signals_of(**SLOW), Surroundings(gpu_sm_active=0.95))
+    assert "multiprocessors 95%" in busy.message
+    assert busy.confidence > around(signals_of(**SLOW), Surroundings()).confidence
+
+
+def test_a_plateau_of_one_replica_is_the_limit_while_the_cache_has_room():
+    assert judge(queue(**FULL), EngineSettings()).batch_limit == 64.0
+    crowded = queue(running_per_replica_max=64.0, kv_cache_usage=0.95, kv_cache_usage_max=0.95)
+    assert isinstance(judge(crowded, EngineSettings()).batch_limit, Unknown)
+
+
+def test_running_requests_that_move_about_under_many_prompts_are_no_plateau():
+    moving = {"running": 6.0, "running_mean": 5.5, "running_per_replica_max": 7.0, "waiting_share": 1.0}
+    capped = queue(**moving, kv_cache_usage_max=0.1, step_tokens_mean=256.0, prompt_computed_rate=9e4)
+    found = judge(capped, EngineSettings(), gpu_busy=UNKNOWN)
+    assert (found.bottleneck, found.reason) == (Bottleneck.QUEUE, "StepTokens")
+
+
+numbers = some.one_of(some.just(UNKNOWN), some.floats(0.0, 2.0), some.floats(0.0, 500.0))
+ratios = some.one_of(some.just(UNKNOWN), some.floats(0.0, 1.0))
+
+
+@given(
+    running=some.floats(0.0, 500.0),
+    waiting=some.floats(0.0, 500.0),
+    window=some.sampled_from([0.0, 5.0, 60.0, 900.0]),
+    highest=numbers,
+    share=ratios,
+    usage=ratios,
+    peak=ratios,
+    reserved=ratios,
+    preempted=numbers,
+    first=numbers,
+    between=numbers,
+    steps=numbers,
+    replicas=some.integers(1, 4),
+    measured=some.fixed_dictionaries(
+        dict.fromkeys(("gpu_utilization", "gpu_sm_active", "gpu_tensor_active", "container_cpu"), ratios)
+    ),
+    limit=some.one_of(some.just(UNKNOWN), some.integers(1, 512).map(float)),
+    promised=some.booleans(),
+)
+def test_any_window_gives_a_verdict_that_can_be_argued_with(
+    running, waiting, window, highest, share, usage, peak, reserved, preempted, first, between, steps, replicas,
+    measured, limit, promised,
+):  # fmt: skip
+    signals = signals_of(
+        running=running, waiting=waiting, window=window, running_per_replica_max=highest, waiting_share=share,
+        kv_cache_usage=usage, kv_cache_usage_max=peak, kv_cache_reserved=reserved, preemption_rate=preempted,
+        time_to_first_token_p95=first, inter_token_latency_p95=between, step_tokens_mean=steps,
+        replicas_expected=replicas, replicas_reporting=replicas,
+    )  # fmt: skip
+    settings = EngineSettings(batch_limit=limit, batch_limit_source="" if isinstance(limit, Unknown) else "argument")
+    found = diagnose(signals, settings, Objectives(), surroundings=Surroundings(**measured), promised=promised)
+    assert 0.0 <= found.confidence <= 1.0
+    assert found.evidence
+    if found.bottleneck is Bottleneck.UNKNOWN:
+        assert found.confidence == 0.0
+        assert found.alternative is None
+    else:
+        assert found.alternative is not None
+        assert found.alternative.bottleneck is not found.bottleneck
+    if found.bottleneck is Bottleneck.KV_CACHE and found.reason != "Preemptions":
+        tight = [value for value in (usage, peak, reserved) if not isinstance(value, Unknown)]
+        assert max(tight) >= 0.75
