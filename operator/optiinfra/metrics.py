@@ -41,6 +41,9 @@ ACTIONS = Counter("optiinfra_actions", "Actions by actuation and outcome.", ["ac
 INSIGHTS = Counter("optiinfra_insights", "Questions to the LLM by outcome.", ["outcome"], registry=REGISTRY)
 LLM_TOKENS = Counter("optiinfra_llm_tokens", "Tokens spent on insights.", ["direction"], registry=REGISTRY)
 CHECKPOINTS = Counter("optiinfra_checkpoints", "Checkpoint writes by outcome.", ["outcome"], registry=REGISTRY)
+KV_OPTKIT = Gauge(
+    "optiinfra_kv_optkit_available", "1 while the configured KV-OptKit server gives a plan.", registry=REGISTRY
+)
 DESIRED_REPLICAS = Gauge(
     "optiinfra_desired_replicas",
     "Replicas decided for a service; absent while the operator is unsure.",

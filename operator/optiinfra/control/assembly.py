@@ -5,6 +5,7 @@ nothing is sent: that is `Operator.run`.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from optiinfra.cluster.events import EventRecorder
 from optiinfra.cluster.fetch import Fetcher
 from optiinfra.cluster.floor import Floor
 from optiinfra.cluster.inventory import Inventory
+from optiinfra.cluster.kv_optkit import read_plan
 from optiinfra.cluster.leases import Leases
 from optiinfra.cluster.objects import Objects
 from optiinfra.cluster.own_scaler import OwnScalers
@@ -34,6 +36,7 @@ from optiinfra.control.collect import Collector
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector, LeaseTimes
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.memory import ObjectMemory
@@ -134,7 +137,8 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         interval_override=settings.interval_seconds,
     )
     sources = Sources(settings=settings, registry=shared.registry, targets=loop.targets, inventory=shared.inventory)
-    steps = _steps(shared, loop, actuator, insights, elector)
+    plans = _plans(settings)
+    steps = _steps(shared, loop, plans, actuator, insights, elector)
     operator = Operator(
         settings=settings,
         client=client,
@@ -157,11 +161,17 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
             memories=shared.memories,
             clock=time.time,
         ),
+        plans=plans,
         sweep=_sweep(shared, loop, elector),
         external=ExternalMetricsState(served=False, message="not asked yet"),
     )
     state.append(operator)
     return operator
+
+
+def _plans(settings: OperatorSettings) -> PlanBoard:
+    url = settings.kv_optkit_url
+    return PlanBoard(functools.partial(read_plan, url) if url else None)
 
 
 def _elector(settings: OperatorSettings, client: KubernetesClient) -> Elector:
@@ -199,11 +209,20 @@ def _adviser(settings: OperatorSettings) -> AdviserSettings | None:
     )
 
 
-def _steps(shared: _Shared, loop: ControlLoop, actuator: Actuator, insights: InsightsWorker, elector: Elector) -> Steps:
+def _steps(
+    shared: _Shared, loop: ControlLoop, plans: PlanBoard, actuator: Actuator, insights: InsightsWorker, elector: Elector
+) -> Steps:
     settings = shared.settings
     return Steps(
         collector=Collector(
-            shared.registry, shared.memories, shared.inventory, loop.targets, shared.snapshots, loop.usage, time.time
+            shared.registry,
+            shared.memories,
+            shared.inventory,
+            loop.targets,
+            shared.snapshots,
+            loop.usage,
+            plans,
+            time.time,
         ),
         actuator=actuator,
         reporter=Reporter(sink=StatusWriter(shared.client), registry=shared.registry),

@@ -18,6 +18,7 @@ from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Broken, Registry
 from optiinfra.control.snapshots import SnapshotStore
@@ -53,6 +54,7 @@ class Collector:
     targets: TargetTable
     snapshots: SnapshotStore
     usage: UsageTable
+    plans: PlanBoard
     clock: Callable[[], float]
 
     def collect(self, work: Work) -> Work:
@@ -98,6 +100,7 @@ class Collector:
                 for target in settings.targets
             ],
             usage=self.usage.of(key),
+            notes=self.plans.notes(),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
         )
         _read_approvals(service, now=self.clock())

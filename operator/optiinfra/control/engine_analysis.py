@@ -46,7 +46,7 @@ def advise(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFac
     """Return what the engine's settings could be changed to, and what was considered and refused."""
     spec, given, advice = service.obj.spec, _advice_input(service, target, nodes), list[Advice]()
     if spec.kv_cache.enabled:
-        advice += kv_cache.advise(given)
+        advice += (*kv_cache.advise(given), *service.notes)
     if spec.tuning.enabled:
         advice += tuning.advise(given)
     return advice

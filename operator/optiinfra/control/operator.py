@@ -25,6 +25,7 @@ from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.decisions import DecisionBoard, Published
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import Kind, ObjectKey
+from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.registry import Broken, Registry
@@ -68,6 +69,7 @@ class Operator:
     insights: InsightsWorker
     workflow: RoundWorkflow[Work]
     checkpointer: Checkpointer
+    plans: PlanBoard
     sweep: Sweep
     external: ExternalMetricsState
     started: float = field(default_factory=time.monotonic)
@@ -122,6 +124,8 @@ class Operator:
             group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
+            if self.plans.read is not None:
+                group.create_task(self._resilient("kv-optkit", self.plans.run))
             group.create_task(self._resilient("sweep", self._sweeping))
 
     async def _first_statuses(self) -> None:

@@ -96,6 +96,8 @@ class ServiceWork:
     targets: list[TargetWork]
     usage: Mapping[str, ContainerUsageHistory] = field(default_factory=dict)
     """Measured use by container name; empty where nobody measures it."""
+    notes: tuple[Refusal, ...] = ()
+    """What others plan for the KV cache, shown beside our own advice."""
     problem: Problem | None = None
     actions: list[ActionStatus] = field(default_factory=list)
     """Actions of this round, in order; report adds them to the status."""

@@ -13,6 +13,7 @@ from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Malformed, T
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.collect import Collector, choose_scaler, prices_of, target_problem
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Registry
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
@@ -91,8 +92,9 @@ class World:
             self,
             table,
             self.snapshots,
-            UsageTable(reader=None),
-            lambda: NOW,  # type: ignore[arg-type]  # not read here
+            UsageTable(reader=None),  # type: ignore[arg-type]  # not read here
+            PlanBoard(None),
+            lambda: NOW,
         )
         wanted = self.registry.all_keys() if keys is None else keys
         return collector.collect(Work(round_id="r", at=UnixTime(0.0), keys=wanted))
