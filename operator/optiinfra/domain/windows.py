@@ -201,6 +201,8 @@ class Window:
                     arrived += later - finished + after - before
                 elif len(still) <= 1:
                     arrived += later + after
+        if not measured and not self._values(Signal.REQUESTS_WAITING):
+            return self.absent(Signal.REQUESTS_WAITING)
         if not measured or self.span <= 0.0:
             return _TWO_PAGES
         # Gauges and counters of a page are not of one instant, which may leave a request short.
