@@ -32,12 +32,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("install", help="install the engine (some gigabytes)")
     command.add_argument("--torch-index", metavar="URL", help="index that has torch's slim +cpu wheels; else PyPI's")
-    for name, cases, what in (
-        ("run", tuple(CASES), "play one case, print what was seen"),
-        ("compare", COMPARED, "play, take the advice, play again; without --case: all cases that have advice"),
+    for name, what in (
+        ("run", "play one case, print what was seen"),
+        ("compare", f"play, take the advice, play again; without --case: {' and '.join(COMPARED)}"),
     ):
         command = commands.add_parser(name, help=what)
-        command.add_argument("--case", choices=cases, required=name == "run")
+        command.add_argument("--case", choices=tuple(CASES), required=name == "run")
         command.add_argument("--seconds", type=_seconds, default=WATCHED_SECONDS, help="watched, a phase (%(default)g)")
         command.add_argument("--seed", type=int, default=1, help="of the load (%(default)s)")
         if name == "compare":

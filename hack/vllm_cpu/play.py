@@ -58,7 +58,8 @@ class Comparison:
 def play(cache: Cache, case: Case, wishes: Wishes, *, say: Callable[[str], None], suffix: str = "") -> Seen:
     """Start the engine, offer the load, read pages, end the engine, analyse the pages."""
     name = f"vllm-{VERSION}-cpu-{case.name}{suffix}"
-    say(f"{case.name}{suffix}: {case.why}")
+    dials = " ".join(f"{flag} {value}" for flag, value in case.settings.flags().items())
+    say(f"{case.name}{suffix}: {case.load.clients} clients; {dials}")
     with Server(cache, case.settings, say=say) as server:
         command = tuple(server.command)
         say(
@@ -80,6 +81,7 @@ def play(cache: Cache, case: Case, wishes: Wishes, *, say: Callable[[str], None]
 
 def compare(cache: Cache, case: Case, wishes: Wishes, *, say: Callable[[str], None]) -> Comparison:
     """Play the case, take the operator's advice, play it again with the flag that was proposed."""
+    say(f"{case.name}: {case.why}")
     before = play(cache, case, wishes, say=say, suffix="-before")
     say(f"verdict {before.analysis.verdict}, confidence {before.analysis.confidence:.2f}")
     for one in before.analysis.proposals:

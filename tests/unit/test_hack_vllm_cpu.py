@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import tarfile
 from itertools import islice
@@ -175,6 +176,13 @@ def test_torch_comes_from_pypi_or_from_a_named_index():
         "--extra-index-url",
         "https://example.test/cpu",
     ]
+
+
+def test_constraints_pin_everything_but_torch():
+    lines = [line for line in install.CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 50
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+    assert not [line for line in lines if line.partition("==")[0] in install.TORCH_FAMILY]
 
 
 def test_pip_is_the_environments_and_keeps_nothing_elsewhere(cache):
