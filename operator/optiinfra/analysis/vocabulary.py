@@ -79,6 +79,7 @@ class NumberName(StrEnum):
     BUSY_SHARE = "busy_share"
     KV_CACHE_USAGE = "kv_cache_usage"
     KV_CACHE_CAPACITY = "kv_cache_capacity"
+    KV_CACHE_NEEDED = "kv_cache_needed"
     PREEMPTIONS = "preemptions"
     PREFIX_HIT_RATIO = "prefix_hit_ratio"
     LMCACHE_HIT_RATIO = "lmcache_hit_ratio"

@@ -14,14 +14,13 @@ from optiinfra.domain import kv_demand_advice, kv_memory_advice, lmcache_advice,
 from optiinfra.domain.advice import Advice, AdviceInput
 from optiinfra.domain.evidence import Bottleneck, Evidence, Finding, FindingType, Proposal
 from optiinfra.domain.kv_capacity import held_tokens, requests_that_fit
-from optiinfra.domain.kv_case import KVCase
+from optiinfra.domain.kv_case import NO_FORECAST, KVCase
 from optiinfra.domain.prefix_reuse import HitForecast
-from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.readings import Unknown
 from optiinfra.domain.units import Ratio, Seconds
 
 __all__ = ["NO_FORECAST", "advise", "held_tokens", "oversized", "requests_that_fit"]
 
-NO_FORECAST: Final = Unknown(UnknownReason.TOO_FEW_SAMPLES, "no forecast of the hit ratio was made")
 OVERSIZED: Final = 0.4
 """Highest usage over a long window below which a pool is called larger than its load."""
 OVERSIZED_SPAN: Final = Seconds(600.0)
@@ -35,7 +34,7 @@ def advise(given: AdviceInput, *, reuse: tuple[HitForecast, ...] | Unknown = NO_
         given: what was measured and how the engine is set.
         reuse: forecasts of the prefix-hit ratio at larger capacities (`prefix_reuse.predict`), where there are any.
     """
-    case, diagnosis = KVCase(given), given.diagnosis
+    case, diagnosis = KVCase(given, reuse), given.diagnosis
     caches: tuple[Advice, ...] = (*prefix_advice.useless(case), *lmcache_advice.advise(case))
     if diagnosis.bottleneck in _WAITS_FOR_PROMPTS:
         caches = (*prefix_advice.switch_on(case), *caches)
@@ -49,7 +48,7 @@ def advise(given: AdviceInput, *, reuse: tuple[HitForecast, ...] | Unknown = NO_
         share,
         kv_demand_advice.fewer_requests(case),
         fp8,
-        prefix_advice.offload(case, reuse=reuse),
+        prefix_advice.offload(case),
         kv_demand_advice.shorter_context(case),
         split,
     )

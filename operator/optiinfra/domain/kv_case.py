@@ -14,6 +14,7 @@ from optiinfra.domain.engine_flags import EngineFlags, flags_of, line
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
 from optiinfra.domain.kv_capacity import Need, capacity, held_tokens, needed
 from optiinfra.domain.model_facts import Attention, kv_bytes_per_token
+from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason, Value
 from optiinfra.domain.units import Ratio, Seconds
 
@@ -22,6 +23,10 @@ GIB: Final = 2.0**30
 INSTANT: Final = Seconds(0.0)
 WATCHED: Final = "10 min at a like load"
 NOT_SET: Final = "not set"
+NO_FORECAST: Final = Unknown(UnknownReason.TOO_FEW_SAMPLES, "no forecast of the hit ratio was made")
+WORKING_SET: Final = "working set, from the engine's counters"
+NEAR: Final = 0.25
+"""How far, as a share, a forecast's capacity may lie from the one it speaks for."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class KVCase:
     """What advice on one KV cache rests on."""
 
     given: AdviceInput
+    reuse: tuple[HitForecast, ...] | Unknown = NO_FORECAST
+    """Forecasts of the prefix-hit ratio at other capacities."""
 
     @cached_property
     def flags(self) -> EngineFlags:
@@ -128,12 +135,28 @@ class KVCase:
         return (
             Evidence("kv_cache_usage", signals.kv_cache_usage_max, "ratio", span, "engine", "max"),
             Evidence("kv_cache_capacity", self.capacity, "tokens", INSTANT, "engine"),
+            Evidence(
+                "kv_cache_needed",
+                self.need if isinstance(self.need, Unknown) else self.need.p99,
+                "tokens",
+                span,
+                "derived",
+                "p99",
+            ),
             Evidence("prompt_tokens", signals.prompt_tokens_mean, "tokens", span, "engine", "mean"),
             Evidence("generation_tokens", signals.generation_tokens_mean, "tokens", span, "engine", "mean"),
             Evidence("prefix_hit_ratio", signals.prefix_hit_ratio, "ratio", span, "engine"),
             Evidence("preemptions", signals.preemption_rate, "1/s", span, "engine", "rate"),
             Evidence("requests_waiting", signals.waiting, "", INSTANT, "engine"),
         )
+
+    def forecast(self, factor: float) -> HitForecast | None:
+        """Return the forecast of the hit ratio at a multiple of the present capacity, if one was made near it."""
+        if isinstance(self.reuse, Unknown) or isinstance(self.capacity, Unknown):
+            return None
+        wanted = self.capacity * factor
+        found = min(self.reuse, key=lambda one: abs(one.capacity - wanted), default=None)
+        return found if found is not None and abs(found.capacity - wanted) <= NEAR * wanted else None
 
     def refuse(self, reason: str, message: str) -> Refusal:
         """Say why a lever is not proposed."""
@@ -144,7 +167,11 @@ class KVCase:
         return Ratio(round(self.given.diagnosis.confidence * share, 2))
 
     def capacity_effects(self, *, lower: float, expected: float, upper: float, basis: str) -> tuple[Effect, ...]:
-        """Return what a change of the capacity by these factors does: to tokens, and to requests that fit."""
+        """Return what a change of the capacity by these factors does: to tokens, requests that fit, and prefix hits."""
+        found, hits = self.forecast(expected), self.given.signals.prefix_hit_ratio
+        more: tuple[Effect, ...] = ()
+        if found is not None and found.predictable:
+            more = (Effect("prefix_hit_ratio", "ratio", hits, found.lower, found.expected, found.upper, WORKING_SET),)
         return (
             _scaled("kv_cache_capacity", "tokens", self.capacity, (lower, expected, upper), basis),
             _scaled(
@@ -154,6 +181,7 @@ class KVCase:
                 (lower, expected, upper),
                 "capacity / (prompt x (1 - hits) + answer / 2)",
             ),
+            *more,
         )
 
     def propose(

@@ -9,7 +9,7 @@ from typing import Final
 
 from optiinfra.domain.advice import Advice
 from optiinfra.domain.evidence import Effect, Evidence, Refusal
-from optiinfra.domain.kv_case import GIB, NOT_SET, WATCHED, KVCase
+from optiinfra.domain.kv_case import GIB, NOT_SET, WATCHED, WORKING_SET, KVCase
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
 
@@ -61,13 +61,8 @@ def switch_on(case: KVCase) -> tuple[Advice, ...]:
     )
 
 
-def offload(case: KVCase, *, reuse: tuple[HitForecast, ...] | Unknown) -> Advice:
-    """Keep evicted prefixes in host memory.
-
-    Args:
-        case: the cache.
-        reuse: forecasts of the hit ratio at larger capacities; the one nearest to what is proposed is used.
-    """
+def offload(case: KVCase) -> Advice:
+    """Keep evicted prefixes in host memory, where a forecast or the present hits say that they come back."""
     signals, settings, flags = case.given.signals, case.given.settings, case.flags
     hits = signals.prefix_hit_ratio
     if not flags.host_tier and not flags.offload:
@@ -83,7 +78,7 @@ def offload(case: KVCase, *, reuse: tuple[HitForecast, ...] | Unknown) -> Advice
         return case.refuse("PrefixCacheOff", "Host memory keeps what the prefix cache knows, and that is off.")
     if isinstance(hits, Unknown):
         return case.refuse("ReuseUnknown", f"Whether prefixes come back is {hits}.")
-    found = _nearest(reuse, case)
+    found = case.forecast(1.0 + HOST_TIMES)
     if found is None and hits < SOME_REUSE:
         text = f"Only {hits:.0%} of prompt tokens were seen before; keeping more would not help."
         return case.refuse("LittleReuse", text)
@@ -124,15 +119,7 @@ def _gain(case: KVCase, found: HitForecast | None) -> tuple[str, Effect]:
             )
         return text, Effect("prefix_hit_ratio", "ratio", hits, nothing, nothing, nothing, "no forecast")
     text = f"with {found.capacity:,.0f} tokens {found.expected:.0%} would hit ({found.lower:.0%} to {found.upper:.0%})."
-    basis = "working set, from the engine's counters"
-    return text, Effect("prefix_hit_ratio", "ratio", hits, found.lower, found.expected, found.upper, basis)
-
-
-def _nearest(reuse: tuple[HitForecast, ...] | Unknown, case: KVCase) -> HitForecast | None:
-    if isinstance(reuse, Unknown) or isinstance(case.capacity, Unknown):
-        return None
-    wanted = case.capacity * (1.0 + HOST_TIMES)
-    return min(reuse, key=lambda one: abs(one.capacity - wanted), default=None)
+    return text, Effect("prefix_hit_ratio", "ratio", hits, found.lower, found.expected, found.upper, WORKING_SET)
 
 
 def _host_gib(case: KVCase) -> int | None:

@@ -349,6 +349,21 @@ def test_a_forecast_becomes_the_effect_with_its_interval():
     assert found.confidence > advise(model=LLAMA_8B)["OffloadPrefixes"].confidence
 
 
+def test_a_larger_pool_s_effect_names_the_hits_that_a_forecast_promises():
+    twice = forecast(0.55, 0.6, 0.65, 200_000.0)
+    found = advise(reuse=twice, gpu=GPU["L4"])["QuantiseKVCache"]
+    assert effect(found, "prefix_hit_ratio").expected == 0.6
+    far = advise(reuse=forecast(0.55, 0.6, 0.65, 400_000.0), gpu=GPU["L4"])["QuantiseKVCache"]
+    assert all(one.signal != "prefix_hit_ratio" for one in far.effects)
+
+
+def test_what_the_workload_needs_stands_in_the_evidence():
+    found = {one.signal: one for one in advise()["SparePreemptions"].evidence}["kv_cache_needed"]
+    # 170 requests of 600 tokens on average.
+    assert found.statistic == "p99"
+    assert found.value > 170 * 600
+
+
 def test_a_forecast_without_gain_refuses_and_one_with_gain_proposes_at_few_hits():
     assert "would hit" in advise(reuse=forecast(0.49, 0.505, 0.52))["LittleReuse"].message
     few = signals_of(**FULL | {"prefix_hit_ratio": 0.1})
