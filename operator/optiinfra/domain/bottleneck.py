@@ -55,6 +55,24 @@ __all__ = ["Alternative", "Diagnosis", "batch_ratio", "diagnose"]
 
 IDLE_SPAN: Final = Seconds(300.0)
 """A service is not called idle for good on less."""
+_OF_ENGINES: Final = (
+    ("deferred", "requests_deferred", "", "last", "engine"),
+    ("kv_cache_reserved", "kv_cache_reserved", "ratio", "last", "engine"),
+    ("kv_cache_evictable", "kv_cache_evictable", "ratio", "last", "engine"),
+    ("step_tokens_mean", "step_tokens", "tokens", "mean", "engine"),
+    ("lmcache_retrieve_p95", "lmcache_retrieve", "seconds", "p95", "engine"),
+)
+"""Signals that are evidence where they are known and not zero: field, name, unit, statistic, source."""
+_OF_SURROUNDINGS: Final = (
+    ("gpu_sm_active", "gpu_sm_active", "ratio", "mean", "agent"),
+    ("gpu_tensor_active", "gpu_tensor_active", "ratio", "mean", "agent"),
+    ("gpu_dram_active", "gpu_dram_active", "ratio", "mean", "agent"),
+    ("container_cpu", "container_cpu", "ratio", "max", "agent"),
+    ("cpu_throttled", "cpu_throttled", "ratio", "max", "agent"),
+    ("cpu_pressure", "cpu_pressure", "ratio", "max", "agent"),
+    ("network_busy", "network_busy", "ratio", "max", "agent"),
+    ("starting_replicas", "starting_replicas", "", "last", "kubernetes"),
+)
 ONE_PAGE: Final = 0.5
 """What a verdict on a single page is worth: gauges say what is, not what lasts."""
 
@@ -163,18 +181,12 @@ def _evidence(clues: Clues, limit: Value, source: str) -> tuple[Evidence, ...]:
         Evidence("inter_token_latency", signals.inter_token_latency_p95, "seconds", span, "engine", "p95"),
         Evidence("gpu_utilization", around.gpu_utilization, "ratio", span, "agent", "mean"),
     )
-    measured = (
-        Evidence("gpu_sm_active", around.gpu_sm_active, "ratio", span, "agent", "mean"),
-        Evidence("gpu_tensor_active", around.gpu_tensor_active, "ratio", span, "agent", "mean"),
-        Evidence("gpu_dram_active", around.gpu_dram_active, "ratio", span, "agent", "mean"),
-        Evidence("container_cpu", around.container_cpu, "ratio", span, "agent", "mean"),
-        Evidence("cpu_throttled", around.cpu_throttled, "ratio", span, "agent", "mean"),
-        Evidence("starting_replicas", around.starting_replicas, "", instant, "kubernetes"),
-        Evidence("requests_deferred", signals.deferred, "", instant, "engine"),
-        Evidence("kv_cache_reserved", signals.kv_cache_reserved, "ratio", instant, "engine"),
-        Evidence("kv_cache_evictable", signals.kv_cache_evictable, "ratio", instant, "engine"),
-        Evidence("lmcache_retrieve", signals.lmcache_retrieve_p95, "seconds", span, "engine", "p95"),
-        Evidence("network_busy", around.network_busy, "ratio", span, "agent", "max"),
-        Evidence("step_tokens", signals.step_tokens_mean, "tokens", span, "engine", "mean"),
-    )
-    return always + tuple(fact for fact in measured if not isinstance(fact.value, Unknown) and fact.value != 0.0)
+    measured = []
+    for values, rows in ((signals, _OF_ENGINES), (around, _OF_SURROUNDINGS)):
+        for field, name, unit, statistic, origin in rows:
+            value = getattr(values, field)
+            if not isinstance(value, Unknown) and value != 0.0:
+                measured.append(
+                    Evidence(name, value, unit, span if statistic != "last" else instant, origin, statistic)
+                )
+    return (*always, *measured)

@@ -5,10 +5,10 @@ between a request that left and the next one that is taken in. A clue that nothi
 one that says no: each has its own answer. Which verdict follows is decided in `bottleneck`, never here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.objectives import Objectives
@@ -60,6 +60,23 @@ RETRIEVE_SHARE: Final = 0.3
 """Share of the time to first token from which fetching keys and values is what takes long."""
 
 
+_Value = TypeVar("_Value")
+
+
+class _Once(Generic[_Value]):
+    """A property computed when it is first asked for; without the lock that costs functools' more than the clue."""
+
+    def __init__(self, compute: Callable[[Any], _Value]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, clues: object, _owner: type) -> _Value:
+        value = self._compute(clues)
+        # Stands before this descriptor from now on.
+        clues.__dict__[self._compute.__name__] = value
+        return value
+
+
 class GpuState(StrEnum):
     """What the GPUs say."""
 
@@ -92,22 +109,22 @@ class Clues:
     promised: bool
     """Whether somebody set the objectives; else missing them says nothing until something else confirms it."""
 
-    @cached_property
+    @_Once
     def replicas(self) -> int:
         """Replicas that report, at least 1."""
         return max(self.signals.replicas_reporting, 1)
 
-    @cached_property
+    @_Once
     def waiting(self) -> float:
         """Requests that wait now."""
         return known(self.signals.waiting)
 
-    @cached_property
+    @_Once
     def running(self) -> float:
         """Requests that run now, mean of a replica."""
         return known(self.signals.running) / self.replicas
 
-    @cached_property
+    @_Once
     def waits(self) -> bool:
         """Tell whether requests wait now; the few that a busy engine takes in with its next steps are no queue."""
         running = known(self.signals.running)
@@ -118,7 +135,7 @@ class Clues:
         )
         return not (passing and self.waiting <= max(PASSING_COUNT, 2.0 * PASSING_SHARE * running))
 
-    @cached_property
+    @_Once
     def waited(self) -> bool:
         """Tell whether requests waited for a good part of the window, and the queue is not just running empty."""
         if not at_least(self.signals.waiting_share, QUEUE_SHARE):
@@ -130,7 +147,7 @@ class Clues:
 
     # ---- batch
 
-    @cached_property
+    @_Once
     def limit(self) -> tuple[Value, str]:
         """Return the batch limit of one replica and where it is from: "argument", "page", "inferred" or nowhere."""
         highest = self.signals.running_per_replica_max
@@ -146,7 +163,7 @@ class Clues:
             return highest, "inferred"
         return Unknown(UnknownReason.NOT_MEASURED, "not among the arguments, and running requests do not level off"), ""
 
-    @cached_property
+    @_Once
     def _level(self) -> bool:
         """Tell whether running requests stay where they are; asked where prompts may be what holds them back."""
         mean, highest = self.signals.running_mean, self.signals.running_per_replica_max
@@ -156,7 +173,7 @@ class Clues:
             return True
         return mean >= highest - max(0.4, STEADY * highest)
 
-    @cached_property
+    @_Once
     def batch_full(self) -> bool:
         """Tell whether some replica stands at its batch limit."""
         limit, highest = self.limit[0], self.signals.running_per_replica_max
@@ -167,13 +184,13 @@ class Clues:
         now = highest if self.replicas > 1 else self.running
         return highest > limit - max(1.0, limit * BATCH_SLACK / 2.0) and now >= limit - slack
 
-    @cached_property
+    @_Once
     def batches_full(self) -> bool:
         """Tell whether all replicas together stand at their batch limits now."""
         limit = self.limit[0]
         return self.batch_full and not isinstance(limit, Unknown) and self.running >= limit * (1.0 - 2.0 * BATCH_SLACK)
 
-    @cached_property
+    @_Once
     def uneven(self) -> bool:
         """Tell whether one replica is full while the others have room."""
         limit = self.limit[0]
@@ -186,7 +203,7 @@ class Clues:
 
     # ---- KV cache
 
-    @cached_property
+    @_Once
     def kv_live(self) -> Value:
         """KV usage now, without prefixes that are only kept in case they come back.
 
@@ -201,7 +218,7 @@ class Clues:
             return max(0.0, usage - spare)
         return usage
 
-    @cached_property
+    @_Once
     def kv_peak(self) -> Value:
         """Highest KV usage of the window; the present one where cached prefixes had to be taken off."""
         peak, usage = self.signals.kv_cache_usage_max, self.signals.kv_cache_usage
@@ -209,12 +226,12 @@ class Clues:
             return self.kv_live
         return peak
 
-    @cached_property
+    @_Once
     def kv_reserved_only(self) -> bool:
         """Tell whether the KV figure is about reservations, not residency."""
         return isinstance(self.signals.kv_cache_usage, Unknown) and not isinstance(self.kv_live, Unknown)
 
-    @cached_property
+    @_Once
     def kv_short(self) -> bool:
         """Tell whether the next request does not fit into the KV cache now."""
         usage = self.kv_live
@@ -224,25 +241,25 @@ class Clues:
             return True
         return usage >= KV_CROWDED and usage * (self.running + 1.0) >= max(self.running, 1.0)
 
-    @cached_property
+    @_Once
     def kv_room(self) -> bool:
         """Tell whether the KV cache surely has room."""
         return not isinstance(self.kv_live, Unknown) and not self.kv_short and not self.preempts
 
-    @cached_property
+    @_Once
     def preempts(self) -> bool:
         """Tell whether running requests were pushed out in the window."""
         return above(self.signals.preemption_rate, 0.0)
 
     # ---- waits that no capacity ends
 
-    @cached_property
+    @_Once
     def deferred(self) -> bool:
         """Tell whether most of what waits is held back by something else than capacity."""
         held = self.signals.deferred
         return not isinstance(held, Unknown) and held > 0.0 and held >= self.waiting / 2.0
 
-    @cached_property
+    @_Once
     def adapters_full(self) -> bool:
         """Tell whether requests wait for a place among the LoRA adapters that may run at once."""
         limit = self.signals.lora_limit if known_positive(self.signals.lora_limit) else self.settings.lora_limit
@@ -253,13 +270,13 @@ class Clues:
 
     # ---- work
 
-    @cached_property
+    @_Once
     def prompt_rate(self) -> Value:
         """Prompt tokens computed per second; all of them where the engine does not tell cached ones apart."""
         computed = self.signals.prompt_computed_rate
         return self.signals.prompt_token_rate if isinstance(computed, Unknown) else computed
 
-    @cached_property
+    @_Once
     def prompt_heavy(self) -> bool:
         """Tell whether most of the work is prefill."""
         prompt, generated = self.prompt_rate, self.signals.generation_token_rate
@@ -267,7 +284,7 @@ class Clues:
             return False
         return prompt > 0.0 and prompt >= PROMPT_HEAVY * generated
 
-    @cached_property
+    @_Once
     def steps_saturate(self) -> bool:
         """Tell whether steps carry so many prompt tokens that arithmetic takes the time, not weights."""
         used = self.signals.step_tokens_mean
@@ -275,7 +292,7 @@ class Clues:
             return self.prompts_only
         return self.prompt_heavy and used >= SATURATING_STEP
 
-    @cached_property
+    @_Once
     def prompts_only(self) -> bool:
         """Tell whether next to nothing is generated for what is prefilled."""
         prompt, generated = self.prompt_rate, self.signals.generation_token_rate
@@ -283,7 +300,7 @@ class Clues:
             return False
         return prompt > 0.0 and prompt >= PROMPTS_ONLY * generated
 
-    @cached_property
+    @_Once
     def steps_capped(self) -> bool:
         """Tell whether steps use up a token budget that leaves the GPU room.
 
@@ -296,7 +313,7 @@ class Clues:
             return used >= STEP_FULL * budget
         return self.prompt_heavy and 2.0 * self.running <= used < SATURATING_STEP
 
-    @cached_property
+    @_Once
     def first_token_late(self) -> bool:
         """Tell whether first tokens come too late, for another reason than that their requests waited.
 
@@ -310,14 +327,14 @@ class Clues:
             return True
         return not above(self.signals.waiting_max, 0.0) and not at_least(self.signals.queue_time_p95, first / 2.0)
 
-    @cached_property
+    @_Once
     def tokens_slow(self) -> bool:
         """Tell whether the time between tokens misses its objective."""
         return above(self.signals.inter_token_latency_p95, self.objectives.inter_token_latency_p95)
 
     # ---- GPU, host, network
 
-    @cached_property
+    @_Once
     def gpu(self) -> GpuState:
         """What the GPUs say. Profiling counters come before NVML's utilisation, which any active decode drives up."""
         around = self.surroundings
@@ -334,7 +351,7 @@ class Clues:
             return GpuState.LOW if around.gpu_utilization < GPU_LOW else GpuState.BUSY
         return GpuState.UNMEASURED if isinstance(tensor, Unknown) and isinstance(memory, Unknown) else GpuState.BUSY
 
-    @cached_property
+    @_Once
     def cpu(self) -> CpuState:
         """What the host says."""
         around = self.surroundings
@@ -351,12 +368,12 @@ class Clues:
             return CpuState.FREE
         return CpuState.UNMEASURED
 
-    @cached_property
+    @_Once
     def page_process_busy(self) -> bool:
         """Tell whether the process that takes requests in uses its whole core: Python runs on one at a time."""
         return at_least(self.signals.process_cpu_cores, 0.95)
 
-    @cached_property
+    @_Once
     def remote(self) -> tuple[str, str] | None:
         """Return reason and text where a cache outside the engine, or the way to it, is what takes long."""
         signals = self.signals
