@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from optiinfra.domain import manifests
 from optiinfra.domain.advice import AdviceInput
-from optiinfra.domain.engine_flags import EngineFlags, flags_of, line
+from optiinfra.domain.engine_flags import EngineFlags, flags_of
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
 from optiinfra.domain.kv_capacity import Need, capacity, held_tokens, needed
 from optiinfra.domain.model_facts import Attention, kv_bytes_per_token
@@ -23,6 +24,8 @@ GIB: Final = 2.0**30
 INSTANT: Final = Seconds(0.0)
 WATCHED: Final = "10 min at a like load"
 NOT_SET: Final = "not set"
+WORDS: Final = frozenset({NOT_SET, "auto", "off", "removed", "set"})
+"""Values that are said of a setting and cannot be written."""
 NO_FORECAST: Final = Unknown(UnknownReason.TOO_FEW_SAMPLES, "no forecast of the hit ratio was made")
 WORKING_SET: Final = "working set, from the engine's counters"
 NEAR: Final = 0.25
@@ -200,8 +203,10 @@ class KVCase:
         verification: str = "",
         evidence: Sequence[Evidence] = (),
         by_verdict: bool = True,
+        undo: str = "",
     ) -> Proposal:
         """Build a proposal in the common form; confidence is `sure`, times the verdict's where it follows from that."""
+        container = self.given.settings.container
         return Proposal(
             type=KV,
             reason=reason,
@@ -218,15 +223,9 @@ class KVCase:
             risk=risk,
             verification=verification
             or f"kv_cache_capacity rises at the restart; preemptions and requests_waiting fall within {WATCHED}.",
-            undo=undo(setting, current),
+            patch="" if proposed in WORDS else manifests.patch(setting, proposed, container=container),
+            undo=undo or manifests.undo(setting, "" if current in WORDS else current, container=container),
         )
-
-
-def undo(setting: str, current: str) -> str:
-    """Say how a setting is taken back."""
-    if current in {"", NOT_SET, "off", "auto"} or current.startswith("default"):
-        return f"Remove {setting} and restart, one replica at a time."
-    return f"Set {line(setting, current)} again and restart, one replica at a time."
 
 
 def _scaled(signal: str, unit: str, before: Value, factors: tuple[float, float, float], basis: str) -> Effect:

@@ -88,6 +88,7 @@ def _remove(case: KVCase, hits: float) -> tuple[Advice, ...]:
             sure=0.6,
             effects=(Effect("lmcache_hit_ratio", "ratio", hits, 0.0, 0.0, 0.0, "nothing is asked any more"),),
             risk="Conversations that come back after longer than the window are computed anew.",
+            undo="Start the engine with its LMCache connector again; each replica restarts once, with an empty cache.",
             verification=f"time_to_first_token does not rise within {WATCHED}, and host memory is given back.",
             evidence=_evidence(case),
             by_verdict=False,
@@ -248,6 +249,7 @@ def _remote(case: KVCase) -> tuple[Advice, ...]:
                 ),
             ),
             risk="Prefixes are not shared between replicas any more, nor kept over restarts.",
+            undo=f"Give {REMOTE} its address back; each replica restarts once.",
             verification=f"time_to_first_token falls within {WATCHED}.",
             evidence=(
                 *_evidence(case),

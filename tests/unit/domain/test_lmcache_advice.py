@@ -27,7 +27,14 @@ BUSY = {
 def case_of(signals=None, lmcache=POOL, *, on=True, **changes):
     signals = signals or signals_of(**BUSY)
     settings = EngineSettings(
-        **{"engine": EngineKind.VLLM, "lmcache": on, "lmcache_settings": lmcache, "block_size": 16.0} | changes
+        **{
+            "engine": EngineKind.VLLM,
+            "container": "vllm",
+            "lmcache": on,
+            "lmcache_settings": lmcache,
+            "block_size": 16.0,
+        }
+        | changes
     )
     diagnosis = diagnose(signals, settings, Objectives(), surroundings=Surroundings())
     return KVCase(AdviceInput(signals, settings, diagnosis, Objectives()))
@@ -77,7 +84,10 @@ def test_a_full_pool_that_forgets_soon_is_enlarged_by_as_much_as_lives_short():
     assert life.lower < life.expected < life.upper
     assert isinstance(one.effects[1].expected, Unknown)
     assert "7.5 GB more" in one.risk
-    assert one.undo == "Set LMCACHE_MAX_LOCAL_CPU_SIZE=5.0 again and restart, one replica at a time."
+    assert "LMCACHE_MAX_LOCAL_CPU_SIZE=5.0" in one.undo
+    # A variable merges by name, so that the patch can be written.
+    assert "name: LMCACHE_MAX_LOCAL_CPU_SIZE" in one.patch
+    assert 'value: "12.5"' in one.patch
 
 
 def test_enlargement_is_bounded_and_halts_where_chunks_live_long():
@@ -144,6 +154,9 @@ def test_a_remote_store_that_is_slower_than_computing_is_dropped():
     one = found(signals_of(**PREFILL | {"lmcache_remote_get_p95": 0.4}), REMOTE)["LMCacheRemoteSlow"]
     assert isinstance(one, Proposal)
     assert one.setting == "LMCACHE_REMOTE_URL"
+    # Taking a variable away is no merge, and an address is never known here.
+    assert one.patch == ""
+    assert one.undo.startswith("Give LMCACHE_REMOTE_URL its address back")
     assert "400 ms" in one.message
     assert "51 ms" in one.message
     assert isinstance(
