@@ -5,6 +5,7 @@ SimulatorError
 ├── TraceError       a request trace that cannot be read
 ├── RecordingError   a recorded page series that cannot be read
 ├── EngineError      an impossible engine (settings, time running backwards, a request that can never fit)
+├── ApiError         a completion request that is answered with an error: status, text, parameter
 └── FollowError      the cluster cannot be followed
 """
 
@@ -27,6 +28,15 @@ class RecordingError(SimulatorError):
 
 class EngineError(SimulatorError):
     """An engine was asked for something impossible."""
+
+
+class ApiError(SimulatorError):
+    """A completion request is answered with an error."""
+
+    def __init__(self, message: str, *, status: int, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.parameter = parameter
 
 
 class FollowError(SimulatorError):

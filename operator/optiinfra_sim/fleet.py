@@ -122,6 +122,37 @@ class Fleet:
         shifted = (replace(arrival, at=begin + arrival.at) for arrival in arrivals)
         self._incoming = deque(heapq.merge(self._incoming, shifted, key=lambda arrival: arrival.at))
 
+    def submit(self, arrival: Arrival, *, to: str | None = None) -> Request:
+        """Hand in one request now, through the router or straight to a serving replica; raises where it cannot fit."""
+        if arrival.prompt + (arrival.limit or arrival.output) > self.settings.max_model_len:
+            raise EngineError(f"longer than max_model_len {self.settings.max_model_len}")
+        request = self._new_request(replace(arrival, at=self.now))
+        self._arrived += 1
+        self._work_arrived += request.work
+        if to is None:
+            self._route(request)
+            return request
+        engine = self.replicas[to].engine if to in self.replicas else None
+        if engine is None:
+            raise EngineError(f"replica {to} does not serve")
+        engine.submit(request)
+        return request
+
+    def generated(self, request: Request) -> int:
+        """Tokens that a request of :meth:`submit` has got so far."""
+        return max((engine.generated(request) for engine in self._engines()), default=request.generated)
+
+    def abort(self, request: Request) -> None:
+        """Forget a request whose client is gone."""
+        if request in self._backlog:
+            self._backlog.remove(request)
+        for engine in self._engines():
+            engine.abort(request)
+
+    def _engines(self) -> list[Engine]:
+        every = itertools.chain(self.replicas.values(), self._draining)
+        return [replica.engine for replica in every if replica.engine is not None]
+
     def add(self, name: str, *, ready_at: float) -> Replica:
         """A replica that exists from now and serves from ``ready_at``."""
         if name in self.replicas:
@@ -238,8 +269,13 @@ class Fleet:
         if arrival.prompt + (arrival.limit or arrival.output) > self.settings.max_model_len:
             self._rejected += 1
             return
+        request = self._new_request(arrival)
+        self._work_arrived += request.work
+        self._route(request)
+
+    def _new_request(self, arrival: Arrival) -> Request:
         self._number += 1
-        request = Request(
+        return Request(
             number=self._number,
             arrival=arrival.at,
             prompt=arrival.prompt,
@@ -250,8 +286,6 @@ class Fleet:
             adapter=arrival.adapter,
             external=arrival.external,
         )
-        self._work_arrived += request.work
-        self._route(request)
 
     def _route(self, request: Request) -> None:
         serving = {name: replica.engine for name, replica in self.replicas.items() if replica.engine is not None}

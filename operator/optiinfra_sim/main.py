@@ -1,4 +1,4 @@
-"""The command line: ``optiinfra-sim serve`` plays a scenario on a cluster, ``compare`` computes it under plain scalers.
+"""The command line: ``serve`` plays a scenario on a cluster, ``engine`` without one, ``compare`` computes it.
 
 Everything it prints for people goes to standard output, its log to standard error. A problem is one line and exit
 code 1.
@@ -25,8 +25,11 @@ from optiinfra_sim.compare import (
     under_static_peak,
 )
 from optiinfra_sim.errors import ScenarioError, SimulatorError
+from optiinfra_sim.live import LiveFleet
+from optiinfra_sim.routing import Routing
 from optiinfra_sim.scenario import SimulatedService, read_scenario
 from optiinfra_sim.serve import Simulator
+from optiinfra_sim.settings import EngineKind, EngineSettings
 
 HPA_SHARES = (0.5, 0.7, 0.8)
 MAX_RECORD_BYTES = 256 * 2**20
@@ -83,6 +86,69 @@ def serve(
         asyncio.run(simulator.run(engine_port=engine_port, agent_port=agent_port, control_port=control_port))
     except (SimulatorError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.option(
+    "--engine", "kind", type=click.Choice([kind.value for kind in EngineKind]), default="vllm", show_default=True
+)
+@click.option("--replicas", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--routing", type=click.Choice([one.value for one in Routing]), default="least-loaded", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=_Port, default=8000, show_default=True, help="The router's; several replicas use the next."
+)
+@click.option("--startup-seconds", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Cold start.")
+@click.option("--model", default="llama-3.1-8b", show_default=True)
+@click.option("--max-num-seqs", type=click.IntRange(1, 100_000), default=256, show_default=True)
+@click.option("--max-num-batched-tokens", type=click.IntRange(1, 1_000_000), default=8192, show_default=True)
+@click.option("--max-model-len", type=click.IntRange(2, 1_000_000), default=16384, show_default=True)
+@click.option("--num-blocks", type=click.IntRange(2, 10_000_000), default=28_000, show_default=True)
+@click.option(
+    "--step-ms", type=click.FloatRange(0.1, 60_000), default=7.0, show_default=True, help="Fixed cost of a step."
+)
+@click.option("--sequence-ms", type=click.FloatRange(0, 60_000), default=0.06, show_default=True, help="Per sequence.")
+@click.option("--prefill-token-ms", type=click.FloatRange(0, 60_000), default=0.025, show_default=True)
+def engine(
+    kind: str,
+    replicas: int,
+    routing: str,
+    host: str,
+    port: int,
+    startup_seconds: float,
+    model: str,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_model_len: int,
+    num_blocks: int,
+    step_ms: float,
+    sequence_ms: float,
+    prefill_token_ms: float,
+) -> None:
+    """Serve simulated engines and OpenAI's completions API in real time, without a cluster."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = EngineSettings(
+            kind=EngineKind(kind),
+            model_name=model,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+            num_blocks=num_blocks,
+            step_seconds=step_ms / 1000,
+            sequence_seconds=sequence_ms / 1000,
+            prefill_token_seconds=prefill_token_ms / 1000,
+        )
+        asyncio.run(_live(settings, replicas, Routing(routing), startup_seconds, host=host, port=port))
+    except SimulatorError as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _live(
+    settings: EngineSettings, replicas: int, routing: Routing, startup_seconds: float, *, host: str, port: int
+) -> None:
+    live = LiveFleet(settings, replicas=replicas, routing=routing, startup_seconds=startup_seconds)
+    await live.run(host=host, port=port)
 
 
 @main.command()

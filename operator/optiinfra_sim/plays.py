@@ -4,6 +4,7 @@ A play is told which pods exist and what time it is (virtual seconds); it answer
 engines do to their GPUs, and with its own state. It never looks at the cluster or at a clock.
 """
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optiinfra_sim.compare import Decision
+from optiinfra_sim.door import Door
 from optiinfra_sim.engine import Engine
 from optiinfra_sim.errors import ScenarioError
 from optiinfra_sim.fleet import Fleet
@@ -21,6 +23,7 @@ from optiinfra_sim.trace import Arrival
 
 MAX_DECISIONS = 10_000
 MEASURE_SECONDS = 1.0
+POLL_SECONDS = 0.05
 RECORDED_MEMORY_RATIO = 0.92
 RECORDED_BATCH_RATIO = 0.25
 
@@ -189,6 +192,13 @@ class FleetPlay:
         times = PageTimes(started=self._started[uid], serving=self._epoch + self._serving[uid])
         return render(engine, times=times)
 
+    def door(self, uid: str) -> Door | None:
+        """The pod's engine for the completions API; None while nothing serves there."""
+        if self._engine(uid) is None:
+            return None
+        created = self._epoch + self._serving[uid]
+        return Door(self._fleet, created=created, replica=uid, tick=_next_tick)
+
     def load(self, uid: str) -> EngineLoad | None:
         """What the pod's engine does to its GPUs; None while no model is loaded."""
         engine = self._engine(uid)
@@ -240,6 +250,11 @@ class FleetPlay:
             self._decisions.pop()
         if not self._decisions or self._decisions[-1].replicas != decision.replicas:
             self._decisions.append(decision)
+
+
+async def _next_tick() -> None:
+    """Whoever advances the stage does so ten times a second."""
+    await asyncio.sleep(POLL_SECONDS)
 
 
 class RecordedPlay:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from optiinfra_sim.compare import Load
 from optiinfra_sim.errors import EngineError, ScenarioError
-from optiinfra_sim.settings import EngineSettings
+from optiinfra_sim.settings import EngineKind, EngineSettings
 from optiinfra_sim.trace import Arrival, LoadPoint, read_trace, shape
 
 MAX_SCENARIO_BYTES = 2**20
@@ -31,6 +31,8 @@ class _Model(BaseModel):
 class EngineModel(_Model):
     """Engine limits and step costs; defaults and meaning as in :class:`EngineSettings`."""
 
+    kind: EngineKind = EngineKind.VLLM
+    """Whose metric page it shows and whose habits it has: vllm, sglang or tgi."""
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,200}$")] = "llama-3.1-8b"
     max_num_seqs: Count = 256
     max_num_batched_tokens: Count = 8192
@@ -38,9 +40,12 @@ class EngineModel(_Model):
     block_size: Count = 16
     num_blocks: Count = 28_000
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    prefix_caching: bool = True
     step_seconds: Positive = 0.007
     sequence_seconds: NotNegative = 0.00006
     prefill_token_seconds: NotNegative = 0.000025
+    host_seconds: NotNegative = 0.0
     prefix_hit_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shared_prefix_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 

@@ -2,8 +2,8 @@
 
 KWOK gives every pod a loopback address, so a listener on all addresses hears the calls for all pods and tells them
 apart by the connection's own local address. A call to an address that no pod of ours has is cut off without an answer,
-as nothing would answer there; so is a call to an engine that is still loading. The control port listens on 127.0.0.1
-only, and it is the only one that changes anything (it starts a trace).
+as nothing would answer there; so is a call to an engine that is still loading. Engines also answer
+OpenAI's completions API. The control port listens on 127.0.0.1 only and starts traces.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +15,8 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from optiinfra_sim.agents import Agents
+from optiinfra_sim.api import CompletionsApi
+from optiinfra_sim.completions import MAX_BODY_BYTES
 from optiinfra_sim.errors import ScenarioError
 from optiinfra_sim.pages import CONTENT_TYPE
 from optiinfra_sim.stage import Stage
@@ -44,6 +46,8 @@ class Server:
     ) -> None:
         """Open all ports, or raise OSError where one is taken."""
         engine = _application(self._engine_guard, [("/metrics", self._engine_page), ("/health", self._healthy)])
+        api = CompletionsApi(lambda request: self._stage.door(local_address(request)))
+        engine.router.add_routes(api.routes())
         agent = _application(
             self._agent_guard,
             [("/v1/snapshot", self._snapshot), ("/metrics", self._agent_page), ("/health", self._agent_health)],
@@ -134,7 +138,7 @@ def _application(
     guard: Middleware,
     routes: Sequence[tuple[str, Callable[[web.Request], Awaitable[web.Response]]]],
 ) -> web.Application:
-    application = web.Application(middlewares=[guard], client_max_size=MAX_CONTROL_BODY)
+    application = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
     for path, handler in routes:
         application.router.add_get(path, handler)
     return application

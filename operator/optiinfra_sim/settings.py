@@ -59,6 +59,8 @@ class EngineSettings:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_blocks"):
             if getattr(self, name) < 1:
                 raise EngineError(f"{name} must be at least 1")
+        if not self.model_name or set(self.model_name) & set('"\\\n'):
+            raise EngineError("model_name must not be empty, nor hold a quote, a backslash or a line break")
         if not 0 <= self.watermark < 1:
             raise EngineError("watermark must lie in [0, 1)")
         if (self.usable_blocks - self.reserve_blocks) * self.block_size < self.max_model_len:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optiinfra_sim.cluster import PodView
+from optiinfra_sim.door import Door
 from optiinfra_sim.errors import ScenarioError
 from optiinfra_sim.fleet import LATE_AFTER_SECONDS
 from optiinfra_sim.plays import EngineLoad, FleetPlay, Play, RecordedPlay, ServiceState, TracePlan
@@ -82,6 +83,12 @@ class Stage:
         """The metric page at an address; None while nothing serves there."""
         actor = self._by_address.get(address)
         return None if actor is None else self._plays[actor.service].page(actor.uid)
+
+    def door(self, address: str) -> Door | None:
+        """The engine at an address for the completions API; None where nothing computes there, as in a recording."""
+        actor = self._by_address.get(address)
+        play = None if actor is None else self._plays[actor.service]
+        return play.door(actor.uid) if actor is not None and isinstance(play, FleetPlay) else None
 
     def load(self, uid: str) -> EngineLoad | None:
         """How the engine of a pod loads its GPUs; None where no model is loaded."""

@@ -83,6 +83,13 @@ def test_an_unknown_service_and_a_bad_scenario_are_one_line(scenario, tmp_path):
     assert "services.0.engine.max_num_seqs" in result.output
 
 
+def test_an_impossible_engine_is_one_line():
+    result = run("engine", "--max-num-seqs", "9000", "--port", "1")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "max_num_batched_tokens must not be below max_num_seqs" in result.output
+    assert run("engine", "--engine", "triton").exit_code == 2
+
+
 def test_serve_refuses_a_kubeconfig_that_is_none(scenario, tmp_path):
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text("")

@@ -65,7 +65,9 @@ async def test_every_address_gets_its_own_engine_s_page(served, memory_bound):
     async with session.get(f"http://{CHAT}:{port}/health") as answer:
         assert answer.status == 200
     async with session.get(f"http://{CHAT}:{port}/v1/models") as answer:
-        assert answer.status == 404
+        assert [one["id"] for one in (await answer.json())["data"]] == ["llama-3.1-8b"]
+    async with session.get(f"http://{OLD}:{port}/v1/models") as answer:
+        assert answer.status == 503
 
 
 @pytest.mark.parametrize("address", [LOADING, UNKNOWN, AGENT])
