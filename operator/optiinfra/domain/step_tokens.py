@@ -61,6 +61,15 @@ def advise(given: AdviceInput) -> Advice:
     return _more(given, flags, slow=slow, median=median, each=each)
 
 
+def interferes(given: AdviceInput) -> bool:
+    """Tell whether slow tokens come from steps that carry prompts: the median keeps its objective, p95 does not."""
+    slow, median = given.signals.inter_token_latency_p95, given.signals.inter_token_latency_p50
+    if isinstance(slow, Unknown) or isinstance(median, Unknown):
+        return False
+    promised = given.objectives.inter_token_latency_p95
+    return median <= promised < slow and slow >= INTERFERENCE * median
+
+
 def prompt_token_seconds(given: AdviceInput) -> Value:
     """Return the seconds that a prompt token adds to its step; the fit's, else prefill time over computed tokens."""
     if not isinstance(given.pace.prompt_slope, Unknown) and given.pace.prompt_slope > 0.0:

@@ -84,6 +84,11 @@ def _batch_size(given: AdviceInput) -> Advice:
         return Refusal(
             _BATCH, "NotLimiting", "The batch limit does not keep requests waiting, nor does it slow tokens."
         )
+    if lower and step_tokens.interferes(given):
+        text = (
+            "Tokens are slow in steps that carry prompts only: the tokens of a step are what to change, not the batch."
+        )
+        return Refusal(_BATCH, "PrefillInterferes", text)
     flags = flags_of(settings.engine, settings.version)
     if not flags.batch_limit:
         return Refusal(_BATCH, "NoSuchSetting", f"{settings.engine} has no batch limit that can be set.")

@@ -271,10 +271,57 @@ def test_a_healthy_service_may_need_fewer_replicas():
     assert advice.savings.per_month is None
 
 
+HALVES = {
+    "running_mean": 8.0,
+    "inter_token_latency_mean": 0.03,
+    "inter_token_latency_p95": 0.05,
+    "kv_cache_usage_max": 0.3,
+    "kv_cache_capacity_tokens": 400_000.0,
+}
+BIG = {"model_name": "llama-3.1-70b", "settings": {"tensor_parallel": 4.0}}
+
+
+def test_a_healthy_replica_may_need_half_its_gpus():
+    advice = is_complete(advise(Bottleneck.HEALTHY, signals=HALVES, **BIG))
+    assert advice.reason == "QuantiseForFewerGPUs"
+    assert advice.savings.gpus_freed == 2.0
+    assert (effect(advice, "gpus_per_replica").before, effect(advice, "gpus_per_replica").expected) == (4.0, 2.0)
+    # Per GPU: 141.1 GB / 4 of weights before, (1.0443 x 70.55 GB) / 2 after; 80 KiB a token before, 160 after.
+    room = (400_000 * 81920 + 70.55e9 * (2.0 / 4 - 1.0443 / 2)) / 163840
+    assert effect(advice, "kv_cache_tokens_after_both").expected == pytest.approx(room, rel=1e-3)
+    assert "--tensor-parallel-size" in advice.message
+
+
+@pytest.mark.parametrize(
+    ("signals", "settings", "why"),
+    [
+        ({"kv_cache_usage_max": 0.6}, {}, "are used"),
+        ({"kv_cache_usage_max": UNKNOWN}, {}, "is not known"),
+        ({"inter_token_latency_p95": 0.0999}, {}, "too long"),
+        ({}, {"kv_blocks": 1000.0}, "is not known"),
+        ({}, {"tensor_parallel": 3.0}, "cannot be halved"),
+    ],
+)
+def test_a_replica_that_needs_its_gpus(signals, settings, why):
+    advice = advise(
+        Bottleneck.HEALTHY,
+        signals=HALVES | signals,
+        model_name="llama-3.1-70b",
+        settings={"tensor_parallel": 4.0} | settings,
+    )
+    assert why in is_refused(advice, "FreesNothing").message
+
+
+def test_tokens_that_only_prompts_slow_down_are_a_matter_of_arithmetic():
+    signals = {"inter_token_latency_p50": 0.02, "prefill_time_mean": 0.4, "prompt_tokens_mean": 16_000.0}
+    advice = is_complete(advise(signals=signals | {"prefix_hit_ratio": 0.0, "inter_token_latency_p95": 0.12}))
+    assert advice.reason == "QuantiseForPrefill"
+
+
 @pytest.mark.parametrize(
     ("signals", "reason"),
     [
-        ({"replicas_expected": 1}, "NotLimiting"),
+        ({"replicas_expected": 1}, "FreesNothing"),
         ({"replicas_expected": 8, "busy_share": 0.5}, "NotLimiting"),
         ({"replicas_expected": 8, "busy_share": UNKNOWN}, "NotLimiting"),
         ({"replicas_expected": 3}, "FreesNothing"),
@@ -321,7 +368,8 @@ def test_no_promise_exceeds_the_roofline(engine, name, served, bottleneck, batch
     for one in advice.effects:
         if one.signal == "inter_token_latency_p95" and not isinstance(one.lower, Unknown):
             assert one.lower >= one.before * smallest - 1e-9
-            assert one.upper <= one.before
+            # On half the GPUs a step may take longer, within what is promised.
+            assert one.upper <= (0.1 if advice.reason == "QuantiseForFewerGPUs" else one.before)
 
 
 def test_stated_facts_are_enough_without_a_name():

@@ -191,6 +191,11 @@ def test_tokens_that_are_too_slow_get_a_smaller_batch():
     assert effect(batch, "generation_tokens").expected < effect(batch, "generation_tokens").before
 
 
+def test_a_batch_is_not_blamed_for_the_prompts_beside_it():
+    signals = SLOW | {"inter_token_latency_p50": 0.03}
+    is_refused(advise(Bottleneck.COMPUTE, signals=signals, pace=fitted(0.04, 0.001)), "PrefillInterferes")
+
+
 def test_what_no_longer_fits_is_counted_in_replicas():
     signals = SLOW | {"arrival_rate": 6.0, "generation_tokens_mean": 100.0, "prefill_time_mean": 0.0}
     # 6 x 100 x (0.04 + 0.001 B) = 24 + 0.6 B: a batch of 60, and 40 fit.
