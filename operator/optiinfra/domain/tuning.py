@@ -147,7 +147,7 @@ def _raise(batch: _Batch) -> Advice:
     return _proposal(
         batch,
         proposed,
-        reason="RaiseBatchLimit" if known else "RaiseBatchLimitToLearn",
+        reason="RaiseBatchLimit" if known or proposed < _trial(batch) else "RaiseBatchLimitToLearn",
         text=_raise_text(batch, proposed, gain, need, upper),
         bounds=(limit + batch.engines, upper),
         risk=(
@@ -173,14 +173,19 @@ def _safe(batch: _Batch) -> float:
     return max(limit / share, limit + by_fit - cost.batch)
 
 
+def _trial(batch: _Batch) -> int:
+    """Return the smallest larger batch from which b could be learned."""
+    return ceil(batch.limit * (1.0 + smallest_trial(batch.given)) - ROUNDING)
+
+
 def _wanted(batch: _Batch, upper: float) -> tuple[float, Value]:
     """Return the batch to propose, at most `upper`, and the batch that arrivals need."""
     limit, cost = batch.limit, batch.cost
     if isinstance(cost, Unknown):
-        return min(upper, ceil(limit * (1.0 + smallest_trial(batch.given)))), cost
+        return min(upper, _trial(batch)), cost
     need = needed_batch(batch.given, cost)
     if not cost.identified:
-        return min(upper, ceil(limit * (1.0 + smallest_trial(batch.given)))), need
+        return min(upper, _trial(batch)), need
     if isinstance(need, Unknown) or need <= limit:
         return upper, need
     return min(upper, max(need * HEADROOM, limit * SMALLEST_STEP)), need
@@ -196,9 +201,16 @@ def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper
         )
     if isinstance(gain.expected, Unknown) or isinstance(gain.before, Unknown):
         why = batch.cost.slope if isinstance(batch.cost, StepCost) else batch.cost
+        tells = _trial(batch)
+        what = why.detail if isinstance(why, Unknown) and why.detail else str(why)
+        parts.append(f"history does not tell what a request costs ({what})")
         parts.append(
-            f"what a request costs is {why}; {proposed:g} is the smallest step from which {OBSERVATIONS} windows tell "
-            f"it, throughput rises by at most {proposed / limit - 1:.0%}, and up to {upper:.0f} latency surely keeps"
+            f"{proposed:g} is the smallest step from which {OBSERVATIONS} windows tell it"
+            if proposed >= tells
+            else f"{tells} would tell it in {OBSERVATIONS} windows, and cache and latency do not surely allow as many"
+        )
+        parts.append(
+            f"throughput rises by at most {proposed / limit - 1:.0%}, and cache and latency surely allow {floor(upper)}"
         )
     else:
         low, high = gain.lower, gain.upper
@@ -232,8 +244,9 @@ def _lower(batch: _Batch) -> Advice:
     if not cost.identified:
         proposed = max(1.0, floor(running / (1.0 + smallest_trial(given)) / batch.engines) * batch.engines)
         text = (
-            f"Tokens miss their objective at {running:.0f} requests, and what a request costs is {cost.slope}. "
-            f"At most {proposed:g} at once is the smallest step from which {OBSERVATIONS} windows tell it."
+            f"Tokens miss their objective at {running:.0f} requests, and history does not tell what a request costs "
+            f"({cost.slope.detail if isinstance(cost.slope, Unknown) else cost.slope}). At most {proposed:g} at once "
+            f"is the smallest step from which {OBSERVATIONS} windows tell it."
         )
         reason, bounds, sure = "LowerBatchLimitToLearn", (1.0, running), 0.3
     else:

@@ -21,7 +21,7 @@ SECTIONS = {
 }
 REASON = re.compile(
     r"Refusal\(_[A-Z]+, \"([A-Za-z]+)\"|reason=\"([A-Za-z]+)\"|reason, bounds, sure = \"([A-Za-z]+)\""
-    r"|reason=\"([A-Za-z]+)\" if known else \"([A-Za-z]+)\""
+    r"|reason=\"([A-Za-z]+)\" if known or .* else \"([A-Za-z]+)\""
 )
 
 

@@ -172,7 +172,8 @@ def test_the_recorded_full_batch_gets_the_little_that_its_cache_allows():
         recorded(BATCH_BOUND, 80, 170), given_.settings, given_.diagnosis, objectives, given_.gpu, given_.model
     )
     batch = tuning.advise(given_)[0]
-    assert (batch.current, batch.proposed) == ("8", "9")
+    assert (batch.reason, batch.current, batch.proposed) == ("RaiseBatchLimit", "8", "9")
+    assert "10 would tell it" in batch.message
 
 
 SLOW = {
