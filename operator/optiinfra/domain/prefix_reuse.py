@@ -33,8 +33,8 @@ PRIOR_MEDIAN: Final = 100.0
 """Seconds after which people and programs usually come back to a conversation; a weak prior."""
 PRIOR_SPREAD: Final = 1.5
 """Of its logarithm: from 8 s to 20 min within 90 %."""
-FILLING_NOISE: Final = 0.3
-"""Relative, of the hit ratio while a cache fills: a young service has young conversations."""
+FILLING_NOISE: Final = 0.2
+"""Relative to the mean hit ratio, while a cache fills: a young service has young conversations."""
 STEADY_NOISE: Final = 0.1
 RESIDENCE_NOISE: Final = 0.15
 GAP_WEIGHT: Final = 20.0
@@ -237,8 +237,9 @@ def _weights(family: ReuseCurves, history: ReuseHistory, parts: Sequence[_Part],
     score = np.zeros(len(family.median))
     for part in parts:
         ratio = part.hit / part.queried
-        relative = FILLING_NOISE if part.filling else STEADY_NOISE
-        variance = max(part.noise, _LEAST_NOISE) ** 2 + (relative * ratio) ** 2
+        # Few hits while the cache fills may mean short memory, or conversations that have only begun.
+        doubt = FILLING_NOISE * max(ratio, history.hit_ratio) if part.filling else STEADY_NOISE * ratio
+        variance = max(part.noise, _LEAST_NOISE) ** 2 + doubt**2
         score -= (ratio - _hits(family, part, history.capacity)) ** 2 / 2.0 / variance
     score = score * TEMPER - ((np.log(family.median) - math.log(PRIOR_MEDIAN)) / PRIOR_SPREAD) ** 2 / 2.0
     if residency:
