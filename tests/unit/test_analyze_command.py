@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from optiinfra.cli import analyze_pages
 from optiinfra.cli.main import main
-from tests.unit.engines.recorded import BATCH_BOUND, MEMORY_BOUND, RECORDINGS, lmcache_page, raw
+from tests.unit.engines.recorded import BATCH_BOUND, DATA, MEMORY_BOUND, RECORDINGS, lmcache_page, raw
 
 START = 1_795_000_000
 
@@ -200,6 +200,29 @@ def test_folders_are_replicas(tmp_path):
     assert last["running"] == 13.0
 
 
+def test_one_odd_scrape_of_many_replicas_counts_once(tmp_path):
+    calm = [(f"{name}/{at:02}", raw(BATCH_BOUND)[100][0], START + at) for name in "abcd" for at in range(20)]
+    odd = raw(BATCH_BOUND)[50][0]
+    members = [(name, odd if name.endswith("/12") else content, time) for name, content, time in calm]
+    found = analysed(archive(tmp_path / "a.tar.gz", members))
+    assert {one["window_verdict"] for one in found["pages"] if one["page"].endswith("/12")} != {"Batch"}
+    assert set(verdicts(found)) == {"Batch"}
+
+
+@pytest.mark.parametrize("name", ["sglang.txt", "tgi.txt", "nim.txt", "triton.txt", "trtllm.txt", "vllm_v0.txt"])
+def test_every_engine_gets_a_verdict(tmp_path, name):
+    content = (DATA / name).read_bytes()
+    found = analysed(archive(tmp_path / "a.tar.gz", [(f"{at}.txt", content, START + 5 * at) for at in range(4)]))
+    assert len(found["pages"]) == 4
+    assert all(one["reason"] for one in found["pages"])
+    assert not any(one["reason"] == "PageUnreadable" for one in found["pages"])
+
+
+def test_a_window_holds_two_pages_at_least(tmp_path):
+    found = analysed(archive(tmp_path / "a.tar.gz", pages(80, 90, step=10)), "--window", "1s")
+    assert found["pages"][-1]["window_s"] == 10.0
+
+
 def test_lmcache_as_a_guest(tmp_path):
     with_guest = [(name, content + lmcache_page(), time) for name, content, time in pages(80, 84)]
     found = analysed(archive(tmp_path / "a.tar.gz", with_guest))
@@ -212,6 +235,7 @@ def test_gpu_pages_confirm_or_contradict(tmp_path, active, tensor, verdict):
     found = analysed(archive(tmp_path / "a.tar.gz", [*gpus, *pages(80, 100)]))
     assert found["gpu_pages"] == 20
     assert len(found["pages"]) == 20
+    assert not any(one["reason"] == "HardwareUnknown" for one in found["refused"])
     assert set(verdicts(found)[2:]) == {verdict}
     assert found["pages"][-1]["signals"]["gpu_tensor_active"] == pytest.approx(tensor)
 

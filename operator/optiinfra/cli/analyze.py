@@ -180,7 +180,12 @@ def analyse(path: Path, options: Options) -> Report:
         judged[one.name] = series.judge(now=one.time, surroundings=around.at(one.time))
     ordered = sorted(judged.values(), key=lambda one: one.time)
     advice = analyze_advice.advise(
-        ordered, series, readings, objectives=options.promised, gpu_name=options.gpu_model, model_name=options.model
+        ordered,
+        series,
+        readings,
+        objectives=options.promised,
+        gpu_name=options.gpu_model or next((one.gpu_name for one in beside if one.gpu_name), ""),
+        model_name=options.model,
     )
     known = {one.name: one.time for one in good}
     entries = [Entry(one.name, known.get(one.name, one.time), judged.get(one.name), one.problem) for one in told]
@@ -233,6 +238,7 @@ class _Told:
     """What an engine says on it."""
     around: SurroundingsReading | None = None
     """What it says of GPUs and nodes."""
+    gpu_name: str = ""
     problem: str = ""
 
 
@@ -250,9 +256,11 @@ def _told(member: RecordedPage) -> _Told:
     except PageError as error:
         around = analyze_around.read(member.content, at=member.time)
         problem = "" if around is not None else str(error)
-        return _Told(member.name, member.replica, member.time, None, around, problem)
+        name = "" if around is None else analyze_around.gpu_name(member.content)
+        return _Told(member.name, member.replica, member.time, None, around, name, problem)
     around = analyze_around.read_guest(member.content, at=member.time)
-    return _Told(member.name, member.replica, member.time, reading, around)
+    name = "" if around is None else analyze_around.gpu_name(member.content)
+    return _Told(member.name, member.replica, member.time, reading, around, name)
 
 
 def _timed(one: _Told, at: UnixTime) -> _Told:

@@ -1,5 +1,6 @@
 """What pages beside the engines' say of GPUs and nodes: told by what they hold, joined up to a moment."""
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -10,6 +11,7 @@ from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.engines import gpu_page
 from optiinfra.engines.errors import PageError
 
+_MODEL: Final = re.compile(rb'^(?:DCGM_FI_|optiinfra_gpu_info).*?[{,]model(?:Name)?="([^"\\\n]{1,80})"', re.MULTILINE)
 _SIGNS: Final = (b"\nDCGM_FI_", b"\noptiinfra_gpu_", b"\nnode_cpu_seconds_total")
 """One of them stands on an engine's page that carries such families as well."""
 
@@ -25,6 +27,12 @@ def read(content: bytes, *, at: UnixTime) -> SurroundingsReading | None:
 def read_guest(content: bytes, *, at: UnixTime) -> SurroundingsReading | None:
     """Read what an engine's page carries besides; None for nearly all of them, at next to no cost."""
     return read(content, at=at) if any(sign in content for sign in _SIGNS) else None
+
+
+def gpu_name(content: bytes) -> str:
+    """Return the model of the first GPU that a page names; empty where it names none."""
+    found = _MODEL.search(content)
+    return "" if found is None else found[1].decode(errors="replace")
 
 
 class Around:

@@ -26,6 +26,7 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 MOST_BYTES_IN_ALL: Final = 1024 * 1024 * 1024
 ASSUMED_INTERVAL: Final = Seconds(5.0)
 """Between pages that carry no usable times, where nobody says: the operator's own scrape interval."""
+_LATEST: Final = 1e12
 _GZIP: Final = b"\x1f\x8b"
 _TAR_SIGN: Final = b"ustar"
 _TAR_SIGN_AT: Final = 257
@@ -170,7 +171,9 @@ def _of_archive(source: IO[bytes], path: Path) -> Iterator[RecordedPage]:
                 seen += 1
                 if seen > MOST_MEMBERS:
                     raise PagesError(f"{path}: more than {MOST_MEMBERS} members; analyse a part of them")
-                page = RecordedPage(name, UnixTime(float(member.mtime)), b"")
+                # An extended header may carry any number.
+                time = float(member.mtime)
+                page = RecordedPage(name, UnixTime(time if 0.0 <= time < _LATEST else 0.0), b"")
                 content = archive.extractfile(member) if member.isreg() else None
                 if content is None:
                     yield replace(page, problem="not a regular file")

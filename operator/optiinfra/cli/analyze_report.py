@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
+from math import isfinite
 from typing import TypeAlias
 
 from optiinfra.cli.analyze_series import Judged
@@ -149,13 +150,13 @@ def signals_of(signals: ServiceSignals, surroundings: Surroundings) -> dict[str,
     for source in (signals, surroundings):
         for one in fields(source):
             if one.name not in _NO_SIGNALS:
-                value = getattr(source, one.name)
-                found[one.name] = None if isinstance(value, Unknown) else value
+                found[one.name] = _number(getattr(source, one.name))
     return found
 
 
 def _number(value: Value) -> float | None:
-    return None if isinstance(value, Unknown) else value
+    # JSON has no infinity.
+    return None if isinstance(value, Unknown) or not isfinite(value) else value
 
 
 def _evidence(fact: Evidence) -> Json:

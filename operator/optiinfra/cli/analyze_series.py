@@ -69,10 +69,13 @@ class Series:
     def __post_init__(self) -> None:
         span = (SCRAPES - 1) * self.interval if self.window is None else self.window
         # Times of files are whole seconds: half an interval decides which page is still in.
-        self.span = Seconds(span + self.interval / 2.0 if self.window is None else span)
+        # Two pages at least, or nothing could be said of what lasts.
+        self.span = Seconds(max(span, self.interval) + self.interval / 2.0)
         self._pages: dict[str, deque[EngineReading]] = {}
         self._worked: dict[str, UnixTime] = {}
         self._memory: VerdictMemory | None = None
+        self._before: VerdictMemory | None = None
+        self._seen: set[str] = set()
         self._latest: EngineReading | None = None
 
     @property
@@ -82,6 +85,10 @@ class Series:
 
     def add(self, replica: str, reading: EngineReading) -> None:
         """Take a page in."""
+        if replica in self._seen:
+            self._before = self._memory
+            self._seen.clear()
+        self._seen.add(replica)
         pages = self._pages.setdefault(replica, deque())
         before = pages[-1] if pages else None
         if replica not in self._worked or _works(reading, before):
@@ -92,7 +99,11 @@ class Series:
         self._latest = reading
 
     def judge(self, *, now: UnixTime, surroundings: Surroundings) -> Judged:
-        """Judge the service as it stands now."""
+        """Judge the service as it stands now.
+
+        Pages that came since each replica's last one are one scrape: however many replicas, it counts once against a
+        verdict that holds.
+        """
         assert self._latest is not None
         signals = summarise(
             {name: tuple(pages) for name, pages in self._pages.items()},
@@ -110,7 +121,7 @@ class Series:
             idle_span=self.idle_span,
             promised=self.promised,
         )
-        self._memory = verdicts.settle(self._memory, observed, now=now)
+        self._memory = verdicts.settle(self._before, observed, now=now)
         return Judged(now, observed, self._memory.diagnosis, self._memory.since, signals, surroundings)
 
     def _with_plateau(self, settings: EngineSettings) -> EngineSettings:
