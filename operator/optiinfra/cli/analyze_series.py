@@ -120,6 +120,7 @@ class Series:
             quiet=self._quiet(now),
             idle_span=self.idle_span,
             promised=self.promised,
+            pause=Seconds(self.interval / 2.0),
         )
         self._memory = verdicts.settle(self._before, observed, now=now)
         return Judged(now, observed, self._memory.diagnosis, self._memory.since, signals, surroundings)

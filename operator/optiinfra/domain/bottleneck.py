@@ -96,6 +96,7 @@ def diagnose(
     quiet: Seconds = Seconds(0.0),
     idle_span: Seconds = IDLE_SPAN,
     promised: bool = True,
+    pause: Seconds | None = None,
 ) -> Diagnosis:
     """Judge one window of a service.
 
@@ -106,9 +107,12 @@ def diagnose(
         surroundings: what was measured around its engines.
         quiet: for how long its history shows no work at all, where that reaches further back than the window.
         idle_span: shortest span without work from which idleness lasts.
+        pause: shortest span without work that is called idle at all; the window where it is not given, so that a
+            service with a request now and then is not called idle between them.
         promised: whether somebody set the objectives; assumed ones need something besides the page to be missed.
     """
-    clues = Clues(signals, settings, objectives, surroundings, quiet, idle_span, promised)
+    shortest = signals.window if pause is None else pause
+    clues = Clues(signals, settings, objectives, surroundings, quiet, idle_span, shortest, promised)
     draft = _blocked(clues)
     if draft is None:
         draft = with_queue(clues) if _queues(clues) else without_queue(clues)

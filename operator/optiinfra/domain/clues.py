@@ -106,6 +106,8 @@ class Clues:
     surroundings: Surroundings
     quiet: Seconds
     idle_span: Seconds
+    pause: Seconds
+    """Shortest span without work that is called idle at all."""
     promised: bool
     """Whether somebody set the objectives; else missing them says nothing until something else confirms it."""
 

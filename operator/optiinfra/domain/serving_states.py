@@ -11,7 +11,7 @@ from optiinfra.domain.waiting_causes import kv_cache
 def without_queue(clues: Clues) -> Draft:
     """Say whether work is served within the objectives, and whether there is any."""
     signals = clues.signals
-    if clues.running == 0.0 and clues.waiting == 0.0 and (clues.quiet > 0.0 or _silent(clues)):
+    if clues.running == 0.0 and clues.waiting == 0.0 and (0.0 < clues.quiet >= clues.pause or _silent(clues)):
         return _no_work(clues)
     if above(signals.rejection_rate, 0.0):
         full = "the batch is full" if clues.batch_full else "the KV cache is full" if clues.kv_short else ""

@@ -164,6 +164,20 @@ def test_no_work_in_the_history_is_idle_when_the_window_is_short():
     assert "15 min" in found.message
 
 
+def test_the_gap_between_two_requests_is_not_idle_unless_that_is_asked_for():
+    gap = signals_of(running=0.0, window=60.0)
+
+    def quiet_for(seconds, pause=None):
+        found = diagnose(
+            gap, limited(64), Objectives(), surroundings=Surroundings(), quiet=Seconds(seconds), pause=pause
+        )
+        return found.bottleneck
+
+    assert quiet_for(20.0) is Bottleneck.HEALTHY
+    assert quiet_for(60.0) is Bottleneck.IDLE
+    assert quiet_for(20.0, pause=Seconds(5.0)) is Bottleneck.IDLE
+
+
 def test_slow_tokens_on_busy_gpus_are_compute():
     found = judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=0.97)
     assert found.bottleneck is Bottleneck.COMPUTE
