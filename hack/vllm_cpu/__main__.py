@@ -13,8 +13,7 @@ from types import FrameType
 
 from hack.cluster.errors import ClusterError
 from hack.demo.errors import DemoError
-from hack.demo.programs import stop_recorded
-from hack.vllm_cpu import play, table
+from hack.vllm_cpu import leftovers, play, table
 from hack.vllm_cpu.cache import Cache, default_folder
 from hack.vllm_cpu.cases import CASES, COMPARED
 from hack.vllm_cpu.errors import LiveError
@@ -55,7 +54,8 @@ def main() -> int:
     # SIGTERM ends things as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _perform(arguments, cache)
+        with leftovers.alone(cache):
+            _perform(arguments, cache)
     except (LiveError, DemoError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -70,7 +70,7 @@ def _perform(arguments: argparse.Namespace, cache: Cache) -> None:
         install(cache, torch_index=arguments.torch_index, say=_say)
         return
     if arguments.command == "clean":
-        stop_recorded(cache.logs)
+        leftovers.end(cache)
         _say(f"{cache.folder} is removed" if cache.remove() else f"nothing in {cache.folder}")
         return
     cache.demand()

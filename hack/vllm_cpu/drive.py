@@ -85,9 +85,11 @@ async def drive(url: str, load: Load, course: Course, *, seed: int, cpu_seconds:
     """
     answers: list[Answer] = []
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+    # A connection that is kept may be closed by the engine (after 5 s) just when it is used again.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     try:
         async with (
-            aiohttp.ClientSession(url, timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
+            aiohttp.ClientSession(url, timeout=timeout, connector=connector) as session,
             asyncio.TaskGroup() as group,
         ):
             clients = [

@@ -6,7 +6,6 @@ environment is built so that nothing is fetched, reported or cached outside the 
 
 import contextlib
 import os
-import signal
 import socket
 import time
 import urllib.error
@@ -18,8 +17,8 @@ from typing import Final, Self
 
 from hack.cluster.processes import Process, last_words
 from hack.demo.errors import DemoError
-from hack.demo.programs import Programs, stop_recorded
-from hack.vllm_cpu import model
+from hack.demo.programs import Programs
+from hack.vllm_cpu import leftovers, model
 from hack.vllm_cpu.cache import Cache
 from hack.vllm_cpu.errors import ServerError
 
@@ -76,22 +75,26 @@ def environment(cache: Cache, settings: Settings) -> dict[str, str]:
     home = str(cache.home)
     # Gibibytes; where the flag says bytes, the variable would overrule it.
     space = {} if settings.as_memory else {"VLLM_CPU_KVCACHE_SPACE": "1"}
-    return space | {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # Threads that spin for each other on cores which the scheduler and the clients need made it ten times slower.
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CACHE_ROOT": f"{home}/vllm",
-        "VLLM_CONFIG_ROOT": f"{home}/vllm-config",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HOME": f"{home}/huggingface",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "XDG_CACHE_HOME": f"{home}/cache",
-        "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor",
-        "TRITON_CACHE_DIR": f"{home}/triton",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    return (
+        space
+        | leftovers.mark(cache)
+        | {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Threads that spin for each other on cores which the scheduler and the clients need made it ten times slower.
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CACHE_ROOT": f"{home}/vllm",
+            "VLLM_CONFIG_ROOT": f"{home}/vllm-config",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HOME": f"{home}/huggingface",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "XDG_CACHE_HOME": f"{home}/cache",
+            "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor",
+            "TRITON_CACHE_DIR": f"{home}/triton",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+    )
 
 
 class Server:
@@ -121,7 +124,7 @@ class Server:
         return self._programs.log(_NAME)
 
     def __enter__(self) -> Self:
-        stop_recorded(self._cache.logs)
+        leftovers.end(self._cache)
         self.log.unlink(missing_ok=True)
         started = time.monotonic()
         try:
@@ -163,10 +166,8 @@ class Server:
 
     def _end(self) -> None:
         self._programs.stop()
-        if self._process is not None:
-            # Its workers are in its session; one that outlived it would keep the cores busy.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        # A worker that outlived it would keep the cores busy.
+        leftovers.end(self._cache)
 
 
 def session_cpu_seconds(session: int, *, proc: Path = Path("/proc")) -> float:

@@ -1,10 +1,14 @@
 """The pure parts of the live engine's tool; the engine itself is run by hand (docs/live-engine.md)."""
 
+import asyncio
 import dataclasses
 import json
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 import tarfile
 from itertools import islice
 
@@ -14,7 +18,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hack.vllm_cpu import advice, install, model, pages, server, table
+from hack.vllm_cpu import advice, install, leftovers, model, pages, server, table
 from hack.vllm_cpu.__main__ import main
 from hack.vllm_cpu.advice import Analysis, Effect, Proposal
 from hack.vllm_cpu.cache import MARK, Cache, default_folder
@@ -141,6 +145,43 @@ def test_running_needs_an_installation(monkeypatch, cache, capsys):
     monkeypatch.setattr("sys.argv", ["vllm_cpu", "--dir", str(cache.folder), "run", "--case", "batch"])
     assert main() == 1
     assert "install" in capsys.readouterr().err
+
+
+# what a killed run leaves behind
+
+
+async def test_leftovers_are_known_by_their_folder_and_ended(cache, tmp_path):
+    async def sleeper(folder):
+        marked = os.environ | leftovers.mark(Cache(folder))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "print(flush=True); import time; time.sleep(60)", env=marked, stdout=subprocess.PIPE
+        )
+        await process.stdout.readline()
+        return process
+
+    ours = await sleeper(cache.folder)
+    strangers = [await sleeper(tmp_path / "other"), await sleeper(cache.folder / "deeper")]
+    try:
+        assert leftovers.processes(cache) == [ours.pid]
+        assert await asyncio.to_thread(leftovers.end, cache) == 1
+        assert await ours.wait() == -signal.SIGKILL
+        assert [one.returncode for one in strangers] == [None, None]
+        assert leftovers.end(cache) == 0
+    finally:
+        for process in (ours, *strangers):
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def test_two_runs_do_not_share_a_folder(monkeypatch, cache, capsys):
+    monkeypatch.setattr("sys.argv", ["vllm_cpu", "--dir", str(cache.folder), "clean"])
+    with leftovers.alone(cache):
+        assert main() == 1
+        assert "another run" in capsys.readouterr().err
+        assert cache.folder.exists()
+    assert main() == 0
+    assert not cache.folder.exists()
 
 
 # the installation
