@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.kv_cache import made_up
+from optiinfra.cli.main import main
 from optiinfra.cli.replay_kvcache import TraceError, kvcache, read_trace
 from optiinfra.domain.replay.prefix_cache import accesses
 
@@ -97,3 +98,10 @@ def test_a_damaged_gzip_is_refused(tmp_path, requests):
 def test_requests_are_replayed_in_the_order_of_their_times(tmp_path, requests):
     path = write(tmp_path / "trace.jsonl", list(reversed(requests)))
     assert [one.time for one in read_trace(path)] == pytest.approx(sorted(one.time for one in requests))
+
+
+def test_the_command_is_one_of_the_replays(tmp_path, requests):
+    done = CliRunner().invoke(main, ["replay", "kvcache", str(write(tmp_path / "trace.jsonl", requests)), "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.output)["blocks"] == 3000
+    assert "kvcache" in CliRunner().invoke(main, ["replay", "--help"]).output

@@ -5,6 +5,7 @@ seconds and a hundred MiB. So the table holds the one-line help too.
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import click
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Entry] = {
     "analyze": Entry("optiinfra.cli.analyze:analyze", "Say what limits an engine, from recorded pages."),
     "crds": Entry("optiinfra.cli.crds:crds", "Write or check the CustomResourceDefinitions."),
     "operator": Entry("optiinfra.cli.operator:operator", "Run one replica of the operator."),
+    "replay": Entry("optiinfra.cli.replay:replay", "Say what would have been done, on your own history."),
     "release": Entry("optiinfra.cli.release:release", "Give held values back, before the operator is removed."),
 }
 
@@ -31,13 +33,15 @@ COMMANDS: dict[str, Entry] = {
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports the one that is called."""
 
+    table: Mapping[str, Entry] = COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, without importing anything."""
-        return sorted({*COMMANDS, *super().list_commands(ctx)})
+        return sorted({*self.table, *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command that is called."""
-        entry = COMMANDS.get(cmd_name)
+        entry = self.table.get(cmd_name)
         if entry is None:
             return super().get_command(ctx, cmd_name)
         module, _, function = entry.target.partition(":")
@@ -50,7 +54,9 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands from the entries, without importing anything."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx) if name in COMMANDS])
+            formatter.write_dl(
+                [(name, self.table[name].help) for name in self.list_commands(ctx) if name in self.table]
+            )
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,27 @@
+"""`optiinfra replay`: what would have been, on your own data; one command a question, imported when it is called.
+
+A replay runs the operator's own decisions over a file of history. Each module `replay_*` reads its own format and
+prints its own figures; nothing is shared but the table of names.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import click
+
+from optiinfra.cli.main import Entry, LazyGroup
+
+REPLAYS: Final[Mapping[str, Entry]] = {
+    "kvcache": Entry("optiinfra.cli.replay_kvcache:kvcache", "Hit ratios of prefix caches, by size and routing."),
+}
+
+
+class ReplayGroup(LazyGroup):
+    """The group of replays."""
+
+    table = REPLAYS
+
+
+@click.group(cls=ReplayGroup)
+def replay() -> None:
+    """Say what would have been done, on your own history."""
