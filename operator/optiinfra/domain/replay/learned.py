@@ -18,7 +18,7 @@ class Learned:
     ) -> None:
         runs = len(fleet.load)
         self.scaler = Scaler(fleet.replicas, tuning=tuning)
-        self.last: FleetDecision | None = None
+        self._asked: tuple[Services, UnixTime] | None = None
         self._start_up = fleet.start_up * (SYNC_S / STEPS_PER_SYNC)
         self._ones = np.ones(runs)
         self._late_after = np.full(runs, late_after_s)
@@ -39,5 +39,14 @@ class Learned:
             paused=self._unpaused,
         )
         seen = Observation(arrived=view.arrivals(STEPS_PER_SYNC), backlog=view.backlog(), ready=view.observed_ready())
-        self.last = self.scaler.decide((seen,), services, now=UnixTime(view.now))
-        return self.last.desired
+        now = UnixTime(view.now)
+        self._asked = (services, now)
+        return self.scaler.desired((seen,), services, now=now)
+
+    @property
+    def last(self) -> FleetDecision:
+        """The last decision with all that explains it; asking again within a tick changes nothing."""
+        if self._asked is None:
+            raise ValueError("nothing was decided yet: play the fleet first")
+        services, now = self._asked
+        return self.scaler.decide((), services, now=now)

@@ -48,10 +48,11 @@ def unpacked(data: bytes) -> FleetState:
         raise CheckpointError(f"a checkpoint of {size} bytes unpacked: {expected} are expected")
     unpacker = zlib.decompressobj()
     try:
-        body = unpacker.decompress(data[_HEADER.size :], expected)
+        # One byte more than expected, so that the stream is read to its end, where its checksum is.
+        body = unpacker.decompress(data[_HEADER.size :], expected + 1)
     except zlib.error as error:
         raise CheckpointError(f"the checkpoint is damaged: {error}") from error
-    if len(body) != expected:
+    if len(body) != expected or not unpacker.eof or unpacker.unused_data:
         raise CheckpointError(f"the checkpoint is damaged: {len(body)} bytes instead of {expected}")
     offset = 0
     for array in arrays(state):

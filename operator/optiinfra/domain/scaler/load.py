@@ -131,12 +131,29 @@ class LoadMemory:
             collapsed=kept > 0.0,
         )
 
+    def stride(self, ticks: int, *, tick: int) -> None:
+        """Go on `ticks` ticks after `tick` as if the load had stayed; backwards, if the clock was set back."""
+        last = self.recent[:, tick % RECENT].copy()
+        for ring, stayed in ((self.recent, last[:, None]), (self.forecasts, last[:, None, None])):
+            size = ring.shape[-1]
+            if ticks < 0:
+                ring[...] = np.roll(ring, ticks, axis=-1)
+            else:
+                ring[..., (tick + 1 + np.arange(min(ticks, size))) % size] = stayed
+        if ticks > 0:
+            passed = min(ticks // WINDOW_TICKS, WINDOWS)
+            self.windows = np.roll(self.windows, passed, axis=1)
+            self.windows[:, :passed] = last[:, None]
+            self.until = np.maximum(self.until - ticks, _READY_AGAIN)
+        self.window[:] = 0.0
+        self.window_ticks[:] = 0.0
+
     def _count_window(self, load: Floats, *, tick: int) -> None:
         self.window += load
         self.window_ticks += 1.0
         if tick % WINDOW_TICKS == WINDOW_TICKS - 1:
             self.windows[:, 1:] = self.windows[:, :-1].copy()
-            self.windows[:, 0] = self.window / self.window_ticks
+            self.windows[:, 0] = self.window / np.maximum(self.window_ticks, 1.0)
             self.window[:] = 0.0
             self.window_ticks[:] = 0.0
 

@@ -86,6 +86,12 @@ class Pipeline:
         """One tick has passed for all that start."""
         self.wanting -= self.starting
 
+    def settle(self) -> None:
+        """Let all that starts be ready: nobody looked for longer than a start-up."""
+        self.starting[:] = 0.0
+        self.wanting[:] = 0.0
+        self.due[:] = 0
+
     def future(self, start: Floats) -> Floats:
         """Replica-ticks that serve within the next `start` ticks if nothing more is ordered."""
         return start * self.replicas - self.wanting

@@ -65,8 +65,6 @@ class FleetState:
     """Ticks since the load was last known."""
     behind: Floats
     """Replicas that should serve by now and do not."""
-    kept_age: Ints
-    """Ticks of history from before the windows began anew."""
 
     @classmethod
     def of(cls, replicas: Ints) -> "FleetState":
@@ -85,7 +83,6 @@ class FleetState:
             hand=np.zeros(count, dtype=np.int64),
             unknown=np.zeros(count, dtype=np.int64),
             behind=np.zeros(count, dtype=np.float32),
-            kept_age=np.zeros(count, dtype=np.int64),
         )
 
     def __len__(self) -> int:
