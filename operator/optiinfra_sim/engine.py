@@ -15,42 +15,20 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from optiinfra_sim.blocks import BlockPool, Content, block_keys
+from optiinfra_sim.blocks import BlockPool
 from optiinfra_sim.errors import EngineError
 from optiinfra_sim.metrics import EngineMetrics
 from optiinfra_sim.request import Request
+from optiinfra_sim.seats import Seats
 from optiinfra_sim.settings import EngineSettings
+from optiinfra_sim.step import Step
 
 WEIGHTS_SM_SHARE = 0.55
 """SM activity while a step waits for the weights: memory-bound."""
 BUSY_SM_SHARE = 0.95
 """SM activity of the part of a step that grows with its sequences and tokens."""
-_SYSTEM_PROMPT = 1 << 62
-"""Identity of the prefix that requests without content share; others count down from here."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """Work that has begun: ``repeat`` equal steps, one after the other."""
-
-    start: float
-    seconds: float
-    repeat: int
-    decoding: int
-    sm_seconds: float
-    """Of one of the steps."""
-    chunks: list[tuple[Request, int]] = field(default_factory=list)
-
-    @property
-    def end(self) -> float:
-        """When the last one is done."""
-        return self.start + self.repeat * self.seconds
-
-    def done(self, at: float) -> int:
-        """How many are done by then; all but the last at most."""
-        return min(int((at - self.start) / self.seconds * (1 + 1e-12)), self.repeat - 1)
 
 
 class Engine:
@@ -84,10 +62,11 @@ class Engine:
         self._block_phase = [0] * settings.block_size  # decoding requests by the step at which they need a block
         self._finishing: list[tuple[int, int, Request]] = []
         self._pool = BlockPool(settings.usable_blocks)
+        self._seats = Seats(settings, self._pool)
         self._fetching: list[Request] = []
         self._link_free = now
         self._pauses: list[tuple[float, int]] = []  # decoding pauses since the last decode step, and how many waited
-        self._step: _Step | None = None
+        self._step: Step | None = None
 
     @property
     def running(self) -> int:
@@ -227,7 +206,7 @@ class Engine:
         """Give back every request that is not in the batch."""
         queued = self.queued()
         for request in self._fetching:
-            self._pool.release(request.held, plain=request.plain)
+            self._seats.give_back(request)
             request.forget_cache()
         self._fetching.clear()
         self._waiting.clear()
@@ -247,6 +226,7 @@ class Engine:
         self._block_phase = [0] * self.settings.block_size
         self._decoding = 0
         self._pool = BlockPool(self.settings.usable_blocks)
+        self._seats = Seats(self.settings, self._pool)
         self._step = None
         return [*running, *queued]
 
@@ -260,13 +240,13 @@ class Engine:
                 self._leave_decoding(request)
             else:
                 del self._prefilling[request.number]
-                self._pool.release(request.held, plain=request.plain)
+                self._seats.give_back(request)
             del self._running[request.number]
         elif request in self._waiting:
             self._waiting.remove(request)
             if request in self._fetching:
                 self._fetching.remove(request)
-                self._pool.release(request.held, plain=request.plain)
+                self._seats.give_back(request)
         elif request in self._arriving:
             self._arriving.remove(request)
         else:
@@ -279,7 +259,7 @@ class Engine:
         """When the fetches under way will end."""
         return [request.ready_at for request in self._fetching if request.ready_at is not None]
 
-    def _begin(self) -> _Step | None:
+    def _begin(self) -> Step | None:
         settings = self.settings
         preempted = False
         while self._growth(1) > self._pool.free:
@@ -294,7 +274,7 @@ class Engine:
         seconds = (self._host_seconds + settings.step_seconds + growing) * self._pace
         # After a preemption nothing was admitted; the very next step may admit again.
         repeat = 1 if chunks or preempted or self._pauses else self._repeatable(seconds)
-        return _Step(
+        return Step(
             start=self.now,
             seconds=seconds,
             repeat=repeat,
@@ -312,7 +292,7 @@ class Engine:
             if tokens > 0:
                 chunks.append((request, tokens))
                 budget -= tokens
-                self._publish(request, tokens=tokens)
+                self._seats.publish(request, tokens=tokens)
         passed: list[Request] = []
         crowded = False
         admitted = 0
@@ -320,7 +300,7 @@ class Engine:
             request = self._waiting[0]
             request.deferred = self._defers(request)
             if not request.deferred:
-                if request.ready_at is None and (crowded or not self._seat(request)):
+                if request.ready_at is None and (crowded or not self._seats.take(request, spoken_for=self._growth(1))):
                     if not self._fetching:
                         break
                     # Those behind it whose fetch is done hold their blocks already: they must not wait for it.
@@ -336,7 +316,7 @@ class Engine:
             tokens = min(self._admit(request), budget)
             budget -= tokens
             chunks.append((request, tokens))
-            self._publish(request, tokens=tokens)
+            self._seats.publish(request, tokens=tokens)
         self._waiting.extendleft(reversed(passed))
         if admitted:
             self.metrics.admitted_together.observe(admitted)
@@ -351,32 +331,6 @@ class Engine:
             return False
         used = {other.adapter for other in self._running.values() if other.adapter}
         return request.adapter not in used and len(used) >= limit
-
-    def _seat(self, request: Request) -> bool:
-        """Give a request its blocks, known ones first; False where too few are free."""
-        settings = self.settings
-        if not request.keys and settings.prefix_caching:
-            request.keys = block_keys(self._content(request), tokens=request.prompt, block_size=settings.block_size)
-        resident = request.prompt + request.generated
-        wanted = request.prompt + request.max_tokens if settings.reserves_answers else resident
-        known = request.keys[: self._pool.match(request.keys[: (resident - 1) // settings.block_size])]
-        plain = settings.blocks(wanted) - len(known)
-        # Blocks that this very step's decoding needs are spoken for: admission must not take them.
-        free = self._pool.free - self._growth(1) - settings.reserve_blocks
-        if plain + self._pool.revived(known) > free:
-            return False
-        self._pool.hold(known)
-        self._pool.take(plain)
-        request.held = known
-        request.plain = plain
-        request.published = len(known)
-        return True
-
-    def _content(self, request: Request) -> Content:
-        if request.content:
-            return request.content
-        shared = min(self.settings.shared_prefix_tokens, request.prompt)
-        return ((_SYSTEM_PROMPT, shared), (_SYSTEM_PROMPT - 2 * request.number - 2, request.prompt - shared))
 
     def _fetches(self, request: Request) -> bool:
         """Begin to fetch what a remote cache holds of the prompt, unless it has been fetched; whether it must wait."""
@@ -409,16 +363,6 @@ class Engine:
                 self._on_scheduled(request)
         return request.prefill_left
 
-    def _publish(self, request: Request, *, tokens: int) -> None:
-        """Make the blocks known that the next ``tokens`` will fill, as vLLM does when it schedules them."""
-        computed = request.prompt + request.generated - request.prefill_left + tokens
-        known = min(len(request.keys), computed // self.settings.block_size)
-        if known > request.published:
-            fresh = self._pool.publish(request.keys[request.published : known])
-            request.held.extend(fresh)
-            request.plain -= len(fresh)
-            request.published = known
-
     def _preempt(self) -> None:
         _, request = self._running.popitem()
         if request.joined_step >= 0:
@@ -427,7 +371,7 @@ class Engine:
             self._leave_decoding(request)
         else:
             del self._prefilling[request.number]
-            self._pool.release(request.held, plain=request.plain)
+            self._seats.give_back(request)
         request.forget_cache()
         request.preemptions += 1
         self.metrics.preemptions += 1
@@ -465,7 +409,7 @@ class Engine:
     def _stale(self, entry: tuple[int, int, Request]) -> bool:
         return entry[2].finish_step != entry[0] or entry[1] not in self._running
 
-    def _settle(self, step: _Step, to: float) -> None:
+    def _settle(self, step: Step, to: float) -> None:
         """Count the steps that are done of those under way."""
         done = step.done(to)
         if done < 1:
@@ -474,7 +418,7 @@ class Engine:
         self._complete(replace(step, repeat=done))
         self._step = replace(step, start=self.now, repeat=step.repeat - done)
 
-    def _complete(self, step: _Step) -> None:
+    def _complete(self, step: Step) -> None:
         metrics = self.metrics
         self.now = step.end
         metrics.steps += step.repeat
@@ -502,7 +446,7 @@ class Engine:
             if request.prefill_left == 0:
                 self._first_token(request)
 
-    def _observe_gaps(self, step: _Step) -> None:
+    def _observe_gaps(self, step: Step) -> None:
         """Inter-token latencies of a decode step; those who had to pause before it waited for that as well."""
         observe = self.metrics.inter_token_latency.observe
         if not self._pauses:
@@ -552,47 +496,15 @@ class Engine:
 
     def _leave_decoding(self, request: Request, *, keep_answer: bool = False) -> None:
         """Take a request out of the decoding batch and give its blocks back."""
-        settings = self.settings
         tokens = request.resident + self._decode_step - request.joined_step
-        plain = request.plain if settings.reserves_answers else settings.blocks(tokens) - len(request.held)
-        if keep_answer and request.keys:
-            answer = request.answer or _SYSTEM_PROMPT - 2 * request.number - 3
-            text = (*self._content(request), (answer, tokens - request.prompt))
-            keys = block_keys(text, tokens=tokens, block_size=settings.block_size)
-            fresh = self._pool.publish(keys[len(request.keys) :])
-            request.held.extend(fresh)
-            plain -= len(fresh)
-        self._pool.release(request.held, plain=plain)
+        self._seats.leave(request, tokens=tokens, keep_answer=keep_answer)
         self._block_phase[self._phase(request)] -= 1
         self._decoding -= 1
 
     def _finish(self, request: Request) -> None:
-        metrics = self.metrics
         self._leave_decoding(request, keep_answer=True)
         request.generated = request.output
         del self._running[request.number]
-        if request.scheduled_at is None or request.first_token_at is None:
-            raise EngineError(f"request {request.number} finished before it began")
-        total = self.now - request.arrival
-        decode = self.now - request.first_token_at
-        if request.output < request.max_tokens:
-            metrics.finished_by_stop += 1
-        else:
-            metrics.finished_by_length += 1
-        metrics.end_to_end.observe(total)
-        metrics.queue_time.observe(request.scheduled_at - request.arrival)
-        metrics.prefill_time.observe(request.first_token_at - request.scheduled_at)
-        metrics.decode_time.observe(decode)
-        metrics.inference_time.observe(self.now - request.scheduled_at)
-        if request.output > 1:
-            metrics.time_per_output_token.observe(decode / (request.output - 1))
-        metrics.request_prompt_tokens.observe(request.prompt)
-        metrics.request_generation_tokens.observe(request.output)
-        metrics.request_max_tokens.observe(request.max_tokens)
-        metrics.request_prefill_computed.observe(request.prompt - request.cached)
-        metrics.request_preemptions.observe(request.preemptions)
-        metrics.parallel_samples.observe(1)
-        metrics.http_fine.observe(total)
-        metrics.http_coarse.observe(total)
+        self.metrics.observe_finished(request, now=self.now)
         if self._on_finished is not None:
             self._on_finished(request)

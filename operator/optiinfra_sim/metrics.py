@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from optiinfra_sim import histogram
 from optiinfra_sim.bounds import TGI_BATCH, bounds
+from optiinfra_sim.errors import EngineError
 from optiinfra_sim.histogram import Histogram
+from optiinfra_sim.request import Request
 from optiinfra_sim.settings import EngineKind
 
 
@@ -89,3 +91,29 @@ class EngineMetrics:
     def finished(self) -> int:
         """Requests answered in full."""
         return self.finished_by_length + self.finished_by_stop
+
+    def observe_finished(self, request: Request, *, now: float) -> None:
+        """Count a request that is answered in full, with all the parts of its life."""
+        if request.scheduled_at is None or request.first_token_at is None:
+            raise EngineError(f"request {request.number} finished before it began")
+        total = now - request.arrival
+        decode = now - request.first_token_at
+        if request.output < request.max_tokens:
+            self.finished_by_stop += 1
+        else:
+            self.finished_by_length += 1
+        self.end_to_end.observe(total)
+        self.queue_time.observe(request.scheduled_at - request.arrival)
+        self.prefill_time.observe(request.first_token_at - request.scheduled_at)
+        self.decode_time.observe(decode)
+        self.inference_time.observe(now - request.scheduled_at)
+        if request.output > 1:
+            self.time_per_output_token.observe(decode / (request.output - 1))
+        self.request_prompt_tokens.observe(request.prompt)
+        self.request_generation_tokens.observe(request.output)
+        self.request_max_tokens.observe(request.max_tokens)
+        self.request_prefill_computed.observe(request.prompt - request.cached)
+        self.request_preemptions.observe(request.preemptions)
+        self.parallel_samples.observe(1)
+        self.http_fine.observe(total)
+        self.http_coarse.observe(total)
