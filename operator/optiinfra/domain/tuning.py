@@ -31,6 +31,8 @@ SMALLEST_STEP: Final = 1.1
 """A change of less is not worth a restart."""
 WORTHWHILE: Final = 0.03
 """Gain of throughput below which a larger batch only slows tokens down."""
+BUCKETS: Final = 1.05
+"""What a 95th percentile read from buckets may be off, as a factor."""
 HEADROOM: Final = 1.1
 """Room that a batch sized for its arrivals leaves above them."""
 ROUNDING: Final = 1e-9
@@ -166,6 +168,7 @@ def _safe(batch: _Batch) -> float:
         return limit * LARGEST_STEP
     if share <= 0.0:
         return math.inf
+    share *= BUCKETS
     # A step grows at most in proportion to its batch, and at most by the upper end of the fit: both bounds are sure.
     by_fit = cost.batch_for(cost.step / share, cost.upper) if isinstance(cost, StepCost) else cost
     if isinstance(by_fit, Unknown) or isinstance(cost, Unknown):
@@ -188,7 +191,17 @@ def _wanted(batch: _Batch, upper: float) -> tuple[float, Value]:
         return min(upper, _trial(batch)), need
     if isinstance(need, Unknown) or need <= limit:
         return upper, need
-    return min(upper, max(need * HEADROOM, limit * SMALLEST_STEP)), need
+    # Clients that wait for their answers ask no faster than they are served: those who wait now count as well.
+    return min(upper, max(need * HEADROOM, limit * SMALLEST_STEP, _inside(batch))), need
+
+
+def _inside(batch: _Batch) -> float:
+    """Return the requests of one replica that run or wait now."""
+    signals = batch.given.signals
+    running, waiting = signals.running, signals.waiting
+    if isinstance(running, Unknown) or isinstance(waiting, Unknown):
+        return math.inf
+    return (running + waiting) / max(signals.replicas_reporting, 1)
 
 
 def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper: float) -> str:
@@ -220,7 +233,7 @@ def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper
             f"by the engine's own steps that makes {gain.expected / gain.before - 1:.0%} more tokens a second "
             f"({low / gain.before - 1:.0%} to {high / gain.before - 1:.0%})"
         )
-    if not isinstance(need, Unknown) and need > limit:
+    if not isinstance(need, Unknown) and need >= limit * SMALLEST_STEP:
         short = need > proposed
         parts.append(
             "requests arrive faster than any batch serves them, so that replicas are needed as well"
@@ -341,11 +354,11 @@ def _latency(batch: _Batch, proposed: float) -> Effect:
     if isinstance(cost, StepCost) and cost.identified:
         values = [cost.at(target, slope) for slope in (cost.lower, cost.slope, cost.upper)]
         low, middle, high = (before * one / cost.step for one in values if not isinstance(one, Unknown))
-        return Effect(name, unit, before, min(low, high), middle, max(low, high), _FITTED)
+        return Effect(name, unit, before, min(low, high) / BUCKETS, middle, max(low, high) * BUCKETS, _FITTED)
     why = cost.slope if isinstance(cost, StepCost) else cost
     expected = why if isinstance(why, Unknown) else before
-    bounds = (before, before * change) if change > 1.0 else (before * change, before)
-    return Effect(name, unit, before, bounds[0], expected, bounds[1], _PROPORTIONAL)
+    low, high = (before, before * change) if change > 1.0 else (before * change, before)
+    return Effect(name, unit, before, low / BUCKETS, expected, high * BUCKETS, _PROPORTIONAL)
 
 
 def _proposal(
