@@ -46,6 +46,8 @@ class Router:
     block_size: int
     _turn: int = 0
     _sent: OrderedDict[int, str] = field(default_factory=OrderedDict)
+    _owned: dict[str, int] = field(default_factory=dict)
+    """Remembered blocks by replica."""
 
     def choose(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """The replica that gets the request; there must be one."""
@@ -73,10 +75,16 @@ class Router:
         def score(one: Candidate) -> float:
             return known.get(one.name, 0) / blocks - LOAD_PENALTY * (one.outstanding - fewest)
 
-        chosen = max(candidates, key=lambda one: (score(one), -one.outstanding)).name
+        # Among equals the one with the fewest prefixes: else an idle fleet would send all of them to its first replica.
+        chosen = max(candidates, key=lambda one: (score(one), -one.outstanding, -self._owned.get(one.name, 0))).name
         for key in keys:
+            self._forget(self._sent.pop(key, None))
             self._sent[key] = chosen
-            self._sent.move_to_end(key)
+        self._owned[chosen] = self._owned.get(chosen, 0) + len(keys)
         while len(self._sent) > MAX_REMEMBERED_BLOCKS:
-            self._sent.popitem(last=False)
+            self._forget(self._sent.popitem(last=False)[1])
         return chosen
+
+    def _forget(self, owner: str | None) -> None:
+        if owner is not None:
+            self._owned[owner] -= 1
