@@ -9,6 +9,9 @@ workload is the number of groups, which is what its scale subresource counts.
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
+from optiinfra.domain.readings import EngineReading
+from optiinfra.domain.workload import WorkloadFacts
+
 T = TypeVar("T")
 KIND: Final = "LeaderWorkerSet"
 
@@ -30,6 +33,11 @@ def one_page_a_group(pages: Mapping[str, T], *, workload: str) -> dict[str, T]:
         if group not in chosen or place < chosen[group][0]:
             chosen[group] = (place, pod)
     return {pod: pages[pod] for _, pod in chosen.values()}
+
+
+def counted_pages(facts: WorkloadFacts) -> Mapping[str, tuple[EngineReading, ...]]:
+    """Return the pages of a workload that are to be added up: one pod's of each group, or those of every pod."""
+    return one_page_a_group(facts.pages, workload=facts.name) if facts.kind == KIND else facts.pages
 
 
 def count_groups(pods: Mapping[str, T] | set[str] | frozenset[str], *, workload: str) -> int:

@@ -6,15 +6,16 @@ their labels are and how they join, and only the values are read. Everything is 
 care once: a page that differs in anything but its values (a timestamp, an exemplar, a cut line, another order) has
 another fingerprint and is read with care again.
 
-The memory is bounded in layouts and in samples; a fleet larger than that is read with care, which is slower and not
-different. Equal fingerprints mean equal text, as far as BLAKE2 can tell.
+The memory is bounded in layouts and in samples: a page of 600 lines takes about 5 KiB besides what it shares with its
+like. A fleet larger than that is read with care, which is slower and not different. Equal fingerprints mean equal text, as far as BLAKE2 can tell.
 """
 
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from optiinfra.engines.alias import shared
@@ -23,12 +24,13 @@ from optiinfra.engines.text import HistogramSamples, Labels, Part, Place, Sample
 MAX_BYTES: Final = 512 * 1024
 """Larger pages are not worth remembering."""
 _MAX_PLACES: Final = 4096
-_MAX_LAYOUTS: Final = 1024
-_MAX_SEEN: Final = 4096
+_MAX_LAYOUTS: Final = 16_384
+_MAX_SEEN: Final = 32_768
 
 Cut: TypeAlias = list[tuple[bytes, bytes, bytes]]
 """A page's lines, each cut at its last blank."""
 Reader = TypeVar("Reader")
+Equal = TypeVar("Equal", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def build(reader: Reader, places: tuple[Place, ...]) -> Layout[Reader] | None:
             slots = values.setdefault(place.family, {})
             if place.labels in slots:
                 return None
-            slots[place.labels] = place.line
+            slots[tuple(map(_one, place.labels))] = place.line
             continue
         key = (place.family, place.labels)
         if place.part is Part.BUCKET:
@@ -109,9 +111,15 @@ def build(reader: Reader, places: tuple[Place, ...]) -> Layout[Reader] | None:
         histograms.setdefault(key[0], []).append(one)
     return Layout(
         reader,
-        tuple((family, tuple(slots.items())) for family, slots in values.items()),
-        tuple((family, tuple(parts)) for family, parts in histograms.items()),
+        tuple(_one((family, tuple(slots.items()))) for family, slots in values.items()),
+        _one(tuple((family, tuple(parts)) for family, parts in sorted(histograms.items()))),
     )
+
+
+@lru_cache(maxsize=4096)
+def _one(part: Equal) -> Equal:
+    """Return the one object for all equal ones: replicas of a model differ in a label of their configuration only."""
+    return part
 
 
 @dataclass(slots=True)

@@ -3,10 +3,11 @@
 import pytest
 
 from optiinfra.domain.aggregation import GENERATION_WEIGHT, RULES, From
-from optiinfra.domain.groups import count_groups, group_of, one_page_a_group
+from optiinfra.domain.groups import count_groups, counted_pages, group_of, one_page_a_group
 from optiinfra.domain.readings import EngineKind, EngineReading, Histogram, Signal, Unknown
 from optiinfra.domain.roles import Role, summarise_roles
 from optiinfra.domain.signals import ServiceSignals, summarise
+from optiinfra.domain.workload import WorkloadFacts
 
 S = Signal
 
@@ -127,3 +128,15 @@ def test_a_worker_that_serves_the_leaders_counters_again_is_not_counted():
 
 def test_a_group_whose_leader_is_silent_is_told_by_its_first_worker():
     assert one_page_a_group({"llama-0-2": "b", "llama-0-1": "a"}, workload="llama") == {"llama-0-1": "a"}
+
+
+def test_only_a_leader_worker_set_has_groups():
+    def facts(kind):
+        return WorkloadFacts(
+            namespace="n", kind=kind, name="llama", uid="u", desired_replicas=1, ready_replicas=1, pods=(), scaler=None,
+            pages={"llama-0": (), "llama-0-1": ()},
+        )  # fmt: skip
+
+    assert list(counted_pages(facts("LeaderWorkerSet"))) == ["llama-0"]
+    # Pods of a StatefulSet of that name end with a number too, and each is a replica.
+    assert list(counted_pages(facts("StatefulSet"))) == ["llama-0", "llama-0-1"]

@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 
 from optiinfra.engines import page
 from optiinfra.engines.errors import PageError
-from tests.unit.engines.recorded import BATCH_BOUND, DATA, raw
+from tests.unit.engines.recorded import BATCH_BOUND, DATA, MEMORY_BOUND, lmcache_page, raw
 
-PAGES = (raw(BATCH_BOUND)[120][0], *(path.read_bytes() for path in sorted(DATA.glob("*.txt"))))
+SERVER = b"lmcache_mp_lookup_hit_tokens_total 9\nlmcache_mp_l1_memory_usage_bytes 2\n"
+PAGES = (
+    raw(BATCH_BOUND)[120][0],
+    lmcache_page() + raw(MEMORY_BOUND)[40][0] + SERVER,
+    *(path.read_bytes() for path in sorted(DATA.glob("*.txt"))),
+)
 JUNK = st.binary(max_size=40) | st.sampled_from([b'"', b"}", b"{", b"\\", b"\n", b",le=", b"NaN", b"+Inf", b"-1", b" "])
 
 
