@@ -10,19 +10,17 @@ Nothing here is ever applied: a change of the batch restarts every replica.
 """
 
 import math
-from dataclasses import dataclass
 from math import ceil, floor
 from typing import Final
 
 from optiinfra.domain import quantization, step_tokens
 from optiinfra.domain.advice import Advice, AdviceInput
-from optiinfra.domain.engine_flags import EngineFlags, flags_of
-from optiinfra.domain.evidence import Bottleneck, Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
+from optiinfra.domain.batch_case import BUCKETS, ROUNDING, Batch, proposal, throughput, trial
+from optiinfra.domain.engine_flags import flags_of
+from optiinfra.domain.evidence import Bottleneck, Effect, RecommendationType, Refusal
 from optiinfra.domain.kv_cache import requests_that_fit
-from optiinfra.domain.manifests import instruction, patch, undo
-from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.step_cost import OBSERVATIONS, StepCost, needed_batch, smallest_trial, step_cost
-from optiinfra.domain.units import Ratio, Seconds
 
 KV_TARGET: Final = 0.95
 """Highest KV usage that a larger batch may lead to."""
@@ -31,48 +29,14 @@ SMALLEST_STEP: Final = 1.1
 """A change of less is not worth a restart."""
 WORTHWHILE: Final = 0.03
 """Gain of throughput below which a larger batch only slows tokens down."""
-BUCKETS: Final = 1.05
-"""What a 95th percentile read from buckets may be off, as a factor."""
 HEADROOM: Final = 1.1
 """Room that a batch sized for its arrivals leaves above them."""
-ROUNDING: Final = 1e-9
-"""What floating point may lack of a whole number."""
 _BATCH: Final = RecommendationType.BATCH_SIZE
-_INSTANT: Final = Seconds(0.0)
-_PROPORTIONAL: Final = "a step grows at most in proportion to its batch"
-_FITTED: Final = "fit of step time over batch on the engine's history"
 
 
 def advise(given: AdviceInput) -> tuple[Advice, ...]:
     """Return a proposal or the reason against it, for batch size, tokens of a step, and quantization."""
     return (_batch_size(given), step_tokens.advise(given), quantization.advise(given))
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The batch limit of one replica, and what its requests cost."""
-
-    given: AdviceInput
-    flags: EngineFlags
-    limit: float
-    cost: StepCost | Unknown
-    engines: float
-    """Data-parallel engines that share the limit; a flag is set for each."""
-
-    @property
-    def share_of_objective(self) -> Value:
-        """Inter-token latency p95 over what is promised."""
-        between = self.given.signals.inter_token_latency_p95
-        return between if isinstance(between, Unknown) else between / self.given.objectives.inter_token_latency_p95
-
-    @property
-    def identified(self) -> bool:
-        """Whether history tells what a request costs."""
-        return isinstance(self.cost, StepCost) and self.cost.identified
-
-    def flag(self, batch: float) -> str:
-        """Return what the flag has to say for a batch of one replica."""
-        return str(max(1, floor(batch / self.engines + ROUNDING)))
 
 
 def _batch_size(given: AdviceInput) -> Advice:
@@ -102,11 +66,11 @@ def _batch_size(given: AdviceInput) -> Advice:
         limit = highest if isinstance(limit, Unknown) else limit
     if isinstance(limit, Unknown):
         return Refusal(_BATCH, "BatchLimitUnknown", f"The batch limit is {limit}.")
-    batch = _Batch(given, flags, limit, step_cost(given), engines)
+    batch = Batch(given, flags, limit, step_cost(given), engines)
     return _lower(batch) if lower else _raise(batch)
 
 
-def _room(batch: _Batch) -> Value:
+def _room(batch: Batch) -> Value:
     """Return how many requests the KV cache holds at `KV_TARGET`: as measured, and as their shape says."""
     signals = batch.given.signals
     usage, fit = signals.kv_cache_usage_max, requests_that_fit(signals, batch.given.settings)
@@ -118,7 +82,7 @@ def _room(batch: _Batch) -> Value:
     return min(held) if held else usage
 
 
-def _raise(batch: _Batch) -> Advice:
+def _raise(batch: Batch) -> Advice:
     given, limit = batch.given, batch.limit
     between, room, safe = given.signals.inter_token_latency_p95, _room(batch), _safe(batch)
     if isinstance(room, Unknown):
@@ -137,7 +101,7 @@ def _raise(batch: _Batch) -> Advice:
     proposed = floor(wanted / batch.engines + ROUNDING) * batch.engines
     if proposed < limit * SMALLEST_STEP:
         return Refusal(_BATCH, "StepTooSmall", f"From {limit:g} to {proposed:g} requests is not worth a restart.")
-    gain, known = _throughput(batch, proposed), batch.identified
+    gain, known = throughput(batch, proposed), batch.identified
     if known and not isinstance(gain.expected, Unknown) and not isinstance(gain.before, Unknown):
         ratio = gain.expected / gain.before - 1.0
         if ratio < WORTHWHILE:
@@ -146,10 +110,10 @@ def _raise(batch: _Batch) -> Advice:
                 f"{ratio:.1%} more tokens and slow each of them: more replicas help instead."
             )
             return Refusal(_BATCH, "NoThroughputGain", text)
-    return _proposal(
+    return proposal(
         batch,
         proposed,
-        reason="RaiseBatchLimit" if known or proposed < _trial(batch) else "RaiseBatchLimitToLearn",
+        reason="RaiseBatchLimit" if known or proposed < trial(batch) else "RaiseBatchLimitToLearn",
         text=_raise_text(batch, proposed, gain, need, upper),
         bounds=(limit + batch.engines, upper),
         risk=(
@@ -161,7 +125,7 @@ def _raise(batch: _Batch) -> Advice:
     )
 
 
-def _safe(batch: _Batch) -> float:
+def _safe(batch: Batch) -> float:
     """Return the largest batch that surely keeps the time between tokens."""
     limit, cost, share = batch.limit, batch.cost, batch.share_of_objective
     if isinstance(share, Unknown):
@@ -176,26 +140,21 @@ def _safe(batch: _Batch) -> float:
     return max(limit / share, limit + by_fit - cost.batch)
 
 
-def _trial(batch: _Batch) -> int:
-    """Return the smallest larger batch from which b could be learned."""
-    return ceil(batch.limit * (1.0 + smallest_trial(batch.given)) - ROUNDING)
-
-
-def _wanted(batch: _Batch, upper: float) -> tuple[float, Value]:
+def _wanted(batch: Batch, upper: float) -> tuple[float, Value]:
     """Return the batch to propose, at most `upper`, and the batch that arrivals need."""
     limit, cost = batch.limit, batch.cost
     if isinstance(cost, Unknown):
-        return min(upper, _trial(batch)), cost
+        return min(upper, trial(batch)), cost
     need = needed_batch(batch.given, cost)
     if not cost.identified:
-        return min(upper, _trial(batch)), need
+        return min(upper, trial(batch)), need
     if isinstance(need, Unknown) or need <= limit:
         return upper, need
     # Clients that wait for their answers ask no faster than they are served: those who wait now count as well.
     return min(upper, max(need * HEADROOM, limit * SMALLEST_STEP, _inside(batch))), need
 
 
-def _inside(batch: _Batch) -> float:
+def _inside(batch: Batch) -> float:
     """Return the requests of one replica that run or wait now."""
     signals = batch.given.signals
     running, waiting = signals.running, signals.waiting
@@ -204,7 +163,7 @@ def _inside(batch: _Batch) -> float:
     return (running + waiting) / max(signals.replicas_reporting, 1)
 
 
-def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper: float) -> str:
+def _raise_text(batch: Batch, proposed: float, gain: Effect, need: Value, upper: float) -> str:
     given, limit = batch.given, batch.limit
     usage = given.signals.kv_cache_usage_max
     parts = [f"The batch is full at {limit:g} requests"]
@@ -214,7 +173,7 @@ def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper
         )
     if isinstance(gain.expected, Unknown) or isinstance(gain.before, Unknown):
         why = batch.cost.slope if isinstance(batch.cost, StepCost) else batch.cost
-        tells = _trial(batch)
+        tells = trial(batch)
         what = why.detail if isinstance(why, Unknown) and why.detail else str(why)
         parts.append(f"history does not tell what a request costs ({what})")
         parts.append(
@@ -245,7 +204,7 @@ def _raise_text(batch: _Batch, proposed: float, gain: Effect, need: Value, upper
     return "; ".join(parts) + "."
 
 
-def _lower(batch: _Batch) -> Advice:
+def _lower(batch: Batch) -> Advice:
     given, cost, share = batch.given, batch.cost, batch.share_of_objective
     if isinstance(cost, Unknown):
         return Refusal(_BATCH, "StepsUnknown", f"Whether a smaller batch helps is not known: {cost}.")
@@ -283,7 +242,7 @@ def _lower(batch: _Batch) -> Advice:
         )
         text += _left_waiting(batch, cost, proposed)
         reason, bounds, sure = "LowerBatchLimit", (max(1.0, low), min(high, running)), 0.65
-    return _proposal(
+    return proposal(
         batch,
         proposed,
         reason=reason,
@@ -291,11 +250,11 @@ def _lower(batch: _Batch) -> Advice:
         bounds=bounds,
         risk="A smaller batch makes fewer tokens a second: what does not fit waits, and the first token comes later.",
         sure=sure,
-        gain=_throughput(batch, proposed),
+        gain=throughput(batch, proposed),
     )
 
 
-def _left_waiting(batch: _Batch, cost: StepCost, proposed: float) -> str:
+def _left_waiting(batch: Batch, cost: StepCost, proposed: float) -> str:
     """Say what the smaller batch leaves to be served elsewhere."""
     need = needed_batch(batch.given, cost)
     if isinstance(need, Unknown):
@@ -306,104 +265,3 @@ def _left_waiting(batch: _Batch, cost: StepCost, proposed: float) -> str:
     if math.isinf(need):
         return ", and more replicas are needed, for requests arrive faster than any batch serves them."
     return f", if {max(1, ceil(replicas * need / proposed) - replicas)} replicas more take what then does not fit."
-
-
-def _change(batch: _Batch, proposed: float) -> tuple[float, float]:
-    """Return by how much the batch that runs changes, and what it becomes.
-
-    A full batch grows with its limit; a limit below what runs cuts it, and one above leaves it.
-    """
-    running = batch.limit if isinstance(batch.cost, Unknown) else batch.cost.batch
-    target = running * proposed / batch.limit if proposed > batch.limit else min(running, proposed)
-    return target / running, target
-
-
-def _usage(batch: _Batch, proposed: float) -> Effect:
-    """Predict how full the KV cache becomes."""
-    before = batch.given.signals.kv_cache_usage_max
-    change, _ = _change(batch, proposed)
-    after = before if isinstance(before, Unknown) else min(1.0, before * change)
-    low, high = (before, after) if change > 1.0 else (after, before)
-    return Effect("kv_cache_usage", "ratio", before, low, after, high, "in proportion to requests")
-
-
-def _throughput(batch: _Batch, proposed: float) -> Effect:
-    """Predict tokens per second of a replica."""
-    cost, rate = batch.cost, batch.given.signals.generation_token_rate
-    before = rate if isinstance(rate, Unknown) else rate / max(batch.given.signals.replicas_reporting, 1)
-    change, target = _change(batch, proposed)
-    if isinstance(cost, StepCost) and cost.identified and not isinstance(before, Unknown):
-        ratios = [cost.throughput_ratio(target, slope) for slope in (cost.upper, cost.slope, cost.lower)]
-        if not any(isinstance(one, Unknown) for one in ratios):
-            low, middle, high = (before * float(one) for one in ratios if not isinstance(one, Unknown))
-            return Effect("generation_tokens", "tokens/s", before, min(low, high), middle, max(low, high), _FITTED)
-    unknown = cost.slope if isinstance(cost, StepCost) else cost
-    middle_unknown = unknown if isinstance(unknown, Unknown) else Unknown(UnknownReason.NOT_MEASURED, "throughput")
-    bound = before if isinstance(before, Unknown) else before * change
-    low_bound, high_bound = (before, bound) if change > 1.0 else (bound, before)
-    return Effect("generation_tokens", "tokens/s", before, low_bound, middle_unknown, high_bound, _PROPORTIONAL)
-
-
-def _latency(batch: _Batch, proposed: float) -> Effect:
-    """Predict inter-token latency p95, which moves with the step."""
-    cost, before = batch.cost, batch.given.signals.inter_token_latency_p95
-    unit, name = "seconds", "inter_token_latency_p95"
-    if isinstance(before, Unknown):
-        return Effect(name, unit, before, before, before, before, _PROPORTIONAL)
-    change, target = _change(batch, proposed)
-    if isinstance(cost, StepCost) and cost.identified:
-        values = [cost.at(target, slope) for slope in (cost.lower, cost.slope, cost.upper)]
-        low, middle, high = (before * one / cost.step for one in values if not isinstance(one, Unknown))
-        return Effect(name, unit, before, min(low, high) / BUCKETS, middle, max(low, high) * BUCKETS, _FITTED)
-    why = cost.slope if isinstance(cost, StepCost) else cost
-    expected = why if isinstance(why, Unknown) else before
-    low, high = (before, before * change) if change > 1.0 else (before * change, before)
-    return Effect(name, unit, before, low / BUCKETS, expected, high * BUCKETS, _PROPORTIONAL)
-
-
-def _proposal(
-    batch: _Batch,
-    proposed: float,
-    *,
-    reason: str,
-    text: str,
-    bounds: tuple[float, float],
-    risk: str,
-    sure: float,
-    gain: Effect,
-) -> Proposal:
-    given, setting, value = batch.given, batch.flags.batch_limit, batch.flag(proposed)
-    container, source = given.settings.container, given.diagnosis.batch_limit_source
-    given_before = batch.flag(batch.limit) if source != "inferred" else "not given"
-    usage, window = given.signals.kv_cache_usage_max, given.signals.window
-    return Proposal(
-        type=_BATCH,
-        reason=reason,
-        message=f"{text} {instruction(setting, value, container=container)}",
-        setting=setting,
-        current=batch.flag(batch.limit),
-        proposed=value,
-        lower=batch.flag(bounds[0]),
-        upper=batch.flag(bounds[1]),
-        direction=Direction.RESIZE,
-        confidence=Ratio(round(given.diagnosis.confidence * sure, 2)),
-        evidence=(
-            Evidence("requests_waiting", given.signals.waiting, "", _INSTANT, "engine"),
-            Evidence("batch_limit", batch.limit, "", _INSTANT, "derived" if source == "inferred" else "engine"),
-            Evidence("kv_cache_usage", usage, "ratio", window, "engine", "max"),
-            Evidence("inter_token_latency", given.signals.inter_token_latency_p95, "seconds", window, "engine", "p95"),
-            Evidence("step_time_per_request", given.pace.slope, "seconds", window, "derived", "fit"),
-        ),
-        patch=patch(setting, value, container=container),
-        effects=(
-            gain,
-            _latency(batch, proposed),
-            _usage(batch, proposed),
-        ),
-        risk=risk,
-        verification=(
-            f"After the restart, for {OBSERVATIONS} windows under like load: generated tokens per second, inter-token "
-            f"latency p95 (promised {given.objectives.inter_token_latency_p95:g} s), waiting requests, no preemptions."
-        ),
-        undo=undo(setting, given_before, container=container),
-    )
