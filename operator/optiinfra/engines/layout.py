@@ -7,7 +7,8 @@ care once: a page that differs in anything but its values (a timestamp, an exemp
 another fingerprint and is read with care again.
 
 The memory is bounded in layouts and in samples: a page of 600 lines takes about 5 KiB besides what it shares with its
-like. A fleet larger than that is read with care, which is slower and not different. Equal fingerprints mean equal text, as far as BLAKE2 can tell.
+like. A fleet larger than that is read with care, which is slower and not different. Equal fingerprints mean equal text,
+as far as BLAKE2 can tell.
 """
 
 import hashlib
