@@ -32,7 +32,18 @@ class ReasonCode(StrEnum):
     REQUEST_MISSING = "RequestMissing"
     MODEL_SERVER_MEMORY = "ModelServerMemory"
     RAISE_BATCH_LIMIT = "RaiseBatchLimit"
+    RAISE_BATCH_LIMIT_TO_LEARN = "RaiseBatchLimitToLearn"
+    LOWER_BATCH_LIMIT = "LowerBatchLimit"
+    LOWER_BATCH_LIMIT_TO_LEARN = "LowerBatchLimitToLearn"
     QUANTISE_WEIGHTS = "QuantiseWeights"
+    QUANTISE_FOR_LATENCY = "QuantiseForLatency"
+    QUANTISE_FOR_PREFILL = "QuantiseForPrefill"
+    QUANTISE_FOR_KV_CACHE = "QuantiseForKVCache"
+    QUANTISE_FOR_FEWER_REPLICAS = "QuantiseForFewerReplicas"
+    QUANTISE_FOR_FEWER_GPUS = "QuantiseForFewerGPUs"
+    ENABLE_CHUNKED_PREFILL = "EnableChunkedPrefill"
+    LOWER_STEP_TOKENS = "LowerStepTokens"
+    RAISE_STEP_TOKENS = "RaiseStepTokens"
     QUANTISE_KV_CACHE = "QuantiseKVCache"
     SPARE_PREEMPTIONS = "SparePreemptions"
     OFFLOAD_PREFIXES = "OffloadPrefixes"
@@ -91,6 +102,11 @@ class NumberName(StrEnum):
     TIME_TO_FIRST_TOKEN = "time_to_first_token"  # noqa: S105  a signal's name, not a secret
     INTER_TOKEN_LATENCY = "inter_token_latency"  # noqa: S105  a signal's name, not a secret
     REQUEST_LATENCY = "request_latency"
+    STEP_TIME = "step_time"
+    STEP_TIME_PER_REQUEST = "step_time_per_request"
+    STEP_TOKENS = "step_tokens"
+    WEIGHT_BYTES_PER_GPU = "weight_bytes_per_gpu"
+    GPU_MEMORY_BANDWIDTH = "gpu_memory_bandwidth"
     QUEUE_TIME = "queue_time"
     QUEUE_DELAY = "queue_delay"
     LATE_SHARE = "late_share"
@@ -123,6 +139,7 @@ class Unit(StrEnum):
     RATIO = "ratio"
     SECONDS = "seconds"
     BYTES = "bytes"
+    BYTES_PER_SECOND = "bytes/s"
     CORES = "cores"
     GPUS = "gpus"
     WATTS = "watts"
@@ -156,6 +173,8 @@ class Statistic(StrEnum):
     P90 = "p90"
     P95 = "p95"
     P99 = "p99"
+    FIT = "fit"
+    DATASHEET = "datasheet"
 
     @classmethod
     def of(cls, text: str) -> "Statistic | None":

@@ -17,15 +17,19 @@ SOURCES = Path(__file__).parents[3] / "operator" / "optiinfra"
 FILES = [*(SOURCES / "domain").glob("*.py"), SOURCES / "control" / "analyze.py"]
 
 
-def literals(constructor: str, *, field: str, position: int) -> Iterator[str]:
-    """Yield the literal values that the sources give one field of one dataclass."""
+def literals(*constructors: str, field: str, position: int) -> Iterator[str]:
+    """Yield the literal values that the sources give one field of one dataclass, or of what builds it."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == constructor:
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in constructors:
                 given = {one.arg: one.value for one in node.keywords}
                 value = given.get(field, node.args[position] if len(node.args) > position else None)
-                if isinstance(value, ast.Constant):
-                    yield value.value
+                for each in (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,):
+                    if isinstance(each, ast.Constant):
+                        yield each.value
 
 
 @pytest.mark.parametrize(
@@ -38,8 +42,9 @@ def test_every_word_of_evidence_is_listed(field, position, kind):
 
 
 def test_every_reason_of_a_proposal_is_listed():
-    found = set(literals("Proposal", field="reason", position=1))
-    assert found
+    found = {*literals("Proposal", field="reason", position=1), *literals("propose", field="reason", position=0)}
+    found |= set(literals("proposal", "_proposal", field="reason", position=9))
+    assert {"RaiseKVMemory", "QuantiseForLatency", "RaiseStepTokens"} <= found
     known = {str(code) for code in ReasonCode}
     assert found <= known
     assert {str(rule) for rule in Rule} <= known
