@@ -103,8 +103,8 @@ def block_keys(content: Content, *, tokens: int, block_size: int) -> list[BlockK
         here, offset = min(length, left), 0
         left -= here
         if parts and here:
-            parts += (identity, offset)
             offset = min(room, here)
+            parts += (identity, 0, offset)
             room -= offset
             if room:
                 continue
@@ -118,5 +118,5 @@ def block_keys(content: Content, *, tokens: int, block_size: int) -> list[BlockK
             keys.extend(range(first, first + whole))
             chain = first + whole - 1
         if rest:
-            parts, room = [identity, offset + whole * block_size], block_size - rest
+            parts, room = [identity, offset + whole * block_size, rest], block_size - rest
     return keys
