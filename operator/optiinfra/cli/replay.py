@@ -12,6 +12,7 @@ import click
 from optiinfra.cli.main import Entry, LazyGroup
 
 REPLAYS: Final[Mapping[str, Entry]] = {
+    "scaling": Entry("optiinfra.cli.replay_scaling:scaling", "Replicas, cost and lateness, beside plain HPAs."),
     "kvcache": Entry("optiinfra.cli.replay_kvcache:kvcache", "Hit ratios of prefix caches, by size and routing."),
 }
 

@@ -1,0 +1,76 @@
+"""The page of a scaling replay: load, ready replicas and queue over time, ours beside plain HPAs. One file, no scripts.
+
+Curves are thinned to what a screen shows, keeping the highest value of each column of pixels, so that no peak is lost.
+The file loads nothing from anywhere.
+"""
+
+import html
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from optiinfra.domain.replay.fluid import STEP_S, Fleet, FloatArray
+
+WIDTH: Final = 1200
+HEIGHT: Final = 260
+LEFT: Final = 60
+COLOURS: Final = ("#0b6e4f", "#b04a00", "#7a4fa0", "#1f5fa8")
+GREY: Final = "#9a9a9a"
+
+
+def thinned(values: FloatArray) -> FloatArray:
+    """At most one value a pixel: the highest of its part."""
+    if len(values) <= WIDTH:
+        return values
+    edges = np.linspace(0, len(values), WIDTH, endpoint=False).astype(np.int64)
+    highest: FloatArray = np.maximum.reduceat(values, edges)
+    return highest
+
+
+def _line(values: FloatArray, *, top: float, colour: str) -> str:
+    shown = thinned(values)
+    x = LEFT + np.arange(len(shown)) * (WIDTH / max(1, len(shown) - 1))
+    y = HEIGHT - shown * (HEIGHT / top)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.2" points="{points}"/>'
+
+
+def _chart(title: str, curves: Sequence[tuple[str, FloatArray, str]], *, days: float) -> str:
+    top = max(1e-9, *(float(values.max()) for _, values, _ in curves)) * 1.05
+    marks = "".join(
+        f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e4e4e4"/>'
+        f'<text x="{LEFT - 6}" y="{y + 4:.0f}" text-anchor="end">{top * share:.3g}</text>'
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+        for y in (HEIGHT - HEIGHT * share,)
+    )
+    hours = "".join(
+        f'<text x="{LEFT + WIDTH * part / 6:.0f}" y="{HEIGHT + 16}" text-anchor="middle">{days * part / 6:.3g} d</text>'
+        for part in range(7)
+    )
+    lines = "".join(_line(values, top=top, colour=colour) for _, values, colour in curves)
+    names = " ".join(f'<span style="color:{colour}">&#9632; {html.escape(name)}</span>' for name, _, colour in curves)
+    box = f"-4 -8 {LEFT + WIDTH + 40} {HEIGHT + 30}"
+    return f'<h2>{html.escape(title)}</h2><p>{names}</p><svg viewBox="{box}" role="img">{marks}{hours}{lines}</svg>'
+
+
+def page(name: str, ours: Fleet, plain: Fleet, *, targets: Sequence[float]) -> str:
+    """Return the whole page."""
+    days = ours.load.shape[1] * STEP_S / 86_400.0
+    rows = [("OptiInfra", ours, 0, COLOURS[0])]
+    rows += [(f"HPA at {target}", plain, row, COLOURS[row + 1]) for row, target in enumerate(targets)]
+    load = ("load", ours.load[0], GREY)
+    ready = [(label, fleet.serving[row].astype(np.float64), colour) for label, fleet, row, colour in rows]
+    waits = [
+        (label, fleet.backlog[row] / np.maximum(fleet.serving[row].astype(np.float64), 1.0), colour)
+        for label, fleet, row, colour in rows
+    ]
+    title = html.escape(f"Replay of {name}")
+    style = "body{font:14px sans-serif;margin:24px;max-width:1320px}svg{width:100%}text{font-size:11px;fill:#555}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+        f"<h1>{title}</h1><p>Computed in a fluid model, not measured. Columns show their highest value.</p>"
+        + _chart("Load and ready replicas, in replicas", [load, *ready], days=days)
+        + _chart("Wait of newly arrived work, in seconds", waits, days=days)
+        + "</html>\n"
+    )
