@@ -32,6 +32,7 @@ from optiinfra.domain.evidence import (
     RecommendationType,
     Refusal,
 )
+from optiinfra.domain.groups import counted_pages
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Ratio, Seconds, UnixTime
@@ -91,15 +92,14 @@ def _service(
         if facts is None:
             continue
         target.signals = signals.summarise(
-            facts.pages,
+            counted_pages(facts),
             now=work.at,
             window=times.window,
             stale_after=times.stale_after,
             replicas_expected=facts.ready_replicas,
         )
-        newest = max((pages[-1] for pages in facts.pages.values() if pages), key=lambda page: page.time, default=None)
-        containers = next((pod.containers for pod in facts.pods if pod.containers), ())
-        target.settings = engine_settings.read(containers, newest)
+        newest = engine_analysis.newest_page(facts)
+        target.settings = engine_settings.read(engine_analysis.containers(facts), newest)
         target.utilization = utilization.summarise(
             facts, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after
         )
@@ -110,6 +110,7 @@ def _service(
         target.limits = limits_of(service, target, facts)
         if target.problem is None:
             inputs.append((service, target, _input(service, target, facts, times, now=work.at)))
+    service.whole = engine_analysis.whole(service, times, now=work.at)
     return inputs
 
 

@@ -25,6 +25,7 @@ from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import BrokenWork, ClusterWork, Problem, ServiceWork, TargetWork, Work
+from optiinfra.domain import groups
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.history import DEFAULT_STEP
 from optiinfra.domain.units import Seconds, UnixTime
@@ -239,19 +240,27 @@ def _facts(
     snapshots: SnapshotStore,
     uids: Mapping[str, str],
 ) -> WorkloadFacts:
-    serving = [pod for pod in pods if pod.ready and not pod.terminating]
     return WorkloadFacts(
         namespace=target.namespace,
         kind=target.kind,
         name=target.name,
         uid=target.uid,
         desired_replicas=target.desired_replicas,
-        ready_replicas=len(serving),
+        ready_replicas=_ready(target, pods),
         pods=pods,
         scaler=scaler,
         pages=snapshots.pages(uids),
         page_errors=snapshots.page_errors(uids),
     )
+
+
+def _ready(target: TargetFacts, pods: tuple[PodFacts, ...]) -> int:
+    """Return the replicas that serve; a group of a LeaderWorkerSet does when all its pods do."""
+    serving = {pod.name for pod in pods if pod.ready and not pod.terminating}
+    if target.kind != groups.KIND:
+        return len(serving)
+    missing = {groups.group_of(pod.name, workload=target.name)[0] for pod in pods if pod.name not in serving}
+    return len({groups.group_of(name, workload=target.name)[0] for name in serving} - missing)
 
 
 def _read_approvals(service: ServiceWork, *, now: float) -> None:

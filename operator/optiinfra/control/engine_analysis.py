@@ -4,20 +4,52 @@ A verdict settles over rounds, and only rounds that saw a new page count: the sa
 witness. What the engine's steps cost is learned here too, because advice on batch size rests on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
+from optiinfra.api.v1alpha1.resource_optimization import Role
 from optiinfra.control.surroundings import gpu_of
 from optiinfra.control.work import ServiceWork, TargetWork
-from optiinfra.domain import bottleneck, kv_cache, model_table, tuning
+from optiinfra.domain import bottleneck, kv_cache, model_table, roles, signals, tuning
 from optiinfra.domain.advice import Advice, AdviceInput
 from optiinfra.domain.bottleneck import Diagnosis
 from optiinfra.domain.evidence import Bottleneck
-from optiinfra.domain.model_facts import ModelFacts
+from optiinfra.domain.groups import KIND, counted_pages, group_of
 from optiinfra.domain.pace import key_of
 from optiinfra.domain.readings import EngineReading
+from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import settle
-from optiinfra.domain.workload import NodeFacts
+from optiinfra.domain.workload import ContainerFacts, NodeFacts, WorkloadFacts
+
+_ROLES: Final = {
+    Role.UNIFIED: roles.Role.UNIFIED,
+    Role.PREFILL: roles.Role.PREFILL,
+    Role.DECODE: roles.Role.DECODE,
+}
+
+
+class Window(Protocol):
+    """The span that signals are taken over."""
+
+    @property
+    def window(self) -> Seconds:
+        """Length of the span."""
+
+    @property
+    def stale_after(self) -> Seconds:
+        """Age from which a page is not believed."""
+
+
+def newest_page(facts: WorkloadFacts) -> EngineReading | None:
+    """Return the page that was read last, of those that count."""
+    return max((own[-1] for own in counted_pages(facts).values() if own), key=lambda page: page.time, default=None)
+
+
+def containers(facts: WorkloadFacts) -> tuple[ContainerFacts, ...]:
+    """Return the containers of the pods that serve pages: in a group, the leader's."""
+    pods = sorted(facts.pods, key=lambda pod: group_of(pod.name, workload=facts.name)[1] if facts.kind == KIND else 0)
+    return next((pod.containers for pod in pods if pod.containers), ())
 
 
 def diagnose(
@@ -40,6 +72,31 @@ def diagnose(
     if memory.verdict is None or page > memory.judged_page or found.bottleneck is Bottleneck.UNKNOWN:
         memory.verdict, memory.judged_page = settle(memory.verdict, found, now=now), page
     return memory.verdict.diagnosis
+
+
+def whole(service: ServiceWork, times: Window, *, now: UnixTime) -> ServiceSignals | None:
+    """Return what all targets say together: variants of one role added up, prefill and decode parts joined."""
+    seen = [target for target in service.targets if target.signals is not None and target.facts is not None]
+    if len(seen) <= 1:
+        return seen[0].signals if seen else None
+    by_role: dict[roles.Role, list[TargetWork]] = {}
+    for target in seen:
+        by_role.setdefault(_ROLES[target.target.role], []).append(target)
+    return roles.summarise_roles({role: _added_up(targets, times, now=now) for role, targets in by_role.items()}).whole
+
+
+def _added_up(targets: Sequence[TargetWork], times: Window, *, now: UnixTime) -> ServiceSignals:
+    if len(targets) == 1 and targets[0].signals is not None:
+        return targets[0].signals
+    pages = {f"{target.target.name}/{pod}": readings for target in targets for pod, readings in _pages(target)}
+    expected = sum(target.facts.ready_replicas for target in targets if target.facts is not None)
+    return signals.summarise(
+        pages, now=now, window=times.window, stale_after=times.stale_after, replicas_expected=expected
+    )
+
+
+def _pages(target: TargetWork) -> Iterable[tuple[str, Sequence[EngineReading]]]:
+    return counted_pages(target.facts).items() if target.facts is not None else ()
 
 
 def advise(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> list[Advice]:
@@ -65,7 +122,7 @@ def _advice_input(service: ServiceWork, target: TargetWork, nodes: Mapping[str, 
         target.diagnosis,
         service.settings.objectives,
         gpu=gpu_of(target.facts, target.utilization, nodes),
-        model=model_table.facts_of(ModelFacts(), names),
+        model=model_table.facts_of(service.settings.model, names),
         pace=target.memory.pace.fit(),
         surroundings=target.surroundings,
     )

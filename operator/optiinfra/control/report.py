@@ -185,6 +185,9 @@ def _target(target: TargetWork, old: ResourceOptimizationStatus, *, now: UnixTim
     )
 
 
+_NO_SIGNALS = Unknown(UnknownReason.NOT_MEASURED, "no target says anything")
+
+
 def _worst(values: list[Value]) -> Value:
     known = [value for value in values if not isinstance(value, Unknown)]
     if known:
@@ -199,7 +202,7 @@ def _utilization(service: ServiceWork, *, now: UnixTime) -> UtilizationStatus | 
     return UtilizationStatus(
         gpu_percent=to_percent(_worst([t.utilization.gpu_ratio_mean for t in seen if t.utilization])),
         gpu_memory_percent=to_percent(_worst([t.utilization.gpu_memory_ratio for t in seen if t.utilization])),
-        kv_cache_percent=to_percent(_worst([t.signals.kv_cache_usage_max for t in seen if t.signals])),
+        kv_cache_percent=to_percent(service.whole.kv_cache_usage_max if service.whole else _NO_SIGNALS),
         batch_percent=to_percent(_worst([_batch(target) for target in seen])),
         measured_at=Time.of(max([t.signals.time for t in seen if t.signals], default=now)),
     )

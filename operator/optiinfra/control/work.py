@@ -96,6 +96,8 @@ class ServiceWork:
     targets: list[TargetWork]
     usage: Mapping[str, ContainerUsageHistory] = field(default_factory=dict)
     """Measured use by container name; empty where nobody measures it."""
+    whole: ServiceSignals | None = None
+    """What all targets say together; None while none says anything."""
     notes: tuple[Refusal, ...] = ()
     """What others plan for the KV cache, shown beside our own advice."""
     problem: Problem | None = None

@@ -229,4 +229,5 @@ def service(obj: ResourceOptimization | None = None, **target: Any) -> ServiceWo
         prices=PriceList(),
         currency="",
         targets=works,
+        whole=works[0].signals,
     )

@@ -120,6 +120,13 @@ async def test_facts_are_put_together_and_only_serving_pods_count_as_ready():
     assert target.facts.uid == "uid-of-vllm"
 
 
+async def test_a_group_of_pods_serves_when_all_of_it_does():
+    pods = (pod("vllm-0"), pod("vllm-0-1"), pod("vllm-1"), pod("vllm-1-1", ready=False), pod("vllm-2-1"))
+    world = World(answers={"vllm": target_facts(kind="LeaderWorkerSet")}, pods={"app=vllm": pods})
+    service = await one(world)
+    assert service.targets[0].facts.ready_replicas == 2
+
+
 async def test_the_round_gets_its_time_from_the_clock():
     work = await World().collect(ro_body())
     assert work.at == NOW

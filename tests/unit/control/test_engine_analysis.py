@@ -1,6 +1,7 @@
 """Verdicts over rounds, and what advice is told of the hardware and the model."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +12,10 @@ from optiinfra.domain.gpu_models import GpuModel
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.utilization import summarise
-from optiinfra.domain.workload import AgentReading, GpuFacts, NodeFacts
+from optiinfra.domain.workload import AgentReading, ContainerFacts, GpuFacts, NodeFacts
 from tests.unit.control.examples import NOW, facts, page, pod, ro, service, signals
 
+TIMES = SimpleNamespace(window=Seconds(60.0), stale_after=Seconds(45.0))
 UNKNOWN = Unknown(UnknownReason.NOT_MEASURED)
 QUIET = {"running": 4.0, "waiting": 0.0, "kv_cache_usage_max": 0.3, "preemption_rate": 0.0, "waiting_share": 0.0}
 FULL = {"waiting": 9.0, "kv_cache_usage_max": 0.99, "kv_cache_usage": 0.99, "preemption_rate": 1.0}
@@ -129,3 +131,51 @@ def test_advice_knows_the_model_that_the_object_names():
     given = engine_analysis._advice_input(rounds.work, rounds.target, {})
     assert given.model.layers == 32
     assert engine_analysis.advise(rounds.work, rounds.target, {})
+
+
+def test_a_group_of_pods_is_one_replica_and_its_leader_speaks():
+    def member(name, argument):
+        container = ContainerFacts("engine", UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, gpus=8.0, arguments=(argument,))
+        return pod(name, containers=(container,))
+
+    pods = (member("vllm-0-1", "worker"), member("vllm-0", "leader"), member("vllm-1", "leader"))
+    pages = {"vllm-0": (page(NOW - 5),), "vllm-0-1": (page(NOW),)}
+    group = facts(kind="LeaderWorkerSet", name="vllm", pods=pods, pages=pages)
+    assert engine_analysis.containers(group)[0].arguments == ("leader",)
+    assert engine_analysis.newest_page(group).time == NOW - 5
+    alone = replace(group, kind="Deployment")
+    assert engine_analysis.newest_page(alone).time == NOW
+
+
+def variants(*roles):
+    target = {"apiVersion": "apps/v1", "kind": "Deployment"}
+    return service(
+        ro(
+            variants=[
+                {"name": f"v{index}", "role": role, "targetRef": target | {"name": f"t{index}"}}
+                for index, role in enumerate(roles)
+            ]
+        )
+    )
+
+
+def test_prefill_and_decode_parts_are_one_service():
+    work = variants("Prefill", "Decode")
+    work.targets[0].signals = signals(waiting=7.0, kv_cache_usage_max=0.1)
+    work.targets[1].signals = signals(waiting=0.0, kv_cache_usage_max=0.8)
+    joined = engine_analysis.whole(work, TIMES, now=NOW)
+    assert (joined.waiting, joined.kv_cache_usage_max) == (7.0, 0.8)
+
+
+def test_variants_of_one_role_are_added_up():
+    work = variants("Unified", "Unified")
+    for target in work.targets:
+        target.facts = facts(pages={"p": (page(NOW - 20), page(NOW - 5))})
+        target.signals = signals()
+    joined = engine_analysis.whole(work, TIMES, now=NOW)
+    assert joined.replicas_reporting == 2
+    assert joined.replicas_expected == 8
+
+
+def test_without_a_word_of_any_target_there_is_no_whole():
+    assert engine_analysis.whole(variants("Unified", "Unified"), TIMES, now=NOW) is None
