@@ -333,3 +333,4 @@ def test_a_promise_makes_slow_tokens_count(tmp_path):
     promised = analysed(path, "--objective-itl", "50ms")
     assert verdicts(promised)[-1] == "Compute"
     assert promised["pages"][-1]["confidence"] < 0.5
+    assert promised["objectives"] == {"time_to_first_token_p95": None, "inter_token_latency_p95": 0.05}

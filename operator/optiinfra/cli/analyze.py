@@ -189,7 +189,17 @@ def analyse(path: Path, options: Options) -> Report:
     )
     known = {one.name: one.time for one in good}
     entries = [Entry(one.name, known.get(one.name, one.time), judged.get(one.name), one.problem) for one in told]
-    return Report(entries, advice, clock, len(beside), (time.process_time() - began) / len(told))
+    return Report(
+        entries, advice, clock, len(beside), (time.process_time() - began) / len(told), told_objectives(options)
+    )
+
+
+def told_objectives(options: Options) -> dict[str, float | None]:
+    """Return what was promised, for the report."""
+    return {
+        "time_to_first_token_p95": options.time_to_first_token,
+        "inter_token_latency_p95": options.inter_token_latency,
+    }
 
 
 def settings_reader(arguments: str) -> Callable[[EngineReading], EngineSettings]:

@@ -40,6 +40,8 @@ class Report:
     """Where the times are from: "modified", "interval" or "assumed"."""
     gpu_pages: int
     cpu_seconds_per_page: float
+    objectives: Mapping[str, float | None]
+    """What was promised, seconds; None where nobody did."""
 
 
 def as_json(report: Report) -> Json:
@@ -48,6 +50,7 @@ def as_json(report: Report) -> Json:
         "pages": [_page(entry) for entry in report.entries],
         "advice": [_proposal(one) for one in report.advice if isinstance(one, Proposal)],
         "refused": [_refusal(one) for one in report.advice if isinstance(one, Refusal)],
+        "objectives": dict(report.objectives),
         "clock": report.clock,
         "gpu_pages": report.gpu_pages,
         "cpu_seconds_per_page": round(report.cpu_seconds_per_page, 6),
@@ -75,6 +78,8 @@ def as_text(report: Report) -> str:
         lines += _spoken(one)
     if refusals:
         lines += ["Considered and not proposed:", *(f"  {one.reason}: {one.message}" for one in refusals)]
+    if proposals and None in report.objectives.values():
+        lines.append("\nWhere no latency was promised (--objective-ttft, --objective-itl), advice keeps to an hour.")
     if report.clock == "assumed":
         lines.append("\nThe pages carry no usable times: 5 s apart was assumed; say --interval for right rates.")
     count = len(report.entries)

@@ -121,6 +121,7 @@ class Series:
             idle_span=self.idle_span,
             promised=self.promised,
             pause=Seconds(self.interval / 2.0),
+            held=None if self._before is None else self._before.diagnosis.bottleneck,
         )
         self._memory = verdicts.settle(self._before, observed, now=now)
         return Judged(now, observed, self._memory.diagnosis, self._memory.since, signals, surroundings)

@@ -97,6 +97,7 @@ def diagnose(
     idle_span: Seconds = IDLE_SPAN,
     promised: bool = True,
     pause: Seconds | None = None,
+    held: Bottleneck | None = None,
 ) -> Diagnosis:
     """Judge one window of a service.
 
@@ -109,10 +110,11 @@ def diagnose(
         idle_span: shortest span without work from which idleness lasts.
         pause: shortest span without work that is called idle at all; the window where it is not given, so that a
             service with a request now and then is not called idle between them.
+        held: the verdict that holds, if any: what lies at the edge is left where it is.
         promised: whether somebody set the objectives; assumed ones need something besides the page to be missed.
     """
     shortest = signals.window if pause is None else pause
-    clues = Clues(signals, settings, objectives, surroundings, quiet, idle_span, shortest, promised)
+    clues = Clues(signals, settings, objectives, surroundings, quiet, idle_span, shortest, promised, held)
     draft = _blocked(clues)
     if draft is None:
         draft = with_queue(clues) if _queues(clues) else without_queue(clues)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
 from optiinfra.domain.engine_settings import EngineSettings
+from optiinfra.domain.evidence import Bottleneck
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.signals import ServiceSignals
@@ -19,6 +20,10 @@ from optiinfra.domain.units import Seconds
 
 KV_FULL: Final = 0.9
 """KV usage from which requests are kept out or preempted."""
+KV_STILL_FULL: Final = 0.85
+"""The same while the verdict is that the KV cache is short."""
+EASE_LATENCY: Final = 0.85
+"""Share of a latency's bound below which a verdict that rests on missing it is given up."""
 KV_CROWDED: Final = 0.75
 """KV usage from which it is asked whether one more request of the present size would still fit."""
 KV_BESIDE_BATCH: Final = 0.95
@@ -50,6 +55,7 @@ PROMPTS_ONLY: Final = 20.0
 """Prompt tokens for each generated one that say prefill-bound where the size of steps is not known."""
 SMALL_BATCH: Final = 32.0
 """Requests up to which a step mostly reads weights: a larger batch then gains although memory is busy."""
+FEW_REQUESTS: Final = 40.0
 TENSOR_LIMIT: Final = 0.6
 SM_LIMIT: Final = 0.9
 DRAM_LIMIT: Final = 0.85
@@ -60,6 +66,7 @@ RETRIEVE_SHARE: Final = 0.3
 """Share of the time to first token from which fetching keys and values is what takes long."""
 
 
+_OF_LATENCY: Final = frozenset({Bottleneck.COMPUTE, Bottleneck.HOST, Bottleneck.NETWORK})
 _Value = TypeVar("_Value")
 
 
@@ -110,6 +117,8 @@ class Clues:
     """Shortest span without work that is called idle at all."""
     promised: bool
     """Whether somebody set the objectives; else missing them says nothing until something else confirms it."""
+    held: Bottleneck | None = None
+    """The verdict that holds; the bounds that led to it are easier to keep than to reach."""
 
     @_Once
     def replicas(self) -> int:
@@ -239,7 +248,7 @@ class Clues:
         usage = self.kv_live
         if isinstance(usage, Unknown):
             return False
-        if usage >= KV_FULL:
+        if usage >= (KV_STILL_FULL if self.held is Bottleneck.KV_CACHE else KV_FULL):
             return True
         return usage >= KV_CROWDED and usage * (self.running + 1.0) >= max(self.running, 1.0)
 
@@ -322,17 +331,31 @@ class Clues:
         The histogram fills when a request leaves the queue, so that a miss outlives the queue that caused it. Where
         steps are full of prompts, that is what queues come from too.
         """
-        first = self.signals.time_to_first_token_p95
-        if isinstance(first, Unknown) or first <= self.objectives.time_to_first_token_p95:
+        first, bound = self.signals.time_to_first_token_p95, self._eased(self.objectives.time_to_first_token_p95)
+        if isinstance(first, Unknown) or first <= bound:
             return False
         if self.steps_saturate:
             return True
+        median = self.signals.time_to_first_token_p50
+        # Of few requests the 95th percentile is the slowest one.
+        if self._few_requests and not isinstance(median, Unknown) and median < bound / 2.0:
+            return False
         return not above(self.signals.waiting_max, 0.0) and not at_least(self.signals.queue_time_p95, first / 2.0)
+
+    @_Once
+    def _few_requests(self) -> bool:
+        """Tell whether too few requests ended in the window for a 95th percentile to be about more than two of them."""
+        rate = self.signals.request_rate
+        return not isinstance(rate, Unknown) and rate * self.signals.window < FEW_REQUESTS
 
     @_Once
     def tokens_slow(self) -> bool:
         """Tell whether the time between tokens misses its objective."""
-        return above(self.signals.inter_token_latency_p95, self.objectives.inter_token_latency_p95)
+        return above(self.signals.inter_token_latency_p95, self._eased(self.objectives.inter_token_latency_p95))
+
+    def _eased(self, bound: float) -> float:
+        """Return a latency's bound, lower while a verdict holds that missing it led to."""
+        return bound * EASE_LATENCY if self.held in _OF_LATENCY else bound
 
     # ---- GPU, host, network
 

@@ -178,6 +178,24 @@ def test_the_gap_between_two_requests_is_not_idle_unless_that_is_asked_for():
     assert quiet_for(20.0, pause=Seconds(5.0)) is Bottleneck.IDLE
 
 
+@pytest.mark.parametrize(
+    ("verdict", "signals"),
+    [
+        (Bottleneck.COMPUTE, signals_of(inter_token_latency_p95=0.09)),
+        (Bottleneck.KV_CACHE, queue(running_per_replica_max=20.0, kv_cache_usage=0.87, kv_cache_usage_max=0.88)),
+    ],
+)
+def test_what_lies_at_the_edge_is_left_where_it_is(verdict, signals):
+    def held(bottleneck):
+        return diagnose(
+            signals, limited(64), Objectives(), surroundings=Surroundings(gpu_sm_active=0.7), held=bottleneck
+        ).bottleneck
+
+    assert held(verdict) is verdict
+    assert held(None) is not verdict
+    assert held(Bottleneck.HEALTHY) is not verdict
+
+
 def test_slow_tokens_on_busy_gpus_are_compute():
     found = judge(signals_of(inter_token_latency_p95=0.3), gpu_busy=0.97)
     assert found.bottleneck is Bottleneck.COMPUTE
