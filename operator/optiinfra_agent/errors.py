@@ -9,6 +9,7 @@
         SourceDeniedError            it is there, and this process may not read it
         SourceFailedError            it is there and answered with an error or with nonsense
         SourceStuckError             it was asked and has not answered
+      WireError                      bytes of another process that do not follow their format
       NvmlCallError                  one driver call gave no value; carries the return code
         ValueUnknownError            only this value is missing
         GpuLostError                 this GPU is lost or needs a reset; the others may be well
@@ -76,6 +77,10 @@ class SourceStuckError(SourceError):
     """The source was asked and has not answered."""
 
     state = SourceState.STUCK
+
+
+class WireError(AgentError):
+    """Bytes of another process do not follow their format."""
 
 
 class NvmlCallError(AgentError):

@@ -7,6 +7,7 @@ import queue
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.kubelet_stub import Kubelet
 from tests.nvml_stub import Stub, build
 
 STAT = """cpu  1000 100 500 8000 200 50 50 100 300 0
@@ -68,6 +70,16 @@ def stub(library: Path, tmp_path: Path) -> Stub:
 @pytest.fixture
 def old_stub(old_library: Path, tmp_path: Path) -> Stub:
     return Stub(library=old_library, folder=tmp_path)
+
+
+@pytest.fixture
+def kubelet() -> Iterator[Kubelet]:
+    # Not below tmp_path: a socket's path has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="kubelet-") as folder:
+        stub = Kubelet(Path(folder))
+        stub.start()
+        yield stub
+        stub.stop()
 
 
 def eventually(check: Callable[[], Any], *, within: float = 30.0) -> Any:
