@@ -4,8 +4,7 @@ It follows vLLM's V1 scheduler: a FIFO queue, a batch limit, blocks that grow wi
 by recompute of the newest request when blocks run out, prefill in chunks under a token budget a step, a prefix cache
 of block hashes, and requests that are passed over while their adapter or their remote KV is missing. SGLang's and
 TGI's habits differ where :class:`EngineKind` says so. Steps in which nothing can change but token counts are taken
-together, which makes a busy replica hundreds of times faster than real time. It reads no clock, draws no random
-numbers and does no I/O: the same calls give the same numbers.
+together, which makes a busy replica hundreds of times faster than real time. No clock, no chance, no I/O.
 
 It does not model speculative decoding, swapping, or CPU work that overlaps with the GPU's. A whole prompt's blocks are
 taken at admission, where vLLM checks that they are free and takes them chunk by chunk.
@@ -19,16 +18,12 @@ from dataclasses import replace
 
 from optiinfra_sim.blocks import BlockPool
 from optiinfra_sim.errors import EngineError
+from optiinfra_sim.link import RemoteLink
 from optiinfra_sim.metrics import EngineMetrics
 from optiinfra_sim.request import Request
 from optiinfra_sim.seats import Seats
 from optiinfra_sim.settings import EngineSettings
-from optiinfra_sim.step import Step
-
-WEIGHTS_SM_SHARE = 0.55
-"""SM activity while a step waits for the weights: memory-bound."""
-BUSY_SM_SHARE = 0.95
-"""SM activity of the part of a step that grows with its sequences and tokens."""
+from optiinfra_sim.step import BUSY_SM_SHARE, WEIGHTS_SM_SHARE, Step
 
 
 class Engine:
@@ -45,7 +40,6 @@ class Engine:
     ) -> None:
         self.settings = settings
         self._host_seconds = settings.host_seconds
-        self._remote_token_seconds = settings.remote_token_seconds
         self._pace = 1.0
         self.now = now
         self._reached = now  # `now` stands at the start of a step under way; this is how far time has come
@@ -63,8 +57,7 @@ class Engine:
         self._finishing: list[tuple[int, int, Request]] = []
         self._pool = BlockPool(settings.usable_blocks)
         self._seats = Seats(settings, self._pool)
-        self._fetching: list[Request] = []
-        self._link_free = now
+        self._link = RemoteLink(settings.remote_seconds, settings.remote_token_seconds)
         self._pauses: list[tuple[float, int]] = []  # decoding pauses since the last decode step, and how many waited
         self._step: Step | None = None
 
@@ -144,7 +137,7 @@ class Engine:
         if host_seconds is not None:
             self._host_seconds = host_seconds
         if remote_token_seconds is not None:
-            self._remote_token_seconds = remote_token_seconds
+            self._link.token_seconds = remote_token_seconds
         if pace is not None:
             if pace <= 0:
                 raise EngineError("pace must be above 0")
@@ -195,8 +188,7 @@ class Engine:
             self._step = self._begin()
             if self._step is None:
                 # Everybody waits for something that only time brings.
-                events = [request.arrival for request in itertools.islice(self._arriving, 1)]
-                self.now = min([to, *events, *self._ready()])
+                self.now = min([to, *self._events()])
 
     def _receive(self) -> None:
         while self._arriving and self._arriving[0].arrival <= self.now:
@@ -205,10 +197,10 @@ class Engine:
     def drain_queue(self) -> list[Request]:
         """Give back every request that is not in the batch."""
         queued = self.queued()
-        for request in self._fetching:
+        for request in self._link.fetching:
             self._seats.give_back(request)
             request.forget_cache()
-        self._fetching.clear()
+        self._link.fetching.clear()
         self._waiting.clear()
         self._arriving.clear()
         return queued
@@ -244,8 +236,8 @@ class Engine:
             del self._running[request.number]
         elif request in self._waiting:
             self._waiting.remove(request)
-            if request in self._fetching:
-                self._fetching.remove(request)
+            if request in self._link.fetching:
+                self._link.fetching.remove(request)
                 self._seats.give_back(request)
         elif request in self._arriving:
             self._arriving.remove(request)
@@ -255,9 +247,9 @@ class Engine:
 
     # Scheduling
 
-    def _ready(self) -> list[float]:
-        """When the fetches under way will end."""
-        return [request.ready_at for request in self._fetching if request.ready_at is not None]
+    def _events(self) -> list[float]:
+        """The next arrival and the ends of fetches."""
+        return [*(request.arrival for request in itertools.islice(self._arriving, 1)), *self._link.ends()]
 
     def _begin(self) -> Step | None:
         settings = self.settings
@@ -301,7 +293,7 @@ class Engine:
             request.deferred = self._defers(request)
             if not request.deferred:
                 if request.ready_at is None and (crowded or not self._seats.take(request, spoken_for=self._growth(1))):
-                    if not self._fetching:
+                    if not self._link.fetching:
                         break
                     # Those behind it whose fetch is done hold their blocks already: they must not wait for it.
                     crowded = True
@@ -335,17 +327,14 @@ class Engine:
     def _fetches(self, request: Request) -> bool:
         """Begin to fetch what a remote cache holds of the prompt, unless it has been fetched; whether it must wait."""
         if request.ready_at is not None:
-            self._fetching.remove(request)
+            self._link.fetching.remove(request)
             return False
         missing = request.external - len(request.held) * self.settings.block_size
         self.metrics.external_queries += max(0, request.prompt - len(request.held) * self.settings.block_size)
         if missing <= 0:
             return False
-        self._link_free = max(self._link_free, self.now) + missing * self._remote_token_seconds
-        request.fetched = min(missing, request.prompt - 1)
-        request.ready_at = self._link_free + self.settings.remote_seconds
+        self._link.begin(request, tokens=missing, now=self.now)
         self.metrics.external_hits += request.fetched
-        self._fetching.append(request)
         return True
 
     def _admit(self, request: Request) -> int:
@@ -396,9 +385,8 @@ class Engine:
         while self._finishing and self._stale(self._finishing[0]):
             heapq.heappop(self._finishing)
         repeat = self._finishing[0][0] - self._decode_step
-        if self._arriving or self._fetching:
-            events = [request.arrival for request in itertools.islice(self._arriving, 1)]
-            horizon = min([*events, *self._ready()])
+        if self._arriving or self._link.fetching:
+            horizon = min(self._events())
             repeat = min(repeat, max(1, int((horizon - self.now) / seconds)))
         free = self._pool.free
         if self._decoding * (repeat // self.settings.block_size + 1) > free:

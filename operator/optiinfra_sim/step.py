@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 
 from optiinfra_sim.request import Request
 
+WEIGHTS_SM_SHARE = 0.55
+"""SM activity while a step waits for the weights: memory-bound."""
+BUSY_SM_SHARE = 0.95
+"""SM activity of the part of a step that grows with its sequences and tokens."""
+
 
 @dataclass(slots=True)
 class Step:
