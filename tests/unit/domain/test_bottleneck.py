@@ -1,10 +1,15 @@
 """The decision table, on recordings of real engines and on made-up windows."""
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
 from optiinfra.domain.bottleneck import batch_ratio, diagnose
+from optiinfra.domain.clues import CpuState, GpuState
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Bottleneck, FindingType
 from optiinfra.domain.objectives import Objectives
@@ -14,6 +19,7 @@ from optiinfra.domain.units import Seconds
 from tests.unit.domain.made_up import UNKNOWN, recorded, signals_of
 from tests.unit.engines.recorded import BATCH_BOUND, MEMORY_BOUND
 
+ROOT = Path(__file__).parents[3]
 SLOW_MACHINE = Objectives(time_to_first_token_p95=5.0, inter_token_latency_p95=0.5)
 
 
@@ -391,6 +397,24 @@ def test_running_requests_that_move_about_under_many_prompts_are_no_plateau():
     capped = queue(**moving, kv_cache_usage_max=0.1, step_tokens_mean=256.0, prompt_computed_rate=9e4)
     found = judge(capped, EngineSettings(), gpu_busy=UNKNOWN)
     assert (found.bottleneck, found.reason) == (Bottleneck.QUEUE, "StepTokens")
+
+
+def test_every_reason_of_a_verdict_is_documented():
+    domain = ROOT / "operator" / "optiinfra" / "domain"
+    found = set()
+    for name in ("bottleneck", "clues", "drafts", "waiting_causes", "serving_states", "diagnosis"):
+        for node in ast.walk(ast.parse((domain / f"{name}.py").read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"^[A-Z]+[a-z]*[A-Z][a-z]+[A-Za-z]*$", node.value))
+    page = (ROOT / "docs" / "concepts.md").read_text()
+    told = set(re.findall(r"`(\w+)`", page[page.index("## The bottlenecks") :]))
+    assert {"NoWorkYet", "UnevenLoad", "KVReserved", "CPUStarvation", "RemoteCacheSlow"} <= found
+    unknown = {
+        "NoReplicas", "NoPages", "TooFewReplicasReport", "QueueUnknown", "KVCacheUnknown", "BatchLimitUnknown",
+        "IdleUnsure", "LatencyUnexplained",
+    }  # fmt: skip
+    states = {str(one) for one in (*GpuState, *CpuState)}
+    assert found - told - unknown - states == set()
 
 
 numbers = some.one_of(some.just(UNKNOWN), some.floats(0.0, 2.0), some.floats(0.0, 500.0))
