@@ -28,8 +28,8 @@ SIZES: Final = (1_000, 3_000, 10_000, 30_000, 100_000)
 FACTORS: Final = (0.5, 2.0, 4.0, 8.0)
 LONGEST_LINE: Final = 4 << 20
 MOST_REQUESTS: Final = 2_000_000
-MOST_BLOCKS: Final = 50_000_000
-"""Block accesses of one trace; each takes about 40 bytes."""
+MOST_BLOCKS: Final = 10_000_000
+"""Block accesses of one trace; each takes about 350 bytes."""
 
 
 class TraceError(OptiInfraError):

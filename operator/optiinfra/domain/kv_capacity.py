@@ -16,6 +16,9 @@ from optiinfra.domain.signals import ServiceSignals
 NORMAL_P99: Final = 2.326
 """Standard deviations from the mean to the 99th percentile of a normal distribution."""
 
+LEAST_HELD: Final = 0.01
+"""Tokens; a request that holds less is none."""
+
 
 def blocks_in(kv_bytes: float, *, block_size: float, bytes_per_token: float) -> int:
     """Return how many whole blocks of `block_size` tokens fit into the memory of one GPU's cache."""
@@ -57,7 +60,7 @@ def held_tokens(signals: ServiceSignals) -> Value:
     # Unknown hits count as none: the estimate then fits fewer requests, not more.
     hits = 0.0 if isinstance(signals.prefix_hit_ratio, Unknown) else signals.prefix_hit_ratio
     held = prompt * (1.0 - hits) + answer / 2.0
-    return held if held > 0.0 else Unknown(UnknownReason.TOO_FEW_SAMPLES, "requests of no length")
+    return held if held >= LEAST_HELD else Unknown(UnknownReason.TOO_FEW_SAMPLES, "requests of no length")
 
 
 def requests_that_fit(signals: ServiceSignals, settings: EngineSettings) -> Value:

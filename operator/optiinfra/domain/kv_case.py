@@ -13,7 +13,7 @@ from optiinfra.domain import manifests
 from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.engine_flags import EngineFlags, flags_of
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
-from optiinfra.domain.kv_capacity import Need, capacity, held_tokens, needed
+from optiinfra.domain.kv_capacity import LEAST_HELD, Need, capacity, held_tokens, needed
 from optiinfra.domain.model_facts import Attention, kv_bytes_per_token
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason, Value
@@ -82,7 +82,10 @@ class KVCase:
         tokens, share = held_tokens(self.given.signals), self.held_share
         if isinstance(tokens, Unknown):
             return tokens
-        return share if isinstance(share, Unknown) else tokens * share
+        if isinstance(share, Unknown):
+            return share
+        held = tokens * share
+        return held if held >= LEAST_HELD else Unknown(UnknownReason.INVALID, "requests that hold nothing")
 
     @cached_property
     def fit(self) -> Value:

@@ -5,7 +5,7 @@ seen. Where there is none, or its interval is too wide, the lever is proposed wi
 """
 
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from optiinfra.domain.advice import Advice
 from optiinfra.domain.evidence import Effect, Evidence, Refusal
@@ -19,6 +19,8 @@ SOME_REUSE: Final = 0.2
 """Hit ratio from which prefixes come back often enough to keep them in host memory."""
 LEAST_GAIN: Final = 0.02
 """Rise of the hit ratio that is worth a restart."""
+HIERARCHICAL: Final = "--enable-hierarchical-cache"
+"""SGLang's switch; its size is a second flag."""
 HOST_TIMES: Final = 4.0
 """How many times the GPU's cache is proposed for host memory: it is cheap, and not endless."""
 
@@ -88,17 +90,15 @@ def offload(case: KVCase) -> Advice:
             f"({found.lower:.0%} to {found.upper:.0%}), and {hits:.0%} do now."
         )
         return case.refuse("LittleReuse", text)
-    host = _host_gib(case)
-    native = bool(flags.host_tier) and host is not None
     gain, effect = _gain(case, found)
-    where = f"{host} GiB of host memory keep" if native else "LMCache keeps"
+    tier = _host_tier(case)
     return case.propose(
         "OffloadPrefixes",
         f"{hits:.0%} of prompt tokens were in the prefix cache, which running requests push out while it is full. "
-        f"{where} them; {gain}",
-        setting=flags.host_tier if native else flags.offload,
-        current=NOT_SET if native else "off",
-        proposed=str(host) if native else flags.offload_value,
+        f"{tier.keeper} them; {gain}",
+        setting=tier.setting,
+        current=tier.current,
+        proposed=tier.proposed,
         sure=0.55 if found is not None and found.predictable else 0.4,
         effects=(effect,),
         risk=("Host memory must be free (the pod's memory limit grows with it), and every hit crosses the bus."),
@@ -122,9 +122,28 @@ def _gain(case: KVCase, found: HitForecast | None) -> tuple[str, Effect]:
     return text, Effect("prefix_hit_ratio", "ratio", hits, found.lower, found.expected, found.upper, WORKING_SET)
 
 
-def _host_gib(case: KVCase) -> int | None:
-    """Return the host memory for `HOST_TIMES` the cache of all GPUs of a replica, in GiB; None where not computable."""
-    each, split = case.bytes_per_token, case.given.settings.tensor_parallel
-    if isinstance(each, Unknown) or isinstance(case.capacity, Unknown):
-        return None
-    return max(1, ceil(HOST_TIMES * case.capacity * each * (1.0 if isinstance(split, Unknown) else split) / GIB))
+class _Tier(NamedTuple):
+    """What to set so that evicted prefixes are kept, and who keeps them, to begin a sentence with."""
+
+    setting: str
+    current: str
+    proposed: str
+    keeper: str
+
+
+def _host_tier(case: KVCase) -> _Tier:
+    """Return the engine's own host tier where its size is computable, else LMCache; one of them exists."""
+    flags, each, split = case.flags, case.bytes_per_token, case.given.settings.tensor_parallel
+    if flags.host_tier and not isinstance(each, Unknown) and not isinstance(case.capacity, Unknown):
+        # Of one GPU's rank; vLLM and TensorRT-LLM are given the size of all ranks together.
+        rank = HOST_TIMES * case.capacity * each
+        whole = rank * (1.0 if isinstance(split, Unknown) else split)
+        gib = max(1, ceil(whole / GIB))
+        if case.given.settings.engine is EngineKind.SGLANG:
+            keeper = f"{gib} GiB of host memory ({flags.host_tier}={max(1, ceil(rank / 1e9))} a rank) keep"
+            return _Tier(HIERARCHICAL, "off", "on", keeper)
+        size = gib * 2**30 if case.given.settings.engine is EngineKind.TRTLLM else gib
+        return _Tier(flags.host_tier, NOT_SET, str(size), f"{gib} GiB of host memory keep")
+    if flags.offload:
+        return _Tier(flags.offload, "off", flags.offload_value, "LMCache keeps")
+    return _Tier(flags.host_tier, NOT_SET, "as much as the node can spare", "Host memory keeps")

@@ -92,7 +92,7 @@ forecasts = some.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(signals, engines, verdicts, some.one_of(unknown, some.sampled_from(GPUS)), models, ratios, forecasts)
 def test_advice_never_fails_and_is_always_whole(signals, engine, verdict, gpu, model, memory, reuse):
     given_ = AdviceInput(

@@ -384,7 +384,11 @@ def test_useless_caches_are_named_in_any_state():
 
 def test_sglang_and_tgi_get_their_own_names():
     sglang = advise(settings=settings_of(engine=EngineKind.SGLANG), model=LLAMA_8B)
-    assert sglang["OffloadPrefixes"].setting == "--hicache-size"
+    assert sglang["OffloadPrefixes"].setting == "--enable-hierarchical-cache"
+    # A rank, in GB: four times 100,000 tokens of 128 KiB.
+    assert "--hicache-size=53" in sglang["OffloadPrefixes"].message
+    trtllm = advise(settings=settings_of(engine=EngineKind.TRTLLM), model=LLAMA_8B)["OffloadPrefixes"]
+    assert (trtllm.setting, trtllm.proposed) == ("kv_cache_config.host_cache_size", str(49 * 2**30))
     assert advise(settings=settings_of(engine=EngineKind.SGLANG))["OffloadPrefixes"].setting == "--enable-lmcache"
     assert sglang["SparePreemptions"].setting == "--max-running-requests"
     tgi = advise(settings=settings_of(engine=EngineKind.TGI), gpu=GPU["L4"])

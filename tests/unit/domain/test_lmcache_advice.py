@@ -78,22 +78,22 @@ def test_a_cache_that_was_never_asked_is_unknown_not_useless():
 
 def test_a_full_pool_that_forgets_soon_is_enlarged_by_as_much_as_lives_short():
     one = found()["LMCacheEnlarge"]
-    assert (one.setting, one.current, one.proposed) == ("LMCACHE_MAX_LOCAL_CPU_SIZE", "5.0", "12.5")
+    assert (one.setting, one.current, one.proposed) == ("LMCACHE_MAX_LOCAL_CPU_SIZE", "5", "12.5")
     life = one.effects[0]
     assert (life.before, life.expected) == (4.0, 10.0)
     assert life.lower < life.expected < life.upper
     assert isinstance(one.effects[1].expected, Unknown)
     assert "7.5 GB more" in one.risk
-    assert "LMCACHE_MAX_LOCAL_CPU_SIZE=5.0" in one.undo
+    assert "LMCACHE_MAX_LOCAL_CPU_SIZE=5 " in one.undo
     # A variable merges by name, so that the patch can be written.
     assert "name: LMCACHE_MAX_LOCAL_CPU_SIZE" in one.patch
     assert 'value: "12.5"' in one.patch
 
 
 def test_enlargement_is_bounded_and_halts_where_chunks_live_long():
-    assert found(signals_of(**BUSY | {"lmcache_lifespan_p50": 0.5}))["LMCacheEnlarge"].proposed == "20.0"
-    assert found(signals_of(**BUSY | {"lmcache_lifespan_p50": 9.0}))["LMCacheEnlarge"].proposed == "6.2"
-    assert found(signals_of(**BUSY | {"lmcache_lifespan_p50": UNKNOWN}))["LMCacheEnlarge"].proposed == "10.0"
+    assert found(signals_of(**BUSY | {"lmcache_lifespan_p50": 0.5}))["LMCacheEnlarge"].proposed == "20"
+    assert found(signals_of(**BUSY | {"lmcache_lifespan_p50": 9.0}))["LMCacheEnlarge"].proposed == "6.25"
+    assert found(signals_of(**BUSY | {"lmcache_lifespan_p50": UNKNOWN}))["LMCacheEnlarge"].proposed == "10"
     assert isinstance(found(signals_of(**BUSY | {"lmcache_lifespan_p50": 45.0}))["LMCacheLivesLong"], Refusal)
 
 
