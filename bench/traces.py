@@ -24,6 +24,8 @@ OUTPUT_WEIGHT = 4.0
 CLIENT_WINDOW_S = 600.0
 TOKEN_WINDOW_S = 21_600.0
 MOST_STEPS = 1_000_000
+BURSTY = ("language_m-large", "reason_*", "multimodal_*")
+"""Traces that are also played with drawn arrivals."""
 INPUT_COLUMNS = ("input_tokens_mean", "text_tokens_mean", "image_tokens_mean", "audio_tokens_mean", "video_tokens_mean")
 
 
@@ -178,15 +180,16 @@ def load_csv(path: Path) -> Trace:
 
 
 def folder(path: Path, *, bursty_seed: int | None = None) -> list[Trace]:
-    """All loads below a folder, known by their file names; with a seed, language traces also with drawn arrivals."""
+    """All loads below a folder, known by their file names; with a seed, some also with drawn arrivals."""
     found: list[Trace] = []
     for clients in sorted(path.rglob("*.clients*.csv*")):
         tokens = clients.with_name(clients.name.replace(".clients", ".tokens"))
         found.append(servegen(clients, tokens))
     if bursty_seed is not None:
-        for clients in sorted(path.rglob("language_m-large.clients*.csv*")):
-            tokens = clients.with_name(clients.name.replace(".clients", ".tokens"))
-            found.append(servegen(clients, tokens, bursty_seed=bursty_seed))
+        for name in BURSTY:
+            for clients in sorted(path.rglob(f"{name}.clients*.csv*")):
+                tokens = clients.with_name(clients.name.replace(".clients", ".tokens"))
+                found.append(servegen(clients, tokens, bursty_seed=bursty_seed))
     found += [azure(file) for file in sorted(path.rglob("AzureLLMInferenceTrace*.csv*"))]
     found += [mooncake(file) for file in sorted(path.rglob("*_trace*.jsonl*"))]
     found += [burstgpt(file) for file in sorted(path.rglob("burstgpt*_minute*.csv*"))]
