@@ -5,28 +5,34 @@ wait for a driver nor see half a pass. A source that fails is reported as failed
 fault of the loop itself ends the loop, and `/health/live` says so: a loop that swallows its own faults would serve
 old numbers for ever.
 
-Only the driver is read through a worker with a deadline. The kernel's files answer at once; should one of them hang,
-the loop stands still and the liveness check notices.
+The driver, the kubelet and the containers' cgroups are read through a worker with a deadline each; cgroups are read
+more rarely, and what was read last stands until then. The other files of the kernel answer at once; should one of them
+hang, the loop stands still and the liveness check notices.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from optiinfra_agent import __version__
+from optiinfra_agent import __version__, privilege
+from optiinfra_agent.cgroups import ContainerCollector
 from optiinfra_agent.cpu import CpuCollector
 from optiinfra_agent.deadline import DeadlineWorker
-from optiinfra_agent.errors import SourceError, SourceFailedError, SourceStuckError, SourceUnsupportedError
+from optiinfra_agent.errors import SourceError, SourceFailedError, SourceStuckError
 from optiinfra_agent.gpu import GpuCollector, GpuPass
 from optiinfra_agent.memory import MemoryCollector
+from optiinfra_agent.mig import MigParents
 from optiinfra_agent.nvml import NvmlSession
+from optiinfra_agent.pods import Known, PodCollector, PodPass, attribute, mig_devices, read_minors, unattributed
 from optiinfra_agent.pressure import PressureCollector
 from optiinfra_agent.settings import Settings
 from optiinfra_agent.snapshot import (
     AgentIdentity,
+    Attribution,
+    ContainerReading,
     CpuReading,
     MemoryReading,
     PressureReading,
@@ -44,6 +50,8 @@ from optiinfra_agent.snapshot import (
 log = logging.getLogger(__name__)
 
 Reading = TypeVar("Reading")
+
+CONTAINERS_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +75,14 @@ class Collection:
         self._cpu = CpuCollector(settings.procfs)
         self._memory = MemoryCollector(settings.procfs)
         self._pressure = PressureCollector(settings.procfs)
-        self._gpu = GpuCollector(NvmlSession(), clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s)
-        self._worker: DeadlineWorker[GpuPass] = DeadlineWorker("nvml")
+        session = NvmlSession()
+        self._gpu = GpuCollector(session, clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s)
+        self._mig = MigParents(session)
+        self._worker: DeadlineWorker[tuple[GpuPass, Mapping[str, str]]] = DeadlineWorker("nvml")
+        self._pods = PodCollector(settings.pod_resources, deadline_s=settings.pod_resources_deadline_s)
+        self._pods_worker: DeadlineWorker[PodPass] = DeadlineWorker("pod_resources")
+        self._containers = _Slow(ContainerCollector(settings.cgroups).collect, every_s=settings.containers_interval_s)
+        self._process = privilege.read_process()
         self._succeeded: dict[SourceName, float] = {}
         self._states: dict[SourceName, SourceState] = {}
         self.measured = threading.Event()
@@ -128,13 +142,14 @@ class Collection:
             outcome, sources[name] = self._attempt(name, read, now)
             return outcome
 
-        gpus = attempt(
-            SourceName.NVML, lambda: self._worker.run(self._gpu.collect, deadline_s=self._settings.nvml_deadline_s)
-        )
+        pods = attempt(SourceName.POD_RESOURCES, self._read_pods)
+        devices: frozenset[str] = mig_devices(pods) if isinstance(pods, PodPass) else frozenset()
+        read = attempt(SourceName.NVML, lambda: self._read_gpus(devices))
+        gpus, parents = (read, {}) if isinstance(read, SourceError) else read
         cpu = attempt(SourceName.CPU, self._cpu.collect)
         memory = attempt(SourceName.MEMORY, self._memory.collect)
         pressure = attempt(SourceName.PRESSURE, self._pressure.collect)
-        attempt(SourceName.POD_RESOURCES, _pod_resources)
+        containers = attempt(SourceName.CONTAINERS, self._containers.collect)
         if isinstance(gpus, GpuPass) and gpus.note:
             report = sources[SourceName.NVML]
             sources[SourceName.NVML] = SourceReport(
@@ -154,6 +169,9 @@ class Collection:
             ),
             driver_version=gpus.driver_version if isinstance(gpus, GpuPass) else Unknown(Reason.UNAVAILABLE),
             gpus=gpus.gpus if isinstance(gpus, GpuPass) else (),
+            attribution=unattributed(pods) if isinstance(pods, SourceError) else self._attribute(pods, parents),
+            containers=() if isinstance(containers, SourceError) else containers,
+            privilege=privilege.assess(self._process, sources[SourceName.POD_RESOURCES]),
         )
         self._passes += 1
         published = Published(
@@ -167,6 +185,19 @@ class Collection:
         self._published = published
         self.measured.set()
         return published
+
+    def _read_pods(self) -> PodPass:
+        # The call has a deadline of its own; the worker's is for a mount that hangs.
+        deadline_s = 3 * self._settings.pod_resources_deadline_s
+        return self._pods_worker.run(self._pods.collect, deadline_s=deadline_s)
+
+    def _read_gpus(self, mig_in_use: frozenset[str]) -> tuple[GpuPass, Mapping[str, str]]:
+        # One call: the session belongs to the worker's thread.
+        deadline_s = self._settings.nvml_deadline_s
+        return self._worker.run(lambda: (self._gpu.collect(), self._mig.resolve(mig_in_use)), deadline_s=deadline_s)
+
+    def _attribute(self, pods: PodPass, parents: Mapping[str, str]) -> Attribution:
+        return attribute(pods, Known(minors=read_minors(self._settings.procfs), mig_parents=parents))
 
     def _attempt(
         self, name: SourceName, read: Callable[[], Reading], now: float
@@ -207,5 +238,24 @@ class Collection:
 UNWELL = frozenset({SourceState.FAILED, SourceState.DENIED, SourceState.STUCK})
 
 
-def _pod_resources() -> None:
-    raise SourceUnsupportedError("not built into this version")
+class _Slow:
+    """A source that is read more rarely than the others: between two readings the last outcome stands."""
+
+    def __init__(self, read: Callable[[], tuple[ContainerReading, ...]], *, every_s: float) -> None:
+        self._read = read
+        self._every_s = every_s
+        self._worker: DeadlineWorker[tuple[ContainerReading, ...]] = DeadlineWorker("containers")
+        self._outcome: tuple[ContainerReading, ...] | SourceError = ()
+        self._following = 0.0
+
+    def collect(self) -> tuple[ContainerReading, ...]:
+        """Return the last reading, which may be a new one."""
+        if time.monotonic() >= self._following:
+            self._following = time.monotonic() + self._every_s
+            try:
+                self._outcome = self._worker.run(self._read, deadline_s=CONTAINERS_DEADLINE_S)
+            except SourceError as error:
+                self._outcome = error
+        if isinstance(self._outcome, SourceError):
+            raise type(self._outcome)(self._outcome.reason, code=self._outcome.code)
+        return self._outcome

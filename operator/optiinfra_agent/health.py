@@ -21,6 +21,7 @@ _CAPABILITIES = {
     SourceName.MEMORY: "memory",
     SourceName.PRESSURE: "pressure",
     SourceName.POD_RESOURCES: "allocations",
+    SourceName.CONTAINERS: "containers",
 }
 
 
@@ -77,6 +78,19 @@ def detail(collection: Collection, registration: RegistrationState) -> dict[str,
                 "duration_s": report.duration_s,
             }
             for name, report in published.snapshot.sources.items()
+        }
+        held = published.snapshot.privilege
+        components["privilege"] = {
+            "state": "ok",
+            "tier": held.tier,
+            "missing": {str(tier): reason for tier, reason in held.missing.items()},
+        }
+        attribution = published.snapshot.attribution
+        components["attribution"] = {
+            "state": "ok" if not attribution.unresolved else "incomplete",
+            "by": attribution.by.value,
+            "reason": attribution.reason,
+            "unresolved": attribution.unresolved,
         }
     age = collection.age_s()
     stopped = collection.liveness()

@@ -3,7 +3,10 @@
 Names carry the prefix `optiinfra_`, base units, `_total` on counters, ratios from 0 to 1. Hot series carry the uuid
 alone; what describes a GPU sits in `optiinfra_gpu_info`, so that a driver update does not start every series anew.
 Unknown means that the series is absent: no NaN, no 0. Names of node_exporter and DCGM are never used, because they
-would count the same thing twice on a node that runs both.
+would count the same thing twice on a node that runs both. Who holds a GPU sits in `optiinfra_gpu_allocation_info`, with
+`workload_` before the names of its labels: a `pod` of ours would become `exported_pod` beside the scraper's own. One
+series for each GPU that a container holds, at most `pods.MAX_ALLOCATIONS`; a node that claims more is a failed source.
+Containers' CPU and memory are in the snapshot only: the kubelet already exports them for Prometheus.
 
 prometheus-client writes the text: measured, it adds 2.3 MiB to this process, and it knows escaping and the metrics
 of the own process. The page is made anew at each scrape, because ages are part of it.
@@ -20,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.registration import Registration
-from optiinfra_agent.snapshot import GpuReading, SourceState, Unknown
+from optiinfra_agent.snapshot import Attribution, AttributionSource, GpuReading, SourceState, Unknown
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "optiinfra_"
@@ -109,6 +112,7 @@ class Exposition(Collector):
         if pressure.samples:
             yield pressure
         yield from _gpus(snapshot.gpus, driver=snapshot.driver_version)
+        yield from _attribution(snapshot.attribution)
 
     def _agent(self, published: Published) -> Iterator[Metric]:
         now = time.monotonic()
@@ -131,6 +135,7 @@ class Exposition(Collector):
             if name in published.succeeded:
                 ages.add_metric((name.value,), max(0.0, now - published.succeeded[name]))
         yield from (success, states, ages, durations)
+        yield _single("agent_privilege_tier", "Highest tier of privilege that is there.", snapshot.privilege.tier)
         if published.nvml_code is not None:
             meaning = "Last NVML return code of the last collection that was an error, 0 if there was none."
             yield _single("agent_nvml_return_code", meaning, published.nvml_code)
@@ -165,3 +170,28 @@ def _gpus(gpus: tuple[GpuReading, ...], *, driver: str | Unknown) -> Iterator[Me
             _add(family, (gpu.uuid,), getattr(gpu, field))
         if family.samples:
             yield family
+
+
+def _attribution(attribution: Attribution) -> Iterator[Metric]:
+    if attribution.by is not AttributionSource.KUBELET:
+        return  # not known, which is not the same as nobody
+    held = InfoMetricFamily(_PREFIX + "gpu_allocation", "A container holds the GPU, or a part of it.")
+    for one in attribution.allocations:
+        labels = {
+            "uuid": one.gpu_uuid,
+            "workload_namespace": one.namespace,
+            "workload_pod": one.pod,
+            "workload_container": one.container,
+            "share": "mig" if one.mig_uuid else "shared" if one.shared else "exclusive",
+            "mig_uuid": one.mig_uuid,
+        }
+        held.add_metric((), labels)
+    if held.samples:
+        yield held
+    allocatable = _family("node_allocatable_devices", "GPUs or parts that can be allocated.", "gauge", ("resource",))
+    for resource, count in attribution.allocatable.items():
+        allocatable.add_metric((resource,), count)
+    if allocatable.samples:
+        yield allocatable
+    meaning = "Allocated devices of which the GPU is not known."
+    yield _single("agent_unresolved_devices", meaning, attribution.unresolved)

@@ -54,6 +54,15 @@ def _folder(text: str) -> Path:
     return path
 
 
+def _folder_or_off(text: str) -> Path | None:
+    if text == "off":
+        return None
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("give an absolute path, or off")
+    return path
+
+
 def _file(text: str) -> Path | None:
     if not text:
         return None
@@ -196,6 +205,43 @@ class Settings:
             /health/live fails: both are cured only by a restart of the container. 0 never asks for one.""",
         )
     )
+    pod_resources: Path | None = field(
+        metadata=_about(
+            PREFIX + "POD_RESOURCES",
+            "/var/lib/kubelet/pod-resources",
+            _folder_or_off,
+            """Folder of the kubelet's pod-resources socket, or off (tier 0). Mount the folder and not the socket:
+            a mounted socket is dead after the next restart of the kubelet. Without it the agent does not know
+            which pod holds which GPU, and says so.""",
+        )
+    )
+    pod_resources_deadline_s: float = field(
+        metadata=_about(
+            PREFIX + "POD_RESOURCES_DEADLINE",
+            "2",
+            _seconds(0.1, 30),
+            """Seconds one call of the kubelet may take in all.""",
+        )
+    )
+    cgroups: Path | None = field(
+        metadata=_about(
+            PREFIX + "CGROUPS",
+            "/sys/fs/cgroup",
+            _folder_or_off,
+            """Mount of the host's cgroups, for CPU and memory of each container, or off. In a container the
+            default shows only the container's own group, which is said and is no fault: mount the host's
+            read-only elsewhere and name that folder.""",
+        )
+    )
+    containers_interval_s: float = field(
+        metadata=_about(
+            PREFIX + "CONTAINERS_INTERVAL",
+            "30",
+            _seconds(1, 3600),
+            """Seconds between two readings of all containers' cgroups: three small files each. Between them the
+            last reading is served.""",
+        )
+    )
     token_file: Path | None = field(
         metadata=_about(
             PREFIX + "TOKEN_FILE",
@@ -284,7 +330,7 @@ class Settings:
     @property
     def stale_after_s(self) -> float:
         """Age in seconds from which a snapshot no longer counts as current."""
-        return 3 * self.interval_s + self.nvml_deadline_s
+        return 3 * self.interval_s + self.nvml_deadline_s + self.pod_resources_deadline_s
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:

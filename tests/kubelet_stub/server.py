@@ -209,8 +209,10 @@ def main():
     path, state, calls = (Path(one) for one in sys.argv[1:4])
     path.unlink(missing_ok=True)  # as the kubelet does at its start
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
+    fresh = path.with_suffix(".new")
+    listener.bind(str(fresh))
     listener.listen(16)
+    fresh.rename(path)  # so that whoever sees it is let in
     while True:
         peer, _ = listener.accept()
         threading.Thread(target=handle, args=(peer, state, calls), daemon=True).start()

@@ -262,6 +262,13 @@ def agent_metrics():
         pressure=reading(snapshot.PressureReading),
         driver_version="1",
         gpus=(gpu,),
+        attribution=snapshot.Attribution(
+            by=snapshot.AttributionSource.KUBELET,
+            allocations=(snapshot.Allocation("GPU-1", "n", "p", "c", shared=False, resource="r", mig_uuid="MIG-1"),),
+            allocatable={"r": 1},
+        ),
+        containers=(),
+        privilege=snapshot.Privilege(tier=1, missing={}),
     )
     published = SimpleNamespace(
         snapshot=full, collected=0.0, passes=1, succeeded=dict.fromkeys(snapshot.SourceName, 0.0), nvml_code=0

@@ -31,6 +31,16 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{- define "optiinfra.agentNamespace" -}}
+{{- if .Values.agent.namespace -}}
+{{- .Values.agent.namespace -}}
+{{- else if eq (int .Values.agent.tier) 0 -}}
+{{- .Release.Namespace -}}
+{{- else -}}
+{{- printf "%s-agent" (.Release.Namespace | trunc 57 | trimSuffix "-") -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "optiinfra.tlsSecret" -}}
 {{- .Values.externalMetrics.tls.secretName | default (printf "%s-external-metrics" (include "optiinfra.name" .)) -}}
 {{- end -}}
@@ -90,6 +100,27 @@ fsGroup: 65532
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Tier 0 is the restricted profile. From tier 1 on uid 0, which the kubelet's socket asks for, and nothing with it. */}}
+{{- define "optiinfra.agentPodSecurity" -}}
+{{- if eq (int .Values.agent.tier) 0 -}}
+{{ include "optiinfra.podSecurity" . }}
+{{- else -}}
+runAsUser: 0
+runAsGroup: 0
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- end -}}
+
+{{- define "optiinfra.agentContainerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+{{- if lt (int .Values.agent.tier) 3 }}
+capabilities: {drop: [ALL]}
+{{- else }}
+capabilities: {drop: [ALL], add: [SYS_ADMIN]}
+{{- end }}
+{{- end -}}
+
 {{/* Settings of the operator that come from values. */}}
 {{- define "optiinfra.operatorEnvironment" -}}
 - {name: OPTIINFRA_SCOPE, value: {{ .Values.scope }}}
@@ -104,6 +135,7 @@ seccompProfile: {type: RuntimeDefault}
 - {name: OPTIINFRA_AGENT_PORT, value: {{ .Values.agent.port | quote }}}
 - {name: OPTIINFRA_AGENT_INTERVAL_SECONDS, value: {{ .Values.agent.intervalSeconds | quote }}}
 - {name: OPTIINFRA_AGENT_SELECTOR, value: "app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=agent"}
+- {name: OPTIINFRA_AGENT_NAMESPACE, value: {{ include "optiinfra.agentNamespace" . }}}
 {{- if .Values.agent.tokenSecretName }}
 - {name: OPTIINFRA_AGENT_TOKEN_FILE, value: /etc/optiinfra/agent/token}
 {{- end }}

@@ -104,6 +104,9 @@ def environment(**settings: str) -> dict[str, str]:
         "OPTIINFRA_AGENT_LISTEN_ADDRESS": "127.0.0.1",
         "OPTIINFRA_AGENT_LISTEN_PORT": "0",
         "OPTIINFRA_AGENT_INTERVAL": "1",
+        # Whether the machine of the tests has a kubelet must not matter.
+        "OPTIINFRA_AGENT_POD_RESOURCES": "off",
+        "OPTIINFRA_AGENT_CGROUPS": "off",
     }
     return {**kept, **defaults, **settings}
 

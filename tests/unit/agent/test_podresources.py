@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra_agent import headers, podresources, unary, wire
@@ -244,6 +244,7 @@ def messages() -> st.SearchStrategy[bytes]:
     return st.one_of(st.binary(max_size=300), st.lists(change, max_size=8).map(changed))
 
 
+@settings(max_examples=60)
 @given(messages())
 def test_messages_are_decoded_or_refused(body: bytes) -> None:
     for decode in (podresources.decode_list, podresources.decode_get, podresources.decode_allocatable):
@@ -251,6 +252,7 @@ def test_messages_are_decoded_or_refused(body: bytes) -> None:
             assert decode(body) is not None
 
 
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_header_blocks_are_decoded_or_refused(block: bytes) -> None:
     try:
@@ -263,6 +265,7 @@ def test_header_blocks_are_decoded_or_refused(block: bytes) -> None:
 NAMES = st.binary(min_size=1, max_size=300)
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NAMES, NAMES), max_size=5))
 def test_headers_survive_encoding(given_headers: list[tuple[bytes, bytes]]) -> None:
     assert headers.decode_headers(headers.encode_headers(tuple(given_headers))) == given_headers
@@ -282,6 +285,7 @@ def test_huffman_code_of_the_standard(coded: str, text: bytes) -> None:
     assert headers.decode_headers(b"\x00\x01x" + bytes((0x80 | len(data),)) + data) == [(b"x", text)]
 
 
+@settings(max_examples=60)
 @given(st.integers(0, (1 << 64) - 1))
 def test_numbers_survive_encoding(value: int) -> None:
     encoded = wire.encode_varint(value)
@@ -313,6 +317,7 @@ def test_more_than_a_node_can_have_is_refused() -> None:
         podresources.decode_list(body)
 
 
+@settings(max_examples=60)
 @given(st.binary(max_size=400))
 def test_noise_is_an_error(data: bytes) -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -323,6 +328,7 @@ def test_noise_is_an_error(data: bytes) -> None:
             unary._Exchange(left, end=time.monotonic() + 20, limit_bytes=1 << 20).response()
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 255), st.binary(max_size=40)), max_size=12))
 def test_whatever_frames_a_server_sends(frames: list[tuple[int, int, bytes]]) -> None:
     data = b"".join(

@@ -30,14 +30,15 @@ def test_snapshot_of_a_known_procfs(start: Callable[..., Agent], procfs: Path) -
     assert snapshot["node"] == "cpu-1"
     assert snapshot["agent"]["id"] == "agent-cpu-1"
     assert snapshot["agent"]["started"] <= snapshot["time"] <= time.time()
-    assert set(snapshot["sources"]) == {"nvml", "cpu", "memory", "pressure", "pod_resources"}
+    assert set(snapshot["sources"]) == {"nvml", "cpu", "memory", "pressure", "pod_resources", "containers"}
     assert snapshot["cpu"]["cores"] == 2
     assert snapshot["cpu"]["load1"] == 3.2
     assert snapshot["memory"]["used_bytes"] == 6000 * 1024
     assert snapshot["pressure"]["io_full_ratio"] == 0.2
     assert snapshot["allocations"] == []
-    source = snapshot["sources"]["pod_resources"]
-    assert (source["state"], source["reason"]) == ("unsupported", "not built into this version")
+    assert snapshot["sources"]["pod_resources"]["state"] == "unavailable"
+    assert snapshot["attribution"]["by"] == "requests"
+    assert "falls back to the GPU requests of pods" in snapshot["attribution"]["reason"]
     # The counters of a fixture stand still: no share can be made of them, and it is not 0.
     later = eventually(lambda: agent.metrics()["optiinfra_agent_collections_total"] >= 2 and agent.snapshot())
     assert later["cpu"]["utilization_ratio"] is None

@@ -16,7 +16,7 @@ def test_defaults() -> None:
     assert settings.identity == f"agent-{socket.gethostname()}"
     assert settings.listen_port == 8003
     assert settings.interval_s == 15
-    assert settings.stale_after_s == 50
+    assert settings.stale_after_s == 52
     assert settings.orchestrator_url == ""
     assert settings.token_file is None
 
