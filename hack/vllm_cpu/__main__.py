@@ -54,6 +54,9 @@ def main() -> int:
     # SIGTERM ends things as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if arguments.command == "install":
+            # A folder that is not there yet cannot be held.
+            cache.claim()
         with leftovers.alone(cache):
             _perform(arguments, cache)
     except (LiveError, DemoError, ClusterError) as error:

@@ -88,7 +88,17 @@ class Cache:
                 raise CacheError(f"{self.folder} holds {other}: it is not removed")
         if not self._marked():
             raise CacheError(f"{self.folder} has no {MARK} in it, so it is not of this tool: it is not removed")
-        shutil.rmtree(self.folder)
+        try:
+            # The mark goes last, so that a removal that was broken off can be taken up again.
+            for entry in self.folder.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != MARK:
+                    entry.unlink()
+            (self.folder / MARK).unlink()
+            self.folder.rmdir()
+        except OSError as error:
+            raise CacheError(f"{self.folder} is not wholly removed ({error}): run `clean` again") from error
         return True
 
     def _marked(self) -> bool:

@@ -80,7 +80,7 @@ def environment(cache: Cache, settings: Settings) -> dict[str, str]:
         | leftovers.mark(cache)
         | {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # Threads that spin for each other on cores which the scheduler and the clients need made it ten times slower.
+            # Threads that spin for cores which the scheduler and the clients need made it ten times slower.
             "OMP_NUM_THREADS": "1",
             "VLLM_CACHE_ROOT": f"{home}/vllm",
             "VLLM_CONFIG_ROOT": f"{home}/vllm-config",

@@ -106,6 +106,32 @@ def test_clean_refuses_a_link_to_a_claimed_folder(cache, tmp_path):
     assert cache.folder.exists()
 
 
+def test_a_removal_that_fails_says_so_and_can_be_taken_up_again(monkeypatch, cache):
+    (cache.folder / "venv").mkdir()
+
+    def busy(path):
+        raise OSError(39, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", busy)
+        with pytest.raises(CacheError, match="run `clean` again"):
+            cache.remove()
+    assert cache.remove()
+    assert not cache.folder.exists()
+
+
+def test_an_installation_holds_its_new_folder(monkeypatch, tmp_path):
+    folder = tmp_path / "new"
+
+    def installing(cache, **_):
+        with pytest.raises(CacheError, match="another run"), leftovers.alone(cache):
+            pass
+
+    monkeypatch.setattr("hack.vllm_cpu.__main__.install", installing)
+    monkeypatch.setattr("sys.argv", ["vllm_cpu", "--dir", str(folder), "install"])
+    assert main() == 0
+
+
 def test_clean_does_not_follow_links_inside(cache, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
