@@ -183,7 +183,8 @@ def _short(case: Case, ours: Figures, plain: Figures, best: Figures) -> list[Lin
 def _impossible(case: Case, judged: Judged) -> list[Line]:
     """No swept target holds the objective: the lowest lateness at equal cost counts."""
     ours = judged.ours[case].figures
-    rivals = [each[case] for each in (*judged.swept.values(), *judged.others.values()) if case in each]
+    causal = [*judged.swept.values(), *(each for name, each in judged.others.items() if name != "static peak")]
+    rivals = [each[case] for each in causal if case in each]
     cheaper = [one for one in rivals if one.figures.cost <= ours.cost * 1.02]
     lowest = min(cheaper, key=lambda one: one.figures.late10, default=None)
     needed = lowest is None or ours.late10 <= lowest.figures.late10

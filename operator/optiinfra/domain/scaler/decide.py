@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from optiinfra.domain.scaler.decision import REASONS, FleetDecision, ScalerReason
 from optiinfra.domain.scaler.grid import CHOSEN, GAIN_OF, prior
-from optiinfra.domain.scaler.load import Features
+from optiinfra.domain.scaler.load import LEVEL_TICKS, Features
 from optiinfra.domain.scaler.observation import Observation, ScalerInputError, Services
 from optiinfra.domain.scaler.order import foreseen_backlog, order
 from optiinfra.domain.scaler.pipeline import MOST_REPLICAS, Pipeline
@@ -288,6 +288,9 @@ def _answer(state: FleetState, services: Services, tuning: Tuning) -> _Answer:
     queue = np.maximum(state.realised.queue + (features.level - ready) * np.float32(TICK_S), 0.0)
     future = state.real.future(start[:, None])[:, 0] - state.behind * start * np.float32(0.5)
     foreseen = foreseen_backlog(queue=queue, now=now, later=later, start=start, future=future)
+    # A single tick is no level: for the first minute only a queue that is there counts, and nothing is given back.
+    infant = state.load.seen < LEVEL_TICKS
+    foreseen = np.where(infant, np.minimum(foreseen, state.realised.queue), foreseen)
     target, need = order(
         wanted,
         queue=queue,
@@ -298,7 +301,7 @@ def _answer(state: FleetState, services: Services, tuning: Tuning) -> _Answer:
         maximum=np.minimum(services.maximum, MOST_REPLICAS).astype(np.float32),
         tuning=tuning,
     )
-    holding = (state.unknown > 0) | (state.hand > 0)
+    holding = (state.unknown > 0) | (state.hand > 0) | infant
     target = np.where(holding, np.maximum(target, current), target)
     target = np.where(unseen | services.paused, current, target)
     desired = np.minimum(np.maximum(target.astype(np.int64), services.minimum), services.maximum)

@@ -20,6 +20,8 @@ Bools = npt.NDArray[np.bool_]
 RECENT: Final = 20
 LEVEL_TICKS: Final = 4
 TREND_TICKS: Final = 12
+YOUNG_TICKS: Final = 8
+"""A trend is looked for only then."""
 LAG_TICKS: Final = 2.5
 """From the middle of the newest minute to the moment of the decision."""
 WINDOWS: Final = 16
@@ -117,6 +119,8 @@ class LoadMemory:
         ahead = start_ticks.astype(np.float32) + np.float32(LAG_TICKS + 1.0)
         trend = gains[None, :] * slope[:, None]
         later = level[:, None] + trend * ahead[:, None]
+        # The first samples are single ticks, which stray: what they foresaw is forgotten once there is a minute.
+        self.forecasts[self.seen == LEVEL_TICKS] = 0.0
         self.forecasts[:, :, tick % HOLDS[-1]] = later
         kept = self._collapse(level, tuning=tuning)
         hour = self.windows[:, : 3600 // 300].mean(axis=1)
@@ -164,8 +168,9 @@ class LoadMemory:
         slope = (centred * loads).sum(axis=1) / np.float32(spread)
         rest = loads - loads.mean(axis=1, keepdims=True) - slope[:, None] * centred
         error = np.sqrt((rest**2).sum(axis=1) / np.float32((TREND_TICKS - 2) * spread))
-        young = self.seen < LEVEL_TICKS
-        return np.where(young, 0.0, np.maximum(slope - np.float32(noise) * error, 0.0)).astype(np.float32)
+        return np.where(self.seen < YOUNG_TICKS, 0.0, np.maximum(slope - np.float32(noise) * error, 0.0)).astype(
+            np.float32
+        )
 
     def _held(self, tick: int) -> Floats:
         """Maxima over the hold times, nested: each adds to the one before."""

@@ -54,11 +54,11 @@ class Tuning:
     incident_price_most: float = 8.0
     temperature: float = 0.016
     """How much dearer a shadow may be and still count: the mean of many is steadier than the best one."""
-    temperature_hours: float = 8.0
+    temperature_hours: float = 24.0
     """The temperature is higher by sqrt(1 + this / age): little evidence does not choose."""
     forget_hours: float = 72.0
     """Memory of costs and lateness."""
-    prior_hours: float = 4.0
+    prior_hours: float = 6.0
     """What the prior is worth beside measurements."""
     mean_hours: float = 24.0
     """Memory of the mean load."""
