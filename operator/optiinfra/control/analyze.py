@@ -215,7 +215,11 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
             answers += _right_sizing(service, target)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
         target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
-        target.findings = (target.diagnosis.finding(), *_idle_finding(target, times))
+        target.findings = (
+            target.diagnosis.finding(),
+            *engine_analysis.findings(service, target, nodes),
+            *_idle_finding(target, times),
+        )
 
 
 def _replicas(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:

@@ -10,18 +10,20 @@ from typing import Final, Protocol
 from optiinfra.api.v1alpha1.resource_optimization import Role
 from optiinfra.control.surroundings import gpu_of
 from optiinfra.control.work import ServiceWork, TargetWork
-from optiinfra.domain import bottleneck, kv_cache, model_table, roles, signals, tuning
+from optiinfra.domain import bottleneck, kv_cache, model_table, prefix_reuse, roles, signals, tuning
 from optiinfra.domain.advice import Advice, AdviceInput
 from optiinfra.domain.bottleneck import Diagnosis
-from optiinfra.domain.evidence import Bottleneck
+from optiinfra.domain.evidence import Bottleneck, Finding
 from optiinfra.domain.groups import KIND, counted_pages, group_of
 from optiinfra.domain.pace import key_of
-from optiinfra.domain.readings import EngineReading
+from optiinfra.domain.prefix_reuse import HitForecast
+from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import settle
 from optiinfra.domain.workload import ContainerFacts, NodeFacts, WorkloadFacts
 
+_REUSE_LASTS: Final = 600.0
 _ROLES: Final = {
     Role.UNIFIED: roles.Role.UNIFIED,
     Role.PREFILL: roles.Role.PREFILL,
@@ -66,6 +68,7 @@ def diagnose(
         surroundings=target.surroundings,
         quiet=memory.history.quiet_span(now=now),
         idle_span=idle_span,
+        held=memory.verdict.diagnosis.bottleneck if memory.verdict is not None else None,
     )
     page = memory.judged_page if newest is None else newest.time
     # Pages that stop coming are a verdict too, and no new page will ever tell it.
@@ -103,10 +106,32 @@ def advise(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFac
     """Return what the engine's settings could be changed to, and what was considered and refused."""
     spec, given, advice = service.obj.spec, _advice_input(service, target, nodes), list[Advice]()
     if spec.kv_cache.enabled:
-        advice += (*kv_cache.advise(given), *service.notes)
+        advice += (*kv_cache.advise(given, reuse=_reuse(target)), *service.notes)
     if spec.tuning.enabled:
         advice += tuning.advise(given)
     return advice
+
+
+def findings(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> list[Finding]:
+    """Return what is worth knowing about the engines besides their bottleneck."""
+    if not service.obj.spec.kv_cache.enabled:
+        return []
+    large = kv_cache.oversized(_advice_input(service, target, nodes))
+    return [] if large is None else [large]
+
+
+def _reuse(target: TargetWork) -> tuple[HitForecast, ...] | Unknown:
+    """Return the forecast of hits at other sizes; only for a pool that limits, and not every round: it costs 50 ms."""
+    assert target.facts is not None
+    assert target.signals is not None
+    memory, now = target.memory, target.signals.time
+    if target.diagnosis is None or target.diagnosis.bottleneck is not Bottleneck.KV_CACHE:
+        return Unknown(UnknownReason.NOT_MEASURED, "the KV cache does not limit the service")
+    if memory.reuse is None or not 0.0 <= now - memory.reuse_at < _REUSE_LASTS:
+        capacity = target.signals.kv_cache_capacity_tokens
+        memory.reuse = prefix_reuse.predict_from_pages(counted_pages(target.facts), capacity=capacity)
+        memory.reuse_at = now
+    return memory.reuse
 
 
 def _advice_input(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> AdviceInput:

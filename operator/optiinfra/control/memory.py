@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
+from optiinfra.domain.prefix_reuse import HitForecast
+from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds
@@ -43,6 +45,9 @@ class TargetMemory:
     """Seconds from creation to readiness of recent pods."""
     pace: PaceHistory = field(default_factory=PaceHistory)
     """How the engines' steps grow with their batch."""
+    reuse: tuple[HitForecast, ...] | Unknown | None = None
+    """Forecast of prefix hits at other sizes of the KV cache; None until one was wanted."""
+    reuse_at: float = 0.0
     verdict: VerdictMemory | None = None
     judged_page: float = 0.0
     """Time of the newest page that the verdict has heard of: the same pages are no second witness."""

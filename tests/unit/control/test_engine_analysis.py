@@ -179,3 +179,24 @@ def test_variants_of_one_role_are_added_up():
 
 def test_without_a_word_of_any_target_there_is_no_whole():
     assert engine_analysis.whole(variants("Unified", "Unified"), TIMES, now=NOW) is None
+
+
+def test_a_forecast_of_hits_is_made_for_a_pool_that_limits_and_then_kept(monkeypatch):
+    asked = []
+
+    def predict(pages, *, capacity):
+        asked.append(capacity)
+        return ()
+
+    monkeypatch.setattr(engine_analysis.prefix_reuse, "predict_from_pages", predict)
+    rounds = Rounds()
+    rounds.target.utilization = summarise(facts(), {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0))
+    rounds.see(at=0, page_at=0)
+    engine_analysis.advise(rounds.work, rounds.target, {})
+    assert asked == []
+    rounds = Rounds()
+    rounds.target.utilization = summarise(facts(), {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0))
+    for at, expected in ((0, 1), (30, 1), (590, 1), (700, 2)):
+        rounds.see(at=at, page_at=at, **FULL)
+        engine_analysis.advise(rounds.work, rounds.target, {})
+        assert len(asked) == expected
