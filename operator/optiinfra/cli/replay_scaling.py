@@ -299,8 +299,9 @@ def _print(done: Replayed) -> None:
     if decision.infeasible is not None:
         told = decision.infeasible
         click.echo(
-            f"infeasible: no rule that cannot see the future keeps {done.setup.late_share:.2%} late on this load; the "
-            f"safest has {told.best_late_share:.2%}, a quarter of the start-up would give "
-            f"{told.shorter_start_late_share:.2%}, {told.spares} warm spares {told.spares_late_share:.2%}"
+            f"infeasible at a bearable price: {told.late_share:.2%} late of the last two days where "
+            f"{done.setup.late_share:.2%} may be; the safest rule would have {told.best_late_share:.2%} at cost "
+            f"{told.best_cost:.2f}, with a quarter of the start-up {told.shorter_start_late_share:.2%}, with "
+            f"{told.spares} warm spares {told.spares_late_share:.2%}"
         )
     click.echo("cost 1.00 is every replica always busy; it is computed in a fluid model, not measured")

@@ -338,6 +338,9 @@ def _explained(state: FleetState, services: Services, tuning: Tuning) -> FleetDe
     what_if = (state.shadows.late_sum[:, CHOSEN:] / np.maximum(work, _LEAST)[:, None]).astype(np.float32)
     lowest = (state.shadows.late_sum[:, :CHOSEN] / np.maximum(work, _LEAST)[:, None]).min(axis=1)
     share = services.late_share.astype(np.float32)
+    realised = state.realised.late_share(mean=state.load.mean, tuning=tuning)
+    # Infeasible: no shadow keeps the budget, or the service itself does not although lateness is at its dearest.
+    lost = (np.minimum(lowest, what_if[:, 0]) > share) | (realised > share)
     return FleetDecision(
         desired=answer.desired,
         floor=np.minimum(np.maximum(floor, services.minimum), answer.desired),
@@ -349,9 +352,10 @@ def _explained(state: FleetState, services: Services, tuning: Tuning) -> FleetDe
         measured=measured.astype(np.float32),
         hpa_target=state.references.best(late_share=share),
         forecast=answer.later,
-        late_share=state.realised.late_share(mean=state.load.mean, tuning=tuning),
+        late_share=realised,
         late_budget=share,
         what_if_late=what_if,
-        infeasible=(measured > JUDGED_HOURS) & (np.minimum(lowest, what_if[:, 0]) > share),
+        what_if_cost=(state.shadows.paid_sum[:, CHOSEN:] / np.maximum(work, _LEAST)[:, None]).astype(np.float32),
+        infeasible=(measured > JUDGED_HOURS) & lost,
         mean=state.load.mean.copy(),
     )

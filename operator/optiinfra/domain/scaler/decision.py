@@ -50,10 +50,14 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Infeasibility:
-    """No rule that cannot see the future holds the objective on this load; what would, and at which price."""
+    """The objective is not held at a bearable price by a rule that cannot see the future; what would help, priced."""
 
+    late_share: float
+    """What is late now, over two days: the objective could be relaxed to it."""
     best_late_share: float
-    """What the safest affordable rule reaches: the objective could be relaxed to it."""
+    """What the safest rule reaches."""
+    best_cost: float
+    """And what it costs, where 1 is always busy."""
     shorter_start_late_share: float
     """The same rule at a quarter of the start-up time."""
     spares_late_share: float
@@ -113,6 +117,7 @@ class FleetDecision:
     late_budget: Floats
     what_if_late: Floats
     """(workloads, 3): late shares of the shadows that are never chosen."""
+    what_if_cost: Floats
     infeasible: npt.NDArray[np.bool_]
     mean: Floats
 
@@ -129,7 +134,8 @@ class FleetDecision:
         if self.infeasible[row]:
             safest, shorter, spared = (float(value) for value in self.what_if_late[row])
             spares = int(np.ceil(self.mean[row]))
-            infeasible = Infeasibility(safest, shorter, spared, spares)
+            late, cost = float(self.late_share[row]), float(self.what_if_cost[row, 0])
+            infeasible = Infeasibility(late, safest, cost, shorter, spared, spares)
         return Decision(
             desired=int(self.desired[row]),
             floor=int(self.floor[row]),
