@@ -1,15 +1,19 @@
 """What the node agent costs: memory, start, and the time its two pages take.
 
-`python -m bench.agent` starts the real process, on a node without driver and on one with eight GPUs (the stub of the
-driver library from the tests, when gcc is there), and prints a table with the limit beside each figure. The clock of
-"start" runs from the creation of the process to the first snapshot that was read whole over HTTP. Page times are
-taken over one kept connection, as a scraper does. It returns 1 when a limit is missed, so that CI can ask it.
+`python -m bench.agent` starts the real process, on a node without driver, on one with eight GPUs (the stub of the
+driver library from the tests, when gcc is there), and on one with eight GPUs and a hundred pods (the stand-in for the
+kubelet and a tree of cgroups in files, from the tests too), and prints a table with the limit beside each figure. The
+clock of "start" runs from the creation of the process to the first snapshot that was read whole over HTTP. Page times
+are taken over one kept connection, as a scraper does. It returns 1 when a limit is missed, so that CI can ask it.
 
 Bytecode is compiled, as in the image; one figure tells what the agent takes where it is not. The figures are those
 of the machine it runs on, and of whatever else runs there: the start most of all.
 """
 
 import argparse
+import contextlib
+import gzip
+import hashlib
 import http.client
 import json
 import os
@@ -19,11 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.kubelet_stub import Kubelet, device, pod
 from tests.nvml_stub import Stub, build
 
 STARTS = 5
@@ -33,6 +39,9 @@ LIMIT_MEMORY_MIB = 56.0
 LIMIT_PAGE_MS = 20.0
 LIMIT_START_S = 1.0
 LIMIT_CPU_PERCENT = 1.0
+LIMIT_SNAPSHOT_KIB = 24.0
+LIMIT_ZIPPED_KIB = 6.0
+PODS = 100
 _INTERVAL_S = 15.0
 
 
@@ -68,6 +77,9 @@ def agent(environment: dict[str, str], *, interval_s: float) -> Iterator[tuple[s
         "OPTIINFRA_AGENT_LISTEN_ADDRESS": "127.0.0.1",
         "OPTIINFRA_AGENT_LISTEN_PORT": str(port),
         "OPTIINFRA_AGENT_INTERVAL": str(interval_s),
+        "OPTIINFRA_AGENT_CONTAINERS_INTERVAL": str(2 * interval_s),
+        "OPTIINFRA_AGENT_POD_RESOURCES": "off",
+        "OPTIINFRA_AGENT_CGROUPS": "off",
         **environment,
     }
     process = subprocess.Popen(
@@ -146,13 +158,58 @@ def page_times(port: int, path: str) -> list[float]:
     return times
 
 
-def check(port: int, gpus: int) -> None:
-    """End the measurement unless the agent really sees what it is meant to see."""
+def check(port: int, *, gpus: int, pods: int) -> bytes:
+    """End the measurement unless the agent really sees what it is meant to see; return its snapshot."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    seen = len(json.loads(get(connection, "/v1/snapshot")[1])["gpus"])
+    body = get(connection, "/v1/snapshot")[1]
     connection.close()
-    if seen != gpus:
-        raise SystemExit(f"the agent sees {seen} GPUs instead of {gpus}: the figures would mean nothing")
+    snapshot = json.loads(body)
+    seen = (len(snapshot["gpus"]), len(snapshot["pods"]), len(snapshot["allocations"]))
+    if seen != (gpus, pods, gpus if pods else 0):
+        raise SystemExit(f"the agent sees {seen} GPUs, pods and allocations: the figures would mean nothing")
+    return body
+
+
+def make_cgroups(root: Path) -> None:
+    """Write the cgroups (version 2, systemd) of a hundred pods, each with a container and its sandbox."""
+    root.mkdir()
+    (root / "cgroup.controllers").write_text("cpu memory\n", encoding="ascii")
+    for number in range(PODS):
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))).replace("-", "_")
+        group = root / "kubepods.slice" / "kubepods-burstable.slice" / f"kubepods-burstable-pod{uid}.slice"
+        for part, memory in (("engine", 1_234_567_890 + number * 98_765_432), ("pause", 500_000)):
+            name = hashlib.sha256(f"{number}{part}".encode()).hexdigest()
+            folder = group / f"cri-containerd-{name}.scope"
+            folder.mkdir(parents=True)
+            spent = 17 * memory % 999_999_999_999 if part == "engine" else 20_000
+            (folder / "cpu.stat").write_text(f"usage_usec {spent}\nuser_usec 1\n", encoding="ascii")
+            (folder / "memory.current").write_text(f"{memory}\n", encoding="ascii")
+            (folder / "memory.stat").write_text(f"anon 1\ninactive_file {memory // 7}\n", encoding="ascii")
+
+
+@contextmanager
+def kubelet(folder: Path, gpus: list[str]) -> Iterator[dict[str, str]]:
+    """Run a stand-in for the kubelet with a hundred pods, of which some hold the GPUs; yield the agent's settings."""
+    stub = Kubelet(folder)
+    holders = [pod(f"llama-3-70b-{index}", device(gpu, numa=[index % 2])) for index, gpu in enumerate(gpus)]
+    others = [pod(f"web-7c9d8f-{index:05}", namespace="shop", container="web") for index in range(PODS - len(gpus))]
+    stub.serve(*holders, *others, allocatable=[device(gpu) for gpu in gpus])
+    stub.start()
+    make_cgroups(folder / "cgroup")
+    try:
+        yield {
+            "OPTIINFRA_AGENT_POD_RESOURCES": str(stub.folder),
+            "OPTIINFRA_AGENT_CGROUPS": str(folder / "cgroup"),
+        }
+    finally:
+        stub.stop()
+
+
+def uuids_of(environment: dict[str, str]) -> list[str]:
+    """Return the GPUs that an agent sees."""
+    command = [sys.executable, "-m", "optiinfra_agent", "--once"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
+    return [gpu["uuid"] for gpu in json.loads(done.stdout)["gpus"]]
 
 
 def memory_without_bytecode(environment: dict[str, str]) -> float:
@@ -164,13 +221,13 @@ def memory_without_bytecode(environment: dict[str, str]) -> float:
             return resident_mib(process)
 
 
-def measure(environment: dict[str, str], *, gpus: int) -> list[Figure]:
+def measure(environment: dict[str, str], *, gpus: int, pods: int) -> list[Figure]:
     """Return every figure of one kind of node."""
     started = start_time(environment)
     # One collection a second, so that collections and readings meet; scaled to the usual interval for the CPU share.
     with agent(environment, interval_s=1.0) as (process, port):
         wait_for_snapshot(process, port)
-        check(port, gpus)
+        body = check(port, gpus=gpus, pods=pods)
         snapshot = percentile(page_times(port, "/v1/snapshot"), 0.95)
         metrics = percentile(page_times(port, "/metrics"), 0.95)
         used = cpu_seconds(process)
@@ -189,6 +246,8 @@ def measure(environment: dict[str, str], *, gpus: int) -> list[Figure]:
         Figure(name="/v1/snapshot, p95", value=snapshot, limit=LIMIT_PAGE_MS, unit="ms"),
         Figure(name="/metrics, p95", value=metrics, limit=LIMIT_PAGE_MS, unit="ms"),
         Figure(name="CPU of one core at 15 s", value=share, limit=LIMIT_CPU_PERCENT, unit="%"),
+        Figure(name="snapshot", value=len(body) / 1024, limit=LIMIT_SNAPSHOT_KIB, unit="KiB"),
+        Figure(name="snapshot, gzip", value=len(gzip.compress(body, 6)) / 1024, limit=LIMIT_ZIPPED_KIB, unit="KiB"),
     ]
 
 
@@ -198,22 +257,24 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     measured: list[tuple[str, Figure]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        nodes: list[tuple[str, dict[str, str], int]] = [("no driver", {}, 0)]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        nodes: list[tuple[str, dict[str, str], int, int]] = [("no driver", {}, 0, 0)]
         if shutil.which("gcc"):
             stub = Stub(library=build(Path(folder) / "nvml"), folder=Path(folder))
             stub.rules("gpus 8", "value processes -1 4", "value utilization -1 73")
             library = {name: value for name, value in stub.environment.items() if name != "NVML_STUB_CALLS"}
-            nodes.append(("8 GPUs (stub)", library, 8))
-        for node, environment, gpus in nodes:
-            measured += [(node, figure) for figure in measure(environment, gpus=gpus)]
+            nodes.append(("8 GPUs (stub)", library, 8, 0))
+            pods = stack.enter_context(kubelet(Path(folder), uuids_of(library)))
+            nodes.append(("8 GPUs, 100 pods (stub)", library | pods, 8, PODS))
+        for node, environment, gpus, count in nodes:
+            measured += [(node, figure) for figure in measure(environment, gpus=gpus, pods=count)]
     if options.json:
         print(json.dumps([asdict(figure) | {"name": f"{node}: {figure.name}"} for node, figure in measured], indent=1))
     else:
-        print(f"{'agent on a node with':22} {'figure':38} {'value':>10} {'limit':>8}")
+        print(f"{'agent on a node with':25} {'figure':38} {'value':>10} {'limit':>8}")
         for node, figure in measured:
             mark = "" if figure.holds else "  MISSED"
-            print(f"{node:22} {figure.name:38} {figure.value:7.2f} {figure.unit:3}{figure.limit:7g}{mark}")
+            print(f"{node:25} {figure.name:38} {figure.value:7.2f} {figure.unit:3}{figure.limit:7g}{mark}")
     return 0 if all(figure.holds for _, figure in measured) else 1
 
 

@@ -350,6 +350,7 @@ def install(
         "service.type": "ExternalName",
         "service.externalName": "localhost",
         "externalMetrics.port": external_port,
+        "agent.namespace": namespace,  # the simulated agents are pods there
     }
     command = [str(cluster.binary("helm")), "template", "optiinfra", str(CHART), "--namespace", namespace]
     for key, value in (chosen | dict(values or {})).items():

@@ -25,7 +25,7 @@ from optiinfra_agent.snapshot import ContainerReading, Measured, Reason, Unknown
 
 MAX_PODS = 1024
 MAX_CONTAINERS = 4096
-ID_LENGTH = 12
+ID_LENGTH = 8
 _LIMIT = 64 * 1024
 _ENTRIES = 16_384
 _ROOTS = ("kubepods.slice", "kubepods", "kubelet.slice/kubelet-kubepods.slice", "kubelet/kubepods")

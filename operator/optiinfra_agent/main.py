@@ -8,12 +8,14 @@ down at the end: it may hang, and the kernel closes it with the process anyway.
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import FrameType
 
 import uvicorn
@@ -23,6 +25,7 @@ from optiinfra_agent.collection import Collection
 from optiinfra_agent.errors import AgentError, SettingsError
 from optiinfra_agent.listener import make_server, open_socket
 from optiinfra_agent.logs import set_up_logs
+from optiinfra_agent.podresources import PodResources
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.server import Application, TokenFile
 from optiinfra_agent.settings import Settings, describe, read_settings, unknown_variables
@@ -43,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"optiinfra-agent {__version__}")
     parser.add_argument("--once", action="store_true", help="print one snapshot as JSON and exit")
+    parser.add_argument(
+        "--pod", metavar="NAMESPACE/NAME", help="print as JSON what the kubelet gave to one pod, and exit"
+    )
     options = parser.parse_args(arguments)
     try:
         settings = read_settings(os.environ)
@@ -50,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         strange = unknown_variables(os.environ)
         if strange:
             log.warning("environment variables that mean nothing here", extra={"fields": {"variables": strange}})
+        if options.pod is not None:
+            return _pod(settings, options.pod)
         if options.once:
             return _once(settings)
         return _serve(settings)
@@ -61,6 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _once(settings: Settings) -> int:
     published = Collection(settings).collect()
     sys.stdout.write(published.body.decode() + "\n")
+    return 0
+
+
+def _pod(settings: Settings, which: str) -> int:
+    namespace, _, name = which.partition("/")
+    if not namespace or not name:
+        raise SettingsError(f"--pod {which[:80]!r} is not usable: give NAMESPACE/NAME")
+    if settings.pod_resources is None:
+        raise SettingsError("OPTIINFRA_AGENT_POD_RESOURCES='off' is not usable here: --pod asks the kubelet")
+    kubelet = PodResources(settings.pod_resources, deadline_s=settings.pod_resources_deadline_s)
+    sys.stdout.write(json.dumps(asdict(kubelet.get(namespace=namespace, name=name)), indent=1) + "\n")
     return 0
 
 

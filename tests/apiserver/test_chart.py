@@ -77,8 +77,8 @@ def live(cluster):
     return cluster.kubectl("get", KINDS, "-A", "-l", "app.kubernetes.io/instance=optiinfra", "--output=name").split()
 
 
-def environment(cluster, name, container=0):
-    found = json.loads(cluster.kubectl("get", name, "-n", SPACE, "--output=json"))
+def environment(cluster, name, container=0, namespace=SPACE):
+    found = json.loads(cluster.kubectl("get", name, "-n", namespace, "--output=json"))
     return {e["name"]: e.get("value") for e in found["spec"]["template"]["spec"]["containers"][container]["env"]}
 
 
@@ -100,7 +100,8 @@ def test_an_upgrade_changes_a_value_and_keeps_the_certificate(run, cluster):
     assert certificate() == before
     assert environment(cluster, "deployment/optiinfra-operator")["OPTIINFRA_LOG_LEVEL"] == "DEBUG"
     assert environment(cluster, "deployment/optiinfra-operator")["OPTIINFRA_AGENT_PORT"] == "9003"
-    assert environment(cluster, "daemonset/optiinfra-agent")["OPTIINFRA_AGENT_LISTEN_PORT"] == "9003"
+    agents = environment(cluster, "daemonset/optiinfra-agent", namespace=f"{SPACE}-agent")
+    assert agents["OPTIINFRA_AGENT_LISTEN_PORT"] == "9003"
     run("upgrade", "optiinfra", str(CHART), "--set", "release.enabled=false", "--set", "agent.enabled=false")
     left = live(cluster)
     assert not [name for name in left if "actuate" in name or "apiservice" in name or "agent" in name], left
@@ -202,17 +203,35 @@ def test_an_external_name_leads_to_an_operator_outside(run, cluster):
     assert "selector" not in service
 
 
+def pod_of(document, namespace):
+    """The pod that a workload would make, without the classes that are the user's and looked up at admission."""
+    spec = document["spec"]["template"]["spec"]
+    spec = {k: v for k, v in spec.items() if k not in {"runtimeClassName", "priorityClassName"}}
+    name = document["metadata"]["name"]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+@pytest.mark.parametrize("tier", [1, 3])
+def test_agents_with_host_folders_fit_their_own_namespace_and_not_a_restricted_one(run, program, cluster, tier):
+    run("install", "optiinfra", str(CHART), "--set", f"agent.tier={tier}")
+    space = f"{SPACE}-agent"
+    agents = one(documents(program, f"agent.tier={tier}"), "DaemonSet", "optiinfra-agent")
+    cluster.request("POST", f"/api/v1/namespaces/{space}/pods?dryRun=All", pod_of(agents, space))
+    cluster.kubectl("label", "namespace", space, "pod-security.kubernetes.io/enforce=baseline", "--overwrite")
+    with pytest.raises(ApiError, match="violates PodSecurity"):
+        cluster.request("POST", f"/api/v1/namespaces/{space}/pods?dryRun=All", pod_of(agents, space))
+    cluster.kubectl("label", "namespace", space, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+
+
 def test_all_pods_satisfy_the_restricted_profile(run, program, cluster):
-    run("install", "optiinfra", str(CHART))
+    run("install", "optiinfra", str(CHART), "--set", "agent.tier=0")
     tried = []
-    for document in render(program, value_set("everything")):
-        template = document.get("spec", {}).get("template")
-        if template is None:
+    restricted = [one(documents(program, "agent.tier=0"), "DaemonSet", "optiinfra-agent")]
+    for document in restricted + render(program, value_set("everything")):
+        if "template" not in document.get("spec", {}) or document["metadata"]["namespace"] != SPACE:
             continue
-        # PriorityClass, RuntimeClass and pull Secrets are the user's, and are looked up at admission.
-        spec = {k: v for k, v in template["spec"].items() if k not in {"runtimeClassName", "priorityClassName"}}
-        name = document["metadata"]["name"]
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": SPACE}, "spec": spec}
+        pod = pod_of(document, SPACE)
+        spec = pod["spec"]
         pods = f"/api/v1/namespaces/{SPACE}/pods?dryRun=All"
         cluster.request("POST", pods, pod)
         tried.append(document["kind"])
@@ -441,6 +460,86 @@ def test_the_agent_has_no_token_of_the_api_server(program):
     assert spec["automountServiceAccountToken"] is False
     (token,) = [v["projected"]["sources"] for v in spec["volumes"] if "projected" in v]
     assert [source["serviceAccountToken"]["audience"] for source in token] == ["optiinfra"]
+
+
+# How much the agents may see
+
+
+def agent_pod(found):
+    spec = one(found, "DaemonSet", "optiinfra-agent")["spec"]["template"]["spec"]
+    return spec, spec["containers"][0]
+
+
+def settings_of_agent(container):
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def test_by_default_agents_see_allocations_and_may_do_nothing(program):
+    found = documents(program)
+    spec, container = agent_pod(found)
+    assert spec["securityContext"]["runAsUser"] == 0
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostPID", "hostNetwork", "hostIPC"} & set(spec)
+    paths = {v["name"]: v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v}
+    # The folder: a socket that was mounted itself is dead after the kubelet's next restart.
+    assert paths == {"pod-resources": "/var/lib/kubelet/pod-resources", "cgroup": "/sys/fs/cgroup"}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert all(mounts[name]["readOnly"] for name in paths)
+    given = settings_of_agent(container)
+    assert given["OPTIINFRA_AGENT_POD_RESOURCES"] == mounts["pod-resources"]["mountPath"]
+    assert given["OPTIINFRA_AGENT_CGROUPS"] == mounts["cgroup"]["mountPath"]
+
+
+def test_agents_with_host_folders_have_a_namespace_of_their_own(program):
+    found = documents(program)
+    agents = {d["metadata"].get("namespace") for d in found if d["metadata"]["name"] == "optiinfra-agent"} - {None}
+    (space,) = [d for d in found if d["kind"] == "Namespace"]
+    assert agents == {space["metadata"]["name"]}
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert space["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    (container,) = chart_checks.containers(one(found, "Deployment", "optiinfra-operator"))
+    operator = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert {operator["OPTIINFRA_AGENT_NAMESPACE"]} == agents
+    (rule,) = one(found, "NetworkPolicy", "optiinfra-agent")["spec"]["ingress"]
+    (peer,) = rule["from"]
+    home = one(found, "Deployment", "optiinfra-operator")["metadata"]["namespace"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": home}
+
+
+def test_one_value_gives_the_restricted_profile(program):
+    found = documents(program, "agent.tier=0")
+    spec, container = agent_pod(found)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] != 0
+    assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
+    assert not [d for d in found if d["kind"] == "Namespace"]
+    assert "hostPID" not in spec
+    given = settings_of_agent(container)
+    assert (given["OPTIINFRA_AGENT_POD_RESOURCES"], given["OPTIINFRA_AGENT_CGROUPS"]) == ("off", "off")
+    homes = {d["metadata"]["namespace"] for d in found if d["kind"] in {"DaemonSet", "Deployment"}}
+    assert len(homes) == 1
+
+
+@pytest.mark.parametrize(("tier", "host_pids", "added"), [(1, None, None), (2, True, None), (3, True, ["SYS_ADMIN"])])
+def test_each_tier_adds_one_thing(program, tier, host_pids, added):
+    spec, container = agent_pod(documents(program, f"agent.tier={tier}"))
+    assert spec.get("hostPID") is host_pids
+    assert container["securityContext"]["capabilities"].get("add") == added
+    assert ("NVIDIA_MIG_MONITOR_DEVICES" in settings_of_agent(container)) is (tier == 3)
+
+
+def test_a_namespace_that_is_there_is_not_made(program):
+    values = ("agent.namespace=monitoring", "agent.createNamespace=false", "agent.containerUsage=false")
+    found = documents(program, *values)
+    assert not [d for d in found if d["kind"] == "Namespace"]
+    assert one(found, "DaemonSet", "optiinfra-agent")["metadata"]["namespace"] == "monitoring"
+    spec, container = agent_pod(found)
+    assert "cgroup" not in {volume["name"] for volume in spec["volumes"]}
+    assert settings_of_agent(container)["OPTIINFRA_AGENT_CGROUPS"] == "off"
 
 
 # The checks themselves

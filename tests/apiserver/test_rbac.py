@@ -66,7 +66,8 @@ def installed(tmp_path_factory):
 
 def allowed(cluster, release, verb, resource, *, namespace=OURS, group="", name="", account="operator"):
     resource, _, subresource = resource.partition("/")
-    who = f"system:serviceaccount:{release}:optiinfra-{account}"
+    home = f"{release}-agent" if account == "agent" else release
+    who = f"system:serviceaccount:{home}:optiinfra-{account}"
     attributes = {
         "verb": verb,
         "group": group,
@@ -75,7 +76,7 @@ def allowed(cluster, release, verb, resource, *, namespace=OURS, group="", name=
         "namespace": namespace,
         "name": name,
     }
-    groups = ["system:serviceaccounts", f"system:serviceaccounts:{release}", "system:authenticated"]
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{home}", "system:authenticated"]
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -528,7 +529,7 @@ def test_no_right_of_the_operator_lies_idle(installed, exercised):
 
 
 async def test_a_token_of_the_pod_s_own_audience_is_no_token_for_the_api_server(installed):
-    kubeconfig = installed.service_account_kubeconfig("acting", "optiinfra-agent", "optiinfra")
+    kubeconfig = installed.service_account_kubeconfig("acting-agent", "optiinfra-agent", "optiinfra")
     async with KubernetesClient.from_environment(str(kubeconfig)) as client:
         with pytest.raises((Denied, Absent), match="Unauthorized"):
             await client.get("/api/v1/namespaces/default")

@@ -50,10 +50,10 @@ def systemd(tmp_path: Path) -> Path:
 
 def test_version_2_below_systemd(systemd: Path) -> None:
     assert ContainerCollector(systemd).collect() == (
-        ContainerReading(STATIC, "1" * 12, 3.0, 8 * MIB, 7 * MIB),
-        ContainerReading(UID, "1" * 12, 12.5, 300 * MIB, 200 * MIB),
+        ContainerReading(STATIC, "1" * 8, 3.0, 8 * MIB, 7 * MIB),
+        ContainerReading(UID, "1" * 8, 12.5, 300 * MIB, 200 * MIB),
         # More inactive than in use happens between two readings of the kernel: the set is then empty, not negative.
-        ContainerReading(UID, "2" * 12, 0.2, 2 * MIB, 0),
+        ContainerReading(UID, "2" * 8, 0.2, 2 * MIB, 0),
     )
 
 
@@ -63,14 +63,14 @@ def test_version_2_without_systemd(tmp_path: Path, above: str) -> None:
     v2(tmp_path / above / "besteffort" / f"pod{UID}" / ONE, cpu_s=2, memory=4 * MIB, inactive=MIB)
     v2(tmp_path / above / f"pod{STATIC}" / TWO, cpu_s=2, memory=4 * MIB, inactive=MIB)
     assert [(one.pod_uid, one.id) for one in ContainerCollector(tmp_path).collect()] == [
-        (STATIC, "2" * 12),
-        (UID, "1" * 12),
+        (STATIC, "2" * 8),
+        (UID, "1" * 8),
     ]
 
 
 def test_version_1(tmp_path: Path) -> None:
     v1(tmp_path, f"kubepods/burstable/pod{UID}/{ONE}", cpu_s=2.25, memory=10 * MIB, inactive=4 * MIB)
-    assert ContainerCollector(tmp_path).collect() == (ContainerReading(UID, "1" * 12, 2.25, 10 * MIB, 6 * MIB),)
+    assert ContainerCollector(tmp_path).collect() == (ContainerReading(UID, "1" * 8, 2.25, 10 * MIB, 6 * MIB),)
 
 
 def test_one_file_that_is_missing_or_wrong_is_one_unknown(systemd: Path) -> None:
@@ -87,7 +87,7 @@ def test_container_that_has_just_ended_is_left_out(systemd: Path) -> None:
     for folder in systemd.rglob(f"cri-containerd-{ONE}.scope"):
         for file in folder.iterdir():
             file.unlink()
-    assert "1" * 12 not in {one.id for one in ContainerCollector(systemd).collect() if one.pod_uid == UID}
+    assert "1" * 8 not in {one.id for one in ContainerCollector(systemd).collect() if one.pod_uid == UID}
 
 
 def test_no_kubelet_s_tree_is_unavailable_and_says_what_to_do(tmp_path: Path) -> None:
@@ -117,16 +117,19 @@ def test_the_right_key_is_taken(value: int, noise: str) -> None:
     assert parse_keyed(text, "usage_usec") == value
 
 
+def test_row_with_an_unknown_value_ends_with_the_reason(start: Callable[..., Agent], systemd: Path) -> None:
+    (next(systemd.rglob(f"crio-{ONE}.scope")) / "memory.stat").unlink()
+    agent = start(OPTIINFRA_AGENT_CGROUPS=str(systemd))
+    (row,) = agent.snapshot()["pods"][0]["containers"]
+    assert row == ["1" * 8, 3.0, 8 * MIB, None, {"working_set_bytes": "unavailable"}]
+
+
 def test_snapshot_groups_containers_by_pod(start: Callable[..., Agent], systemd: Path) -> None:
     agent = start(OPTIINFRA_AGENT_CGROUPS=str(systemd))
     snapshot = agent.snapshot()
     assert snapshot["sources"]["containers"]["state"] == "ok"
     assert [(one["uid"], len(one["containers"])) for one in snapshot["pods"]] == [(STATIC, 1), (UID, 2)]
-    assert snapshot["pods"][1]["containers"][0] == {
-        "id": "1" * 12,
-        "cpu_seconds_total": 12.5,
-        "memory_bytes": 300 * MIB,
-        "working_set_bytes": 200 * MIB,
-    }
+    assert snapshot["container_fields"] == ["id", "cpu_seconds_total", "memory_bytes", "working_set_bytes"]
+    assert snapshot["pods"][1]["containers"][0] == ["1" * 8, 12.5, 300 * MIB, 200 * MIB]
     assert "containers" in agent.document("/")["capabilities"]
     assert not any("container_" in name for name in agent.metrics())

@@ -16,7 +16,7 @@ from optiinfra_agent.pods import MAX_ALLOCATIONS, Known, PodCollector, PodPass, 
 from optiinfra_agent.snapshot import Attribution, Reason, SourceReport, SourceState
 from tests.kubelet_stub import Kubelet, claim, device, pod
 from tests.nvml_stub import Stub
-from tests.unit.agent.conftest import Agent, eventually, once
+from tests.unit.agent.conftest import Agent, eventually, once, run_agent
 
 NOTHING = Known(minors={}, mig_parents={})
 
@@ -241,6 +241,21 @@ def test_kubelet_that_hangs_restarts_and_comes_back(start: Callable[..., Agent],
     kubelet.start()
     eventually(lambda: state() == "ok")
     assert agent.snapshot()["allocations"][0]["gpu_uuid"] == uuid
+
+
+def test_command_says_what_the_kubelet_gave_to_one_pod(kubelet: Kubelet) -> None:
+    kubelet.serve(pod("llama-0", device("GPU-1")), pod("web"))
+    asked = {"OPTIINFRA_AGENT_POD_RESOURCES": str(kubelet.folder), "OPTIINFRA_AGENT_POD_RESOURCES_DEADLINE": "20"}
+    done = run_agent("--pod", "inference/llama-0", **asked)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["containers"][0]["devices"][0]["ids"] == ["GPU-1"]
+    done = run_agent("--pod", "inference/nobody", **asked)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "status 5 of gRPC" in done.stderr
+    for wrong in ("llama-0", "/llama-0", "inference/"):
+        done = run_agent("--pod", wrong, **asked)
+        assert (done.returncode, "NAMESPACE/NAME" in done.stderr) == (2, True)
+    assert run_agent("--pod", "inference/llama-0").returncode == 2
 
 
 # ---- tiers
