@@ -112,8 +112,8 @@ def infeasible(traces: Sequence[Trace]) -> list[str]:
             continue
         lines.append(
             f"- {trace.name} ({tables.cell(figures)}): infeasible at a bearable price, {told.late_share:.1%} late of "
-            f"the last two days. The safest rule would have {told.best_late_share:.1%} at cost {told.best_cost:.2f}; with "
-            f"a quarter of the start-up {told.shorter_start_late_share:.1%}, with {told.spares} warm spares "
+            f"the last two days. The safest rule would have {told.best_late_share:.1%} at cost {told.best_cost:.2f}; "
+            f"with a quarter of the start-up {told.shorter_start_late_share:.1%}, with {told.spares} warm spares "
             f"{told.spares_late_share:.1%}."
         )
     return lines

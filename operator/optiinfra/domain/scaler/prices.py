@@ -1,8 +1,8 @@
 """What late work and bad windows cost, by what really happened to the service: the feedback of the mechanism.
 
 A fixed price would be too low for one workload and too high for the next. Late work gets dearer with the square of its
-share over the aim, bad windows with the square of their number over what the reference HPA would have had on the same
-load. Prices act on every choice at once, so they never pick a rule; the scores do.
+share over the aim, bad windows with their number over what the reference HPA would have had on the same load. Prices
+act on every choice at once, so they never pick a rule; the scores do.
 """
 
 from dataclasses import dataclass
@@ -78,5 +78,5 @@ def prices(
     late = tuning.late_price * young * np.clip(over**2, 1.0, tuning.late_price_most)
     allowed = tuning.incident_allowed * reference_incidents + tuning.incident_prior
     ratio = (realised.incidents + tuning.incident_prior) / allowed
-    incident = tuning.incident_price * np.clip(ratio**2, tuning.incident_price_least, tuning.incident_price_most)
+    incident = tuning.incident_price * np.clip(ratio, tuning.incident_price_least, tuning.incident_price_most)
     return Prices(late.astype(np.float32), incident.astype(np.float32))

@@ -43,7 +43,7 @@ class References:
     late_sum: Floats
     work_sum: Floats
     incidents: Floats
-    """Bad windows, forgotten over a week."""
+    """Bad windows, forgotten exponentially."""
 
     @classmethod
     def of(cls, replicas: Ints) -> "References":

@@ -48,7 +48,7 @@ class Tuning:
     """Incidents allowed, as a share of those that the reference HPA has on the same load."""
     incident_prior: float = 1.0
     """One incident is forgiven to both sides at the beginning."""
-    incident_hours: float = 168.0
+    incident_hours: float = 72.0
     """Memory of incidents."""
     incident_price_least: float = 0.1
     incident_price_most: float = 8.0
