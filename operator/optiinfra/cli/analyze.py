@@ -23,7 +23,7 @@ from optiinfra.cli.analyze_pages import PagesError, RecordedPage
 from optiinfra.cli.analyze_report import Entry, Report
 from optiinfra.cli.analyze_series import Judged, Series
 from optiinfra.domain.engine_settings import EngineSettings
-from optiinfra.domain.objectives import Objectives
+from optiinfra.domain.objectives import NOT_PROMISED, Objectives
 from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason
 from optiinfra.domain.surroundings_readings import SurroundingsReading
 from optiinfra.domain.units import Seconds, UnixTime
@@ -32,7 +32,6 @@ from optiinfra.engines import page
 from optiinfra.engines import settings as engine_settings
 from optiinfra.engines.errors import PageError
 
-_UNBOUND = Seconds(3600.0)
 _NOT_TOLD = Unknown(UnknownReason.NOT_CONFIGURED)
 
 
@@ -81,8 +80,8 @@ class Options:
         """Objectives in which what nobody promised binds nothing."""
         return replace(
             Objectives(),
-            time_to_first_token_p95=self.time_to_first_token or _UNBOUND,
-            inter_token_latency_p95=self.inter_token_latency or _UNBOUND,
+            time_to_first_token_p95=self.time_to_first_token or NOT_PROMISED,
+            inter_token_latency_p95=self.inter_token_latency or NOT_PROMISED,
         )
 
     @property

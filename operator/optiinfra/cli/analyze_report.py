@@ -78,8 +78,10 @@ def as_text(report: Report) -> str:
         lines += _spoken(one)
     if refusals:
         lines += ["Considered and not proposed:", *(f"  {one.reason}: {one.message}" for one in refusals)]
-    if proposals and None in report.objectives.values():
-        lines.append("\nWhere no latency was promised (--objective-ttft, --objective-itl), advice keeps to an hour.")
+    given = (("--objective-ttft", "time_to_first_token_p95"), ("--objective-itl", "inter_token_latency_p95"))
+    missing = [option for option, name in given if report.objectives.get(name) is None]
+    if proposals and missing:
+        lines.append(f"\nNo objective was given with {' or '.join(missing)}: no advice keeps within that latency.")
     if report.clock == "assumed":
         lines.append("\nThe pages carry no usable times: 5 s apart was assumed; say --interval for right rates.")
     count = len(report.entries)

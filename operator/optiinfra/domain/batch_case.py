@@ -12,6 +12,7 @@ from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.engine_flags import EngineFlags
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType
 from optiinfra.domain.manifests import instruction, patch, undo
+from optiinfra.domain.objectives import said
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.step_cost import OBSERVATIONS, StepCost, smallest_trial
 from optiinfra.domain.units import Ratio, Seconds
@@ -165,7 +166,7 @@ def proposal(
         risk=risk,
         verification=(
             f"After the restart, for {OBSERVATIONS} windows under like load: generated tokens per second, inter-token "
-            f"latency p95 (promised {given.objectives.inter_token_latency_p95:g} s), waiting requests, no preemptions."
+            f"latency p95 ({said(given.objectives.inter_token_latency_p95)}), waiting requests, no preemptions."
         ),
         undo=undo(setting, given_before, container=container),
     )

@@ -6,7 +6,7 @@ is windowed or hybrid hold less a token; what that is, `model_facts.kv_bytes_per
 """
 
 from dataclasses import dataclass
-from math import floor, sqrt
+from math import erfc, floor, sqrt
 from typing import Final
 
 from optiinfra.domain.engine_settings import EngineSettings
@@ -15,6 +15,8 @@ from optiinfra.domain.signals import ServiceSignals
 
 NORMAL_P99: Final = 2.326
 """Standard deviations from the mean to the 99th percentile of a normal distribution."""
+NORMAL_P90: Final = 1.282
+"""And to the 90th."""
 
 LEAST_HELD: Final = 0.01
 """Tokens; a request that holds less is none."""
@@ -96,9 +98,31 @@ def needed(signals: ServiceSignals, requests: float) -> Need | Unknown:
         return held
     if requests <= 0.0:
         return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no requests to hold")
+    spread = spread_of(signals)
+    if isinstance(spread, Unknown):
+        return spread
+    mean = requests * held
+    worst = requests * max(spread.longest, held)
+    return Need(requests, mean, min(worst, mean + NORMAL_P99 * spread.deviation * sqrt(requests)), worst)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far the KV tokens of one running request lie from their mean."""
+
+    deviation: float
+    """Standard deviation."""
+    longest: float
+    """Tokens at the end of a request whose prompt and answer are as long as their 99th percentiles."""
+
+
+def spread_of(signals: ServiceSignals) -> Spread | Unknown:
+    """Return the spread of what one running request holds, from the means and 99th percentiles of the lengths."""
     prompt, answer = signals.prompt_tokens_mean, signals.generation_tokens_mean
-    assert not isinstance(prompt, Unknown)
-    assert not isinstance(answer, Unknown)
+    if isinstance(prompt, Unknown):
+        return prompt
+    if isinstance(answer, Unknown):
+        return answer
     longest_prompt, longest_answer = signals.prompt_tokens_p99, signals.generation_tokens_p99
     if isinstance(longest_prompt, Unknown) or isinstance(longest_answer, Unknown):
         if isinstance(signals.request_tokens_highest, Unknown):
@@ -108,6 +132,45 @@ def needed(signals: ServiceSignals, requests: float) -> Need | Unknown:
     answer_spread = max(0.0, longest_answer - answer) / NORMAL_P99
     # A request is at a random point of its answer: variance of a uniform share of a varying length.
     within = (answer_spread**2 + answer**2 / 4.0) / 3.0
-    mean = requests * held
-    worst = requests * max(longest_prompt + longest_answer, held)
-    return Need(requests, mean, min(worst, mean + NORMAL_P99 * sqrt(requests * (prompt_spread**2 + within))), worst)
+    return Spread(sqrt(prompt_spread**2 + within), longest_prompt + longest_answer)
+
+
+def fit_mostly(tokens: float, *, held: float, deviation: float) -> float:
+    """Return how many requests at once stay within `tokens` in nine moments of ten.
+
+    n requests hold n x held on average, and at their 90th percentile 1.28 deviations of their sum more: the root of
+    `n held + 1.28 deviation sqrt(n) = tokens`.
+    """
+    if held <= 0.0:
+        raise ValueError(f"requests that hold {held:g} tokens")
+    more = NORMAL_P90 * deviation
+    return ((sqrt(more**2 + 4.0 * held * max(0.0, tokens)) - more) / (2.0 * held)) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """The share of time in which requests at once want more tokens than there are."""
+
+    expected: float
+    """By the tail of a normal sum."""
+    upper: float
+    """By Cantelli's inequality, whatever the distribution of the lengths: `1 / (1 + z^2)`."""
+
+
+def shortage(tokens: float, *, requests: float, held: float, deviation: float) -> Shortage:
+    """Return how often `requests` at once want more than `tokens`."""
+    room, spread = tokens - requests * held, deviation * sqrt(requests)
+    if spread <= 0.0:
+        return Shortage(0.0, 0.0) if room >= 0.0 else Shortage(1.0, 1.0)
+    away = room / spread
+    return Shortage(0.5 * erfc(away / sqrt(2.0)), 1.0 / (1.0 + away**2) if away > 0.0 else 1.0)
+
+
+def sized(size: float) -> str:
+    """Write a number of bytes in the unit that fits it."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 0.995 * 2.0**power:
+            return (
+                f"{size / 2.0**power:,.3g} {unit}" if size < 1000.0 * 2.0**power else f"{size / 2.0**power:,.0f} {unit}"
+            )
+    return f"{size:.0f} bytes"

@@ -13,7 +13,7 @@ from optiinfra.domain import manifests
 from optiinfra.domain.advice import AdviceInput
 from optiinfra.domain.engine_flags import EngineFlags, flags_of
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
-from optiinfra.domain.kv_capacity import LEAST_HELD, Need, capacity, held_tokens, needed
+from optiinfra.domain.kv_capacity import LEAST_HELD, Need, capacity, held_tokens, needed, spread_of
 from optiinfra.domain.model_facts import Attention, kv_bytes_per_token
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason, Value
@@ -93,6 +93,20 @@ class KVCase:
         if isinstance(self.capacity, Unknown):
             return self.capacity
         return self.held if isinstance(self.held, Unknown) else self.capacity / self.held
+
+    @cached_property
+    def held_in_blocks(self) -> Value:
+        """Tokens of the blocks that a running request takes on average: its last block is half full."""
+        size = self.given.settings.block_size
+        return self.held if isinstance(self.held, Unknown) or isinstance(size, Unknown) else self.held + size / 2.0
+
+    @cached_property
+    def held_deviation(self) -> Value:
+        """Standard deviation of what a running request holds."""
+        spread, share = spread_of(self.given.signals), self.held_share
+        if isinstance(spread, Unknown):
+            return spread
+        return share if isinstance(share, Unknown) else spread.deviation * share
 
     @cached_property
     def bytes_per_token(self) -> Value:

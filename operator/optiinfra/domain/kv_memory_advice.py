@@ -14,7 +14,8 @@ from typing import Final
 from optiinfra.domain.advice import Advice
 from optiinfra.domain.evidence import Effect
 from optiinfra.domain.gpu_models import GpuModel
-from optiinfra.domain.kv_case import GIB, WATCHED, KVCase
+from optiinfra.domain.kv_capacity import sized
+from optiinfra.domain.kv_case import WATCHED, KVCase
 from optiinfra.domain.model_facts import Attention, gpus_of_tensor_group, kv_bytes_per_token
 from optiinfra.domain.readings import EngineKind, Unknown, Value
 
@@ -60,7 +61,7 @@ def _by_hand(case: KVCase) -> Advice:
     )
     need = (
         f"{case.need.requests:.0f} requests of the measured lengths hold {case.need.mean:,.0f} tokens on average and "
-        f"{case.need.p99:,.0f} at p99; the cache was set by hand to {case.capacity:,.0f}"
+        f"{case.need.p99:,.0f} at p99. The KV cache was set by hand to {case.capacity:,.0f} tokens"
     )
     risk = "The engine does not start where the memory is not there; the smallest size that helps is the lower bound."
     if case.overridden:
@@ -91,7 +92,7 @@ def _by_hand(case: KVCase) -> Advice:
         sure = 0.75
     return case.propose(
         "RaiseKVMemory",
-        f"{need}, in {given / GIB:.2f} GiB.",
+        f"{need}, in {sized(given)}.",
         setting=flags.kv_bytes,
         current=f"{given:.0f}",
         proposed=str(ceil(given * factor)),
@@ -225,8 +226,10 @@ def _split(case: KVCase) -> Advice:
         return case.refuse("SplitNotComputable", f"What more GPUs give is not computable: {why}.")
     weights = model.parameters * element
     if weights / split < HEAVY_WEIGHTS * gpu.memory_bytes:
-        taken, whole = weights / split / GIB, gpu.memory_bytes / GIB
-        text = f"Weights take {taken:.0f} GiB of each GPU's {whole:.0f}: they are not what leaves too little."
+        text = (
+            f"Weights take {sized(weights / split)} of each GPU's {sized(gpu.memory_bytes)}: they are not what leaves "
+            "too little."
+        )
         return case.refuse("WeightsLight", text)
     # What is not weights today goes to the cache; tomorrow it gains what the other GPUs take of the weights.
     today = case.capacity * each
@@ -240,7 +243,7 @@ def _split(case: KVCase) -> Advice:
         return case.refuse("SplitGainsLittle", text)
     return case.propose(
         "SplitOverGPUs",
-        f"Weights take {weights / split / GIB:.0f} GiB of each GPU and leave {today / GIB:.1f} GiB to the KV cache; "
+        f"Weights take {sized(weights / split)} of each GPU and leave {sized(today)} to the KV cache; "
         f"over {doubled:g} GPUs it holds {factor:.1f} times the tokens.",
         setting=flags.tensor_parallel,
         current=f"{split:g}",

@@ -36,8 +36,15 @@ def patch(setting: str, value: str, *, container: str) -> str:
 
 
 def undo(setting: str, value: str, *, container: str) -> str:
-    """Say how to take a change back; an empty value means that nothing was given before."""
+    """Say how to take a change back; an empty value means that nothing is known to have been given before.
+
+    Whose container is not known, its arguments were not read: what stood there may be more than nothing.
+    """
     where = f"container {container}" if container else "the engine's container"
     if value in {"", "not given", "off", "none"}:
+        if not container:
+            return (
+                f"Put back what {where} had for {setting}, or remove it if it had nothing; each replica restarts once."
+            )
         return f"Remove {setting} from {where} again; each replica restarts once."
     return f"Put {line(setting, value)} back on {where}; each replica restarts once."

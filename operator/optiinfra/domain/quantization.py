@@ -14,6 +14,7 @@ from typing import Final
 from optiinfra.domain.advice import Advice, AdviceInput
 from optiinfra.domain.evidence import Bottleneck, Effect, RecommendationType, Refusal
 from optiinfra.domain.fewer_gpus import fewer_gpus
+from optiinfra.domain.objectives import said
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.step_tokens import interferes
 from optiinfra.domain.weight_case import (
@@ -81,7 +82,7 @@ def _faster_tokens(case: Case, formats: tuple[WeightFormat, ...]) -> Advice:
         f"At {case.cost.batch:.0f} requests a step of {times.before * 1000:.3g} ms reads "
         f"{case.line.weight_bytes(case.now) / 1e9:.3g} GB of weights on each GPU. With {form.name} it takes about "
         f"{times.expected * 1000:.3g} ms ({times.shortest * 1000:.3g} to {times.longest * 1000:.3g}), so that "
-        f"inter-token latency p95 falls from {slow:.2g} s to about {after:.2g} s of the {promised:g} s promised."
+        f"inter-token latency p95 falls from {slow:.2g} s to about {after:.2g} s ({said(promised)})."
     )
     if not enough:
         text += " That alone is not enough."

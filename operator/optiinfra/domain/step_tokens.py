@@ -14,6 +14,7 @@ from optiinfra.domain.advice import Advice, AdviceInput
 from optiinfra.domain.engine_flags import EngineFlags, flags_of
 from optiinfra.domain.evidence import Bottleneck, Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
 from optiinfra.domain.manifests import instruction, patch, undo
+from optiinfra.domain.objectives import said
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import Ratio, Seconds
 
@@ -265,8 +266,8 @@ def _proposal(
         risk=risk,
         verification=(
             "After the restart, for half an hour under like load: inter-token latency p50 and p95 "
-            f"(promised {given.objectives.inter_token_latency_p95:g} s) and time to first token p95 "
-            f"(promised {given.objectives.time_to_first_token_p95:g} s)."
+            f"({said(given.objectives.inter_token_latency_p95)}) and time to first token p95 "
+            f"({said(given.objectives.time_to_first_token_p95)})."
         ),
         undo=undo(setting, before, container=container),
     )

@@ -66,3 +66,30 @@ def test_without_percentiles_the_longest_request_stands_for_them():
     assert need.mean < need.p99 <= need.worst == 50_000.0
     assert isinstance(kv_capacity.needed(signals_of(), 10.0), Unknown)
     assert isinstance(kv_capacity.needed(signals_of(request_tokens_highest=5000.0), 0.0), Unknown)
+
+
+def test_what_mostly_fits_is_what_drawn_requests_hold():
+    signals = signals_of(
+        prompt_tokens_mean=90.0, prompt_tokens_p99=120.0, generation_tokens_mean=250.0, generation_tokens_p99=350.0,
+        prefix_hit_ratio=0.0,
+    )  # fmt: skip
+    spread, held = kv_capacity.spread_of(signals), kv_capacity.held_tokens(signals)
+    count = int(kv_capacity.fit_mostly(2080.0, held=held, deviation=spread.deviation))
+    draw = np.random.default_rng(3)
+    shape = (40_000, count + 1)
+    each = draw.normal(90.0, 30.0 / 2.326, shape) + draw.random(shape) * draw.normal(250.0, 100.0 / 2.326, shape)
+    assert np.mean(each[:, :count].sum(axis=1) > 2080.0) <= 0.1
+    assert np.mean(each.sum(axis=1) > 2080.0) > 0.1
+    for requests in (count, count + 1):
+        short = kv_capacity.shortage(2080.0, requests=requests, held=held, deviation=spread.deviation)
+        measured = np.mean(each[:, :requests].sum(axis=1) > 2080.0)
+        assert short.expected == pytest.approx(measured, abs=0.02)
+        assert measured <= short.upper
+
+
+def test_requests_that_do_not_vary_fit_or_do_not():
+    assert kv_capacity.fit_mostly(1000.0, held=100.0, deviation=0.0) == pytest.approx(10.0)
+    assert kv_capacity.shortage(1000.0, requests=10.0, held=100.0, deviation=0.0).upper == 0.0
+    assert kv_capacity.shortage(1000.0, requests=11.0, held=100.0, deviation=0.0).expected == 1.0
+    with pytest.raises(ValueError, match="hold 0 tokens"):
+        kv_capacity.fit_mostly(1000.0, held=0.0, deviation=1.0)
