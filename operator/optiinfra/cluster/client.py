@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from types import TracebackType
@@ -84,6 +84,7 @@ class _Call:
     write: bool = False
     retried: bool = False
     urgent: bool = False
+    limit_bytes: int = 0
 
 
 class KubernetesClient:
@@ -149,12 +150,15 @@ class KubernetesClient:
         query: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         urgent: bool = False,
+        limit_bytes: int = 0,
     ) -> JsonObject:
-        """Read one object. `urgent` skips the queue and the retries: only leases are."""
+        """Read one object. `urgent` skips the queue and the retries: only leases are.
+
+        A larger answer than `limit_bytes` (0: the client's own limit) raises `Malformed`.
+        """
         timeout_s = timeout_s or self.limits.timeout_s
-        return await self._request(
-            _Call("get", "GET", path, query or {}, timeout_s=timeout_s, retried=not urgent, urgent=urgent)
-        )
+        call = _Call("get", "GET", path, query or {}, timeout_s=timeout_s, retried=not urgent, urgent=urgent)
+        return await self._request(replace(call, limit_bytes=limit_bytes))
 
     async def pages(
         self,
@@ -320,7 +324,7 @@ class KubernetesClient:
             async with self._open(call, times=times, force_refresh=force_refresh) as response:
                 code = response.status
                 if code < 300:
-                    data = await _read(response, limit=self.limits.answer_limit_bytes, call=call)
+                    data = await _read(response, limit=call.limit_bytes or self.limits.answer_limit_bytes, call=call)
                     return decode(data, what=f"answer to {call.verb} {call.path}")
                 error = await _error(call, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:

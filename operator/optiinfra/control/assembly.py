@@ -24,6 +24,7 @@ from optiinfra.cluster.floor import Floor
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.cluster.kv_optkit import read_plan
 from optiinfra.cluster.leases import Leases
+from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects
 from optiinfra.cluster.own_scaler import OwnScalers
 from optiinfra.cluster.status import StatusWriter
@@ -40,6 +41,7 @@ from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector, LeaseTimes
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.operator import Operator
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Registry
@@ -84,15 +86,17 @@ class _Shared:
     board: DecisionBoard
     floor: Floor
     queue: KeyedQueue[ObjectKey]
+    model_files: ModelFileTable
 
 
 def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
     namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ()
+    registry, queue = Registry(), KeyedQueue[ObjectKey](clock=time.monotonic)
     return _Shared(
         settings=settings,
         client=client,
         namespaces=namespaces,
-        registry=Registry(),
+        registry=registry,
         memories={},
         snapshots=SnapshotStore(keep_pages_seconds=max(240.0, 2.0 * settings.signal_window_seconds)),
         inventory=Inventory(client, namespaces=namespaces),
@@ -100,7 +104,8 @@ def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
         targets=Targets(client, namespaces=namespaces),
         board=DecisionBoard(clock=time.time),
         floor=Floor(client),
-        queue=KeyedQueue(clock=time.monotonic),
+        queue=queue,
+        model_files=ModelFileTable(ModelFiles(client), registry, clock=time.monotonic, changed=queue.add),
     )
 
 
@@ -162,6 +167,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
             clock=time.time,
         ),
         plans=plans,
+        model_files=shared.model_files,
         sweep=_sweep(shared, loop, elector),
         external=ExternalMetricsState(served=False, message="not asked yet"),
     )
@@ -222,6 +228,7 @@ def _steps(
             shared.snapshots,
             loop.usage,
             plans,
+            shared.model_files,
             time.time,
         ),
         actuator=actuator,

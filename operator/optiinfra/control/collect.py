@@ -20,6 +20,7 @@ from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Broken, Registry
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
@@ -56,6 +57,7 @@ class Collector:
     snapshots: SnapshotStore
     usage: UsageTable
     plans: PlanBoard
+    model_files: ModelFileTable
     clock: Callable[[], float]
 
     def collect(self, work: Work) -> Work:
@@ -102,6 +104,7 @@ class Collector:
             ],
             usage=self.usage.of(key),
             notes=self.plans.notes(),
+            model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
         )
         _read_approvals(service, now=self.clock())

@@ -104,7 +104,8 @@ def _pages(target: TargetWork) -> Iterable[tuple[str, Sequence[EngineReading]]]:
 
 def advise(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> list[Advice]:
     """Return what the engine's settings could be changed to, and what was considered and refused."""
-    spec, given, advice = service.obj.spec, _advice_input(service, target, nodes), list[Advice]()
+    spec, given = service.obj.spec, _advice_input(service, target, nodes)
+    advice: list[Advice] = [*service.model_file.notes]
     if spec.kv_cache.enabled:
         advice += (*kv_cache.advise(given, reuse=_reuse(target)), *service.notes)
     if spec.tuning.enabled:
@@ -147,7 +148,7 @@ def _advice_input(service: ServiceWork, target: TargetWork, nodes: Mapping[str, 
         target.diagnosis,
         service.settings.objectives,
         gpu=gpu_of(target.facts, target.utilization, nodes),
-        model=model_table.facts_of(service.settings.model, names),
+        model=model_table.facts_of(service.settings.model, names, file=service.model_file.facts),
         pace=target.memory.pace.fit(),
         surroundings=target.surroundings,
     )

@@ -28,6 +28,7 @@ from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector
 from optiinfra.control.loop import ControlLoop
+from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.snapshots import SnapshotStore
@@ -70,6 +71,7 @@ class Operator:
     workflow: RoundWorkflow[Work]
     checkpointer: Checkpointer
     plans: PlanBoard
+    model_files: ModelFileTable
     sweep: Sweep
     external: ExternalMetricsState
     started: float = field(default_factory=time.monotonic)
@@ -124,6 +126,7 @@ class Operator:
             group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
+            group.create_task(self._resilient("model-files", self.model_files.run))
             if self.plans.read is not None:
                 group.create_task(self._resilient("kv-optkit", self.plans.run))
             group.create_task(self._resilient("sweep", self._sweeping))

@@ -13,6 +13,7 @@ from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimiza
 from optiinfra.api.v1alpha1.status_parts import ActionStatus
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory, TargetMemory
+from optiinfra.control.model_files import ModelFile
 from optiinfra.control.registry import Broken
 from optiinfra.domain.bottleneck import Diagnosis
 from optiinfra.domain.consolidation import ConsolidationPlan
@@ -100,6 +101,8 @@ class ServiceWork:
     """What all targets say together; None while none says anything."""
     notes: tuple[Refusal, ...] = ()
     """What others plan for the KV cache, shown beside our own advice."""
+    model_file: ModelFile = field(default_factory=ModelFile)
+    """What the ConfigMap that `spec.model` names says of the model."""
     problem: Problem | None = None
     actions: list[ActionStatus] = field(default_factory=list)
     """Actions of this round, in order; report adds them to the status."""

@@ -238,15 +238,19 @@ def recognise(name: str) -> ModelFacts:
     return ModelFacts()
 
 
-def facts_of(given: ModelFacts, names: Iterable[str]) -> ModelFacts:
-    """Complete what is given by the first of the names that the table knows.
+def facts_of(given: ModelFacts, names: Iterable[str], *, file: ModelFacts | None = None) -> ModelFacts:
+    """Complete what is given by the model's own file, then by the first of the names that the table knows.
 
     Args:
-        given: facts that somebody stated (`spec.model`, a configuration file); they win field by field.
+        given: facts that somebody stated (`spec.model`); they win field by field.
         names: `spec.model.family`, the engine's model argument, the page's model label: surest first.
+        file: what the model's config.json says, where there is one.
     """
     known = (found for name in names if name and (found := recognise(name)).name)
-    facts = merged(given, next(known, ModelFacts()))
+    facts = merged(given, file or ModelFacts(), next(known, ModelFacts()))
+    if file is not None and not isinstance(file.layers, Unknown):
+        # A file that leaves the kind of attention open describes layers that nobody here knows: never plain ones.
+        return facts
     # Who states layers, heads and their size of a model that nobody knows describes a plain one.
     plain = not any(isinstance(one, Unknown) for one in (facts.layers, facts.kv_heads, facts.head_size))
     return replace(facts, attention=Attention.FULL) if plain and facts.attention is Attention.UNKNOWN else facts

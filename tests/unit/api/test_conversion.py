@@ -180,11 +180,29 @@ def test_sizes_of_models(text, count):
         {"layers": 10, "windowedLayers": 11},
         {"activeParameters": "1B"},
         {"family": "x" * 129},
+        {"configMapRef": {}},
+        {"configMapRef": {"name": ""}},
+        {"configMapRef": {"name": "Llama"}},
+        {"configMapRef": {"name": "x" * 254}},
+        {"configMapRef": {"name": "llama", "key": ""}},
+        {"configMapRef": {"name": "llama", "key": "a/b"}},
+        {"configMapRef": {"name": "llama", "key": "x" * 254}},
     ],
 )
 def test_what_makes_no_model_is_refused(model):
     with pytest.raises(ValidationError):
         spec(model=model)
+
+
+def test_the_file_of_a_model_is_named_by_config_map_and_key():
+    named = spec(model={"configMapRef": {"name": "llama.v1"}, "layers": 30})
+    assert (named.model.config_map_ref.name, named.model.config_map_ref.key) == ("llama.v1", "config.json")
+    again = ResourceOptimizationSpec.model_validate(named.to_wire())
+    assert again == named
+    assert (
+        spec(model={"configMapRef": {"name": "a", "key": "Llama_8B.json"}}).model.config_map_ref.key == "Llama_8B.json"
+    )
+    assert spec(model={}).model.config_map_ref is None
 
 
 def test_every_type_of_weights_has_a_size():

@@ -14,11 +14,13 @@ from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.collect import Collector, choose_scaler, prices_of, target_problem
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
+from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Registry
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import Work
+from optiinfra.domain.model_facts import ModelFacts
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
@@ -46,6 +48,16 @@ def target_facts(name: str = "vllm", **changes: Any) -> TargetFacts:
 
 
 @dataclass
+class _File:
+    """The one file of all models."""
+
+    answer: ModelFacts | Unknown
+
+    async def read(self, *, namespace: str, name: str, key: str) -> ModelFacts | Unknown:
+        return self.answer
+
+
+@dataclass
 class World:
     """The mirrored cluster and the targets, scripted."""
 
@@ -58,6 +70,7 @@ class World:
     selector_errors: dict[str, ClusterError] = field(default_factory=dict)
     registry: Registry = field(default_factory=Registry)
     snapshots: SnapshotStore = field(default_factory=SnapshotStore)
+    model_file: ModelFacts | Unknown = field(default_factory=ModelFacts)
 
     def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
         if selector in self.selector_errors:
@@ -86,6 +99,8 @@ class World:
             for key, obj in self.registry.services():
                 for target in effective(obj.spec).targets:
                     await table.refresh(key.namespace, target.target_ref)
+        model_files = ModelFileTable(_File(self.model_file), self.registry, lambda: NOW, lambda _: None)
+        await model_files.refresh()
         collector = Collector(
             self.registry,
             {},
@@ -94,6 +109,7 @@ class World:
             self.snapshots,
             UsageTable(reader=None),  # type: ignore[arg-type]  # not read here
             PlanBoard(None),
+            model_files,
             lambda: NOW,
         )
         wanted = self.registry.all_keys() if keys is None else keys
@@ -388,3 +404,14 @@ async def test_defaults_of_the_oldest_cluster_object_hold():
         ro_body(),
     )
     assert str(work.services[0].settings.modes.scale_up) == "Auto"
+
+
+async def test_the_file_that_the_object_names_comes_along_or_why_it_does_not():
+    named = ro_body(model={"configMapRef": {"name": "llama", "key": "model.json"}})
+    found = (await one(World(model_file=ModelFacts(layers=32.0)), named)).model_file
+    assert (found.facts.layers, found.notes) == (32.0, ())
+    missing = World(model_file=Unknown(UnknownReason.NOT_CONFIGURED, "it has no such key"))
+    found = (await one(missing, named)).model_file
+    assert found.facts == ModelFacts()
+    assert "ConfigMap llama, key model.json" in found.notes[0].message
+    assert (await one(World())).model_file.notes == ()

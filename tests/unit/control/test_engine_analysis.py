@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from optiinfra.control import engine_analysis
+from optiinfra.control.model_files import ModelFile
 from optiinfra.control.surroundings import gpu_of
-from optiinfra.domain.evidence import Bottleneck
+from optiinfra.domain.evidence import Bottleneck, RecommendationType, Refusal
 from optiinfra.domain.gpu_models import GpuModel
+from optiinfra.domain.model_facts import ModelFacts
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.utilization import summarise
@@ -200,3 +202,21 @@ def test_a_forecast_of_hits_is_made_for_a_pool_that_limits_and_then_kept(monkeyp
         rounds.see(at=at, page_at=at, **FULL)
         engine_analysis.advise(rounds.work, rounds.target, {})
         assert len(asked) == expected
+
+
+def test_advice_rests_on_the_file_of_the_model_and_says_when_it_could_not():
+    rounds = Rounds()
+    named = ro(model={"family": "llama-3.1-8b", "layers": 30}, kvCache={"enabled": False})
+    rounds.work = service(named, facts=facts())
+    rounds.target = rounds.work.targets[0]
+    rounds.see(at=0, page_at=0, **FULL)
+    rounds.target.utilization = summarise(
+        rounds.target.facts, {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0)
+    )
+    rounds.work.model_file = ModelFile(ModelFacts(layers=31.0, kv_heads=4.0))
+    given = engine_analysis._advice_input(rounds.work, rounds.target, {})
+    assert (given.model.layers, given.model.kv_heads, given.model.head_size) == (30.0, 4.0, 128.0)
+    why = Refusal(RecommendationType.KV_CACHE, "ModelFileUnreadable", "it does not exist")
+    rounds.work.model_file = ModelFile(notes=(why,))
+    assert why in engine_analysis.advise(rounds.work, rounds.target, {})
+    assert engine_analysis._advice_input(rounds.work, rounds.target, {}).model.kv_heads == 8.0

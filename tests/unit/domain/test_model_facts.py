@@ -183,3 +183,19 @@ def test_a_model_that_nobody_knows_is_a_plain_one_when_its_shape_is_stated():
     assert kv_bytes_per_token(facts, settings_of()) == 2048.0
     assert facts_of(ModelFacts(layers=4.0), ()).attention is Attention.UNKNOWN
     assert facts_of(ModelFacts(layers=4.0, kv_heads=2.0, head_size=64.0), ("jamba-mini",)).attention is Attention.HYBRID
+
+
+def test_the_file_of_a_model_comes_after_what_is_stated_and_before_the_table():
+    file = ModelFacts(layers=30.0, kv_heads=4.0, head_size=64.0, context_tokens=1000.0, attention=Attention.FULL)
+    facts = facts_of(ModelFacts(layers=29.0), ("meta-llama/Llama-3.1-8B",), file=file)
+    assert (facts.layers, facts.kv_heads, facts.head_size, facts.context_tokens) == (29.0, 4.0, 64.0, 1000.0)
+    assert facts.parameters == pytest.approx(8.03e9, rel=0.01)
+    assert (facts.name, facts.attention) == ("llama-3.1-8b", Attention.FULL)
+
+
+def test_layers_that_the_file_calls_no_known_kind_are_never_taken_for_plain_ones():
+    file = ModelFacts(layers=4.0, kv_heads=2.0, head_size=64.0)
+    assert facts_of(ModelFacts(), (), file=file).attention is Attention.UNKNOWN
+    assert facts_of(file, (), file=file).attention is Attention.UNKNOWN
+    assert facts_of(file, (), file=ModelFacts()).attention is Attention.FULL
+    assert facts_of(ModelFacts(attention=Attention.SLIDING), (), file=file).attention is Attention.SLIDING

@@ -36,7 +36,7 @@ from optiinfra.api.v1alpha1.common import (
     TimeZone,
     Weekday,
 )
-from optiinfra.api.v1alpha1.model import Model
+from optiinfra.api.v1alpha1.model import ConfigMapKeyRef, Model
 from optiinfra.api.v1alpha1.resource import (
     API_VERSION,
     APPROVE_ANNOTATION,
@@ -124,6 +124,7 @@ __all__ = [
     "Condition",
     "ConditionStatus",
     "ConditionType",
+    "ConfigMapKeyRef",
     "Consolidation",
     "Currency",
     "CustomResource",

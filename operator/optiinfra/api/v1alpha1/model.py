@@ -1,7 +1,8 @@
 """`spec.model`: facts about the served model, for formulas, where the engine's arguments and the table do not tell.
 
 Every fact is optional and wins over what is read elsewhere, field by field: a fine-tune with an extended context is
-its family with one number changed. Numbers that make no model (more windowed layers than layers) are refused here.
+its family with one number changed. `configMapRef` names the model's own file, which comes second. Numbers that make no
+model (more windowed layers than layers) are refused here.
 """
 
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from optiinfra.api.base import ApiModel, Rule
-from optiinfra.api.scalars import Text
+from optiinfra.api.scalars import ObjectName, Text
 from optiinfra.domain.model_facts import Attention
 
 _SUFFIXES: Final = {"M": 1e6, "B": 1e9, "T": 1e12}
@@ -72,11 +73,30 @@ class AttentionType(StrEnum):
         return Attention(self.value)
 
 
+class ConfigMapKey(Text):
+    """A key of a ConfigMap."""
+
+    __slots__ = ()
+    PATTERN = r"^[-._a-zA-Z0-9]+$"
+    MESSAGE = "write a key of a ConfigMap, such as config.json: letters, digits, dashes, dots and underscores"
+
+
+class ConfigMapKeyRef(ApiModel):
+    """Reference to one key of a ConfigMap in the same namespace."""
+
+    name: ObjectName
+    """Name of the ConfigMap."""
+    key: ConfigMapKey = ConfigMapKey("config.json")
+    """Key that holds the model's own config.json."""
+
+
 class Model(ApiModel):
     """Facts about the served model, where the engine's arguments do not tell."""
 
     family: Annotated[str, Field(max_length=128)] = ""
     """Model family, for KV-cache and roofline formulas, such as llama-3.1-70b; empty: read from the engine."""
+    config_map_ref: ConfigMapKeyRef | None = None
+    """ConfigMap with the model's config.json (Hugging Face); facts stated here win over it, it over a family's."""
     parameters: ModelSize | None = None
     """All parameters, such as 70.6B."""
     active_parameters: ModelSize | None = None
