@@ -13,7 +13,7 @@ hang, the loop stands still and the liveness check notices.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,12 +26,21 @@ from optiinfra_agent.gpu import GpuCollector, GpuPass
 from optiinfra_agent.memory import MemoryCollector
 from optiinfra_agent.mig import MigParents
 from optiinfra_agent.nvml import NvmlSession
-from optiinfra_agent.pods import Known, PodCollector, PodPass, attribute, mig_devices, read_minors, unattributed
+from optiinfra_agent.pods import (
+    NOTHING,
+    Known,
+    PodCollector,
+    PodPass,
+    attribute,
+    mig_devices,
+    names_minors,
+    read_minors,
+    unattributed,
+)
 from optiinfra_agent.pressure import PressureCollector
 from optiinfra_agent.settings import Settings
 from optiinfra_agent.snapshot import (
     AgentIdentity,
-    Attribution,
     ContainerReading,
     CpuReading,
     MemoryReading,
@@ -78,7 +87,7 @@ class Collection:
         session = NvmlSession()
         self._gpu = GpuCollector(session, clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s)
         self._mig = MigParents(session)
-        self._worker: DeadlineWorker[tuple[GpuPass, Mapping[str, str]]] = DeadlineWorker("nvml")
+        self._worker: DeadlineWorker[tuple[GpuPass, Known]] = DeadlineWorker("nvml")
         self._pods = PodCollector(settings.pod_resources, deadline_s=settings.pod_resources_deadline_s)
         self._pods_worker: DeadlineWorker[PodPass] = DeadlineWorker("pod_resources")
         self._containers = _Slow(ContainerCollector(settings.cgroups).collect, every_s=settings.containers_interval_s)
@@ -143,9 +152,8 @@ class Collection:
             return outcome
 
         pods = attempt(SourceName.POD_RESOURCES, self._read_pods)
-        devices: frozenset[str] = mig_devices(pods) if isinstance(pods, PodPass) else frozenset()
-        read = attempt(SourceName.NVML, lambda: self._read_gpus(devices))
-        gpus, parents = (read, {}) if isinstance(read, SourceError) else read
+        read = attempt(SourceName.NVML, lambda: self._read_gpus(pods))
+        gpus, known = (read, NOTHING) if isinstance(read, SourceError) else read
         cpu = attempt(SourceName.CPU, self._cpu.collect)
         memory = attempt(SourceName.MEMORY, self._memory.collect)
         pressure = attempt(SourceName.PRESSURE, self._pressure.collect)
@@ -169,7 +177,7 @@ class Collection:
             ),
             driver_version=gpus.driver_version if isinstance(gpus, GpuPass) else Unknown(Reason.UNAVAILABLE),
             gpus=gpus.gpus if isinstance(gpus, GpuPass) else (),
-            attribution=unattributed(pods) if isinstance(pods, SourceError) else self._attribute(pods, parents),
+            attribution=unattributed(pods) if isinstance(pods, SourceError) else attribute(pods, known),
             containers=() if isinstance(containers, SourceError) else containers,
             privilege=privilege.assess(self._process, sources[SourceName.POD_RESOURCES]),
         )
@@ -191,13 +199,16 @@ class Collection:
         deadline_s = 3 * self._settings.pod_resources_deadline_s
         return self._pods_worker.run(self._pods.collect, deadline_s=deadline_s)
 
-    def _read_gpus(self, mig_in_use: frozenset[str]) -> tuple[GpuPass, Mapping[str, str]]:
-        # One call: the session belongs to the worker's thread.
-        deadline_s = self._settings.nvml_deadline_s
-        return self._worker.run(lambda: (self._gpu.collect(), self._mig.resolve(mig_in_use)), deadline_s=deadline_s)
+    def _read_gpus(self, pods: PodPass | SourceError) -> tuple[GpuPass, Known]:
+        def read() -> tuple[GpuPass, Known]:
+            gpus = self._gpu.collect()
+            if isinstance(pods, SourceError):
+                return gpus, NOTHING
+            minors = read_minors(self._settings.procfs) if names_minors(pods) else {}
+            return gpus, Known(minors=minors, mig_parents=self._mig.resolve(mig_devices(pods)))
 
-    def _attribute(self, pods: PodPass, parents: Mapping[str, str]) -> Attribution:
-        return attribute(pods, Known(minors=read_minors(self._settings.procfs), mig_parents=parents))
+        # One call for all that the driver answers: the session belongs to the worker's thread.
+        return self._worker.run(read, deadline_s=self._settings.nvml_deadline_s)
 
     def _attempt(
         self, name: SourceName, read: Callable[[], Reading], now: float
@@ -252,6 +263,8 @@ class _Slow:
         """Return the last reading, which may be a new one."""
         if time.monotonic() >= self._following:
             self._following = time.monotonic() + self._every_s
+            # Stands if the reading breaks in a way that nobody foresaw: an older one must not be taken for this one.
+            self._outcome = SourceFailedError("the last reading broke")
             try:
                 self._outcome = self._worker.run(self._read, deadline_s=CONTAINERS_DEADLINE_S)
             except SourceError as error:

@@ -59,6 +59,9 @@ class Known:
     mig_parents: Mapping[str, str]
 
 
+NOTHING = Known(minors={}, mig_parents={})
+
+
 class PodCollector:
     """Asks the kubelet which container was given what."""
 
@@ -161,8 +164,22 @@ def mig_devices(taken: PodPass) -> frozenset[str]:
     )
 
 
+def names_minors(taken: PodPass) -> bool:
+    """Return whether a device is named by its GPU's minor number (GKE)."""
+    return any(
+        _GKE.fullmatch(device.partition(_REPLICA)[0])
+        for pod in taken.pods
+        for container in pod.containers
+        for devices in container.devices
+        for device in devices.ids
+    )
+
+
 def read_minors(procfs: Path) -> dict[int, str]:
-    """Return minor number -> uuid from the driver's part of procfs; nothing where it has none."""
+    """Return minor number -> uuid from the driver's part of procfs; nothing where it has none.
+
+    The driver answers these reads, so they may hang with it: only for a worker with a deadline.
+    """
     found: dict[int, str] = {}
     try:
         folders = sorted((procfs / "driver" / "nvidia" / "gpus").iterdir())[:MAX_MINORS]

@@ -12,13 +12,20 @@ from optiinfra_agent import privilege
 from optiinfra_agent.errors import SourceDeniedError, SourceFailedError, ValueUnknownError
 from optiinfra_agent.mig import MigParents
 from optiinfra_agent.podresources import Container, Devices, Pod
-from optiinfra_agent.pods import MAX_ALLOCATIONS, Known, PodCollector, PodPass, attribute, mig_devices, read_minors
+from optiinfra_agent.pods import (
+    MAX_ALLOCATIONS,
+    NOTHING,
+    Known,
+    PodCollector,
+    PodPass,
+    attribute,
+    mig_devices,
+    read_minors,
+)
 from optiinfra_agent.snapshot import Attribution, Reason, SourceReport, SourceState
 from tests.kubelet_stub import Kubelet, claim, device, pod
 from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, eventually, once, run_agent
-
-NOTHING = Known(minors={}, mig_parents={})
 
 
 def held(*pods: tuple[str, str, tuple[str, ...]], known: Known = NOTHING) -> Attribution:
@@ -203,6 +210,27 @@ def test_pages_of_a_node_with_pods(start: Callable[..., Agent], stub: Stub, kube
     assert components["pod_resources"]["state"] == "ok"
     assert (components["attribution"]["state"], components["attribution"]["by"]) == ("incomplete", "kubelet")
     assert "allocations" in agent.document("/")["capabilities"]
+
+
+def test_devices_by_minor_number_and_a_gpu_pass_that_fails(
+    start: Callable[..., Agent], stub: Stub, kubelet: Kubelet, procfs: Path
+) -> None:
+    stub.rules("gpus 1")
+    folder = procfs / "driver" / "nvidia" / "gpus" / "0000:01:00.0"
+    folder.mkdir(parents=True)
+    (folder / "information").write_text("GPU UUID: \t GPU-0a-1b\nDevice Minor: \t 0\n")
+    kubelet.serve(pod("a", device("nvidia0/vgpu1")), pod("b", device("GPU-other")))
+    agent = start(
+        OPTIINFRA_AGENT_PROCFS=str(procfs), OPTIINFRA_AGENT_POD_RESOURCES=str(kubelet.folder), **stub.environment
+    )
+    held = {one["pod"]: (one["gpu_uuid"], one["shared"]) for one in agent.snapshot()["allocations"]}
+    assert held == {"a": ("GPU-0a-1b", True), "b": ("GPU-other", False)}
+    # Without the driver what needs it is unresolved, and what the kubelet says outright still stands.
+    stub.rules("gpus 0")
+    eventually(lambda: agent.snapshot()["sources"]["nvml"]["state"] == "failed")
+    snapshot = agent.snapshot()
+    assert [one["pod"] for one in snapshot["allocations"]] == ["b"]
+    assert snapshot["attribution"]["unresolved_devices"] == ["nvidia0/vgpu1"]
 
 
 def test_kubelet_that_hangs_restarts_and_comes_back(start: Callable[..., Agent], stub: Stub, kubelet: Kubelet) -> None:
