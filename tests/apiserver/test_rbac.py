@@ -25,6 +25,7 @@ from optiinfra.cluster.floor import Floor, FloorHeld, FloorReleased
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.cluster.kill_switch import KillSwitch
 from optiinfra.cluster.leases import LeaseRecord, Leases
+from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects, Resources
 from optiinfra.cluster.own_scaler import OwnScaler, OwnScalers
 from optiinfra.cluster.status import StatusWriter
@@ -36,12 +37,19 @@ from optiinfra.domain.units import UnixTime
 OURS, TEAM, OTHER = "inference", "chat", "payments"
 RELEASES = {
     "plain": [],
-    "acting": ["actuation.enabled=true", "externalMetrics.enabled=true", "crds.install=false"],
+    "acting": [
+        "actuation.enabled=true",
+        "externalMetrics.enabled=true",
+        "modelConfigMaps.enabled=true",
+        f"modelConfigMaps.namespaces={{{OURS}}}",
+        "crds.install=false",
+    ],
     "narrow": ["actuation.enabled=true", f"actuation.namespaces={{{OURS}}}", "crds.install=false"],
     "team": [
         "scope=Namespaces",
         f"watchNamespaces={{{TEAM}}}",
         "actuation.enabled=true",
+        "modelConfigMaps.enabled=true",
         "crds.install=false",
         "extraTargets[0].apiGroup=serving.example.com",
         "extraTargets[0].resource=models",
@@ -136,7 +144,8 @@ def test_the_operator_may(installed, verb, group, resource, namespace):
 REFUSED_ALWAYS = """
 get,list,watch                           secrets
 get,list,watch                           secrets                                    -
-get,list,watch                           configmaps
+list,watch                               configmaps
+create,update,patch,delete               configmaps
 get                                      pods/log
 create                                   pods/exec
 create                                   pods/eviction
@@ -198,6 +207,15 @@ def test_autoscalers_are_written_only_where_actuation_is_on(installed, verb):
     assert [may("acting", OURS), may("acting", OTHER)] == [True, True]
     assert [may("narrow", OURS), may("narrow", TEAM), may("narrow", "")] == [True, False, False]
     assert [may("team", TEAM), may("team", OURS), may("team", "")] == [True, False, False]
+
+
+def test_config_maps_are_read_only_where_that_is_switched_on(installed):
+    def may(release, namespace):
+        return allowed(installed, release, "get", "configmaps", namespace=namespace, name="llama")
+
+    assert [may("plain", OURS), may("narrow", OURS)] == [False, False]
+    assert [may("acting", OURS), may("acting", OTHER), may("acting", "")] == [True, False, False]
+    assert [may("team", TEAM), may("team", OURS), may("team", "team")] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -374,6 +392,9 @@ async def exercise(client: KubernetesClient, release: str) -> None:
     ]:
         facts = await live.read(api_version=api_version, kind=kind, namespace=OURS, name="vllm")
         assert facts.desired_replicas == 2, kind
+    found = await ModelFiles(client).read(namespace=OURS, name="llama", key="config.json")
+    assert isinstance(found, Unknown)
+    assert "does not exist" in found.detail  # and not refused
     assert isinstance(await Usage(client).pods(OURS), Unknown)  # not served here, and not refused
 
     access = Access(client)
@@ -519,7 +540,7 @@ def test_no_right_of_the_operator_lies_idle(installed, exercised):
         )["items"]:
             name, namespace = role["metadata"]["name"], role["metadata"].get("namespace", "")
             if namespace != "acting" and name not in {
-                f"acting:optiinfra:{part}" for part in ("observe", "review", "actuate")
+                f"acting:optiinfra:{part}" for part in ("observe", "review", "actuate", "model-config-maps")
             }:
                 continue
             for rule in role["rules"]:

@@ -64,6 +64,16 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.modelConfigMaps.namespaces (not .Values.modelConfigMaps.enabled) -}}
+{{- fail "modelConfigMaps.namespaces has no effect without modelConfigMaps.enabled" -}}
+{{- end -}}
+{{- if $namespaced -}}
+{{- range .Values.modelConfigMaps.namespaces -}}
+{{- if not (has . $.Values.watchNamespaces) -}}
+{{- fail (printf "modelConfigMaps.namespaces names %s, which is not in watchNamespaces" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $namespaced .Values.externalMetrics.enabled -}}
 {{- fail "externalMetrics.enabled needs scope Cluster: it is one API for the whole cluster" -}}
 {{- end -}}
