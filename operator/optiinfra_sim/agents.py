@@ -58,7 +58,7 @@ class _Gpu:
 
     @property
     def sm_active(self) -> float:
-        return 0.0 if self.load is None else self.load.busy_ratio * (0.2 + 0.6 * min(1.0, self.load.batch_ratio))
+        return 0.0 if self.load is None else self.load.busy_ratio * (0.5 + 0.4 * min(1.0, self.load.batch_ratio))
 
 
 @dataclass(slots=True)
