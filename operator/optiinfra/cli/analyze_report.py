@@ -77,7 +77,7 @@ def as_text(report: Report) -> str:
     for one in proposals:
         lines += _spoken(one)
     if refusals:
-        lines += ["Considered and not proposed:", *(f"  {one.reason}: {one.message}" for one in refusals)]
+        lines += ["Considered and not proposed:", *(f"  {one.type}, {one.reason}: {one.message}" for one in refusals)]
     given = (("--objective-ttft", "time_to_first_token_p95"), ("--objective-itl", "inter_token_latency_p95"))
     missing = [option for option, name in given if report.objectives.get(name) is None]
     if proposals and missing:
@@ -96,18 +96,38 @@ def _spoken(one: Proposal) -> list[str]:
         f"{one.type}: {one.setting} {one.current} -> {one.proposed} (sure {one.confidence:.2f})",
         f"  {one.message}",
     ]
-    for effect in one.effects:
-        expected = _text(effect.expected, effect.unit)
-        between = f"{_text(effect.lower, effect.unit)} to {_text(effect.upper, effect.unit)}"
-        lines.append(f"  {effect.signal}: {_text(effect.before, effect.unit)} -> {expected} ({between})")
+    lines += [f"  {effect.signal}: {_told(effect)}" for effect in one.effects]
     for name, text in (("risk", one.risk), ("verify", one.verification), ("undo", one.undo)):
         if text:
             lines.append(f"  {name}: {text}")
     return lines
 
 
+def _told(effect: Effect) -> str:
+    """Write an effect: before, what is expected, and within what; only the interval where nothing is expected."""
+    before, lower, expected, upper = (
+        _text(value, effect.unit) for value in (effect.before, effect.lower, effect.expected, effect.upper)
+    )
+    between = f"{lower} to {upper}"
+    if isinstance(effect.expected, Unknown):
+        return f"{before} -> {between}"
+    return f"{before} -> {expected}" + (f" ({between})" if lower != upper else "")
+
+
 def _text(value: Value, unit: str) -> str:
-    return "unknown" if isinstance(value, Unknown) else f"{value:.4g}{' ' + unit if unit else ''}"
+    """Write a value with three digits that count, in the unit that people read."""
+    if isinstance(value, Unknown):
+        return "unknown"
+    match unit:
+        case "ratio":
+            return f"{value:.0%}" if value == 0.0 or value >= 0.1 else f"{value:.1%}"
+        case "seconds" if value < 1.0:
+            return f"{value * 1000.0:.3g} ms"
+        case "seconds":
+            unit = "s"
+        case "1/s":
+            unit = "a second"
+    return f"{f'{value:,.0f}' if value >= 100.0 else f'{value:.3g}'}{' ' + unit if unit else ''}"
 
 
 def _verdict(entry: Entry) -> str:

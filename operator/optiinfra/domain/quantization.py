@@ -40,7 +40,7 @@ def advise(given: AdviceInput) -> Advice:
     if diagnosis.bottleneck is Bottleneck.UNKNOWN:
         return Refusal(_TYPE, "BottleneckUnknown", f"No advice on quantization: {diagnosis.message}")
     if diagnosis.bottleneck not in {Bottleneck.COMPUTE, Bottleneck.KV_CACHE, Bottleneck.HEALTHY}:
-        text = f"{diagnosis.bottleneck} limits the service, and smaller weights do not change that."
+        text = f"The verdict is {diagnosis.bottleneck}, and smaller weights do not change that."
         return Refusal(_TYPE, "NotLimiting", text)
     case = case_of(given)
     if isinstance(case, Refusal):
@@ -54,7 +54,9 @@ def advise(given: AdviceInput) -> Advice:
         case Bottleneck.COMPUTE:
             between = given.signals.inter_token_latency_p95
             slow = not isinstance(between, Unknown) and between > given.objectives.inter_token_latency_p95
-            evenly = slow and not interferes(given)
+            # Without a promise no token is too slow, yet decoding is what the verdict names.
+            decoding = slow or given.diagnosis.reason == "DecodeBound"
+            evenly = decoding and not isinstance(between, Unknown) and not interferes(given)
             return _faster_tokens(case, formats) if evenly else _faster_prompts(case, formats)
         case Bottleneck.KV_CACHE:
             return _room(case, formats)

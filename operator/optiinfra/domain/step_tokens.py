@@ -5,9 +5,13 @@ everybody else's next token wait; a small share is gentle and slow. So the setti
 from steps that carry prompts (the 95th percentile far from the median), and raised where the first token is late for
 no other reason than that its prompt took many steps. Both need to know what a prompt token costs: from the fit of the
 engine's steps, else at most what prefill took per token. Where neither is known nothing is proposed.
+
+Where prompts take all the time, no setting of steps makes them faster: then that is said, with what does. Smaller
+steps are still proposed there if few tokens come much later than most and nobody said how late they may come.
 """
 
-from math import ceil
+from dataclasses import replace
+from math import ceil, isinf
 from typing import Final
 
 from optiinfra.domain.advice import Advice, AdviceInput
@@ -31,6 +35,8 @@ LONG: Final = 0.5
 QUEUED: Final = 0.3
 """Share of the time to first token from which the queue is to blame, not the prompt."""
 _TYPE: Final = RecommendationType.BATCH_SIZE
+_NO_HITS: Final = 0.02
+"""Share of prompt tokens from the prefix cache that is as good as none."""
 
 
 def advise(given: AdviceInput) -> Advice:
@@ -41,15 +47,45 @@ def advise(given: AdviceInput) -> Advice:
         return Refusal(_TYPE, "BottleneckUnknown", f"No advice on the tokens of a step: {given.diagnosis.message}")
     if not flags.step_tokens:
         return Refusal(_TYPE, "NoSuchSetting", f"{settings.engine} does not let the tokens of a step be set.")
-    slow, median, first = (
-        signals.inter_token_latency_p95,
-        signals.inter_token_latency_p50,
-        signals.time_to_first_token_p95,
-    )
+    slow, first = signals.inter_token_latency_p95, signals.time_to_first_token_p95
     slow_tokens = not isinstance(slow, Unknown) and slow > objectives.inter_token_latency_p95
     late_first = not isinstance(first, Unknown) and first > objectives.time_to_first_token_p95
-    if not slow_tokens and not late_first:
-        return Refusal(_TYPE, "StepTokensNotLimiting", "Prompts neither slow tokens down nor come late by their steps.")
+    if prefill_bound(given):
+        found = _judged(given, flags, slow_tokens=slow_tokens) if slow_tokens or late_first else _smoother(given, flags)
+        return replace(found, message=f"{found.message} {what_helps(given)}") if isinstance(found, Refusal) else found
+    if slow_tokens or late_first:
+        return _judged(given, flags, slow_tokens=slow_tokens)
+    text = "Prompts neither slow tokens down nor come late by their steps."
+    if isinf(objectives.inter_token_latency_p95) and isinf(objectives.time_to_first_token_p95):
+        text = "Prompts do not take the time, and no objective was given that tokens or first tokens could miss."
+    return Refusal(_TYPE, "StepTokensNotLimiting", text)
+
+
+def prefill_bound(given: AdviceInput) -> bool:
+    """Tell whether the verdict says that prompts take the time."""
+    return given.diagnosis.bottleneck is Bottleneck.COMPUTE and given.diagnosis.reason == "PrefillBound"
+
+
+def what_helps(given: AdviceInput) -> str:
+    """Say what makes prompts cheaper or takes them elsewhere, where they are what takes the time."""
+    caching, hits, gpu = given.settings.prefix_caching, given.signals.prefix_hit_ratio, given.gpu
+    if caching is False:
+        ways = ["the prefix cache, which is off"]
+    elif not isinstance(hits, Unknown) and hits <= _NO_HITS:
+        ways = [f"prompts that begin alike (the prefix cache answers {hits:.0%} of their tokens)"]
+    else:
+        ways = ["prompts that begin alike, for the prefix cache"]
+    if isinstance(gpu, Unknown):
+        ways.append("FP8 weights where the GPU computes in FP8 (which GPU it is is not known)")
+    elif not isinstance(gpu.flops_8, Unknown) and not given.settings.quantization:
+        ways.append(f"FP8 weights, for the {gpu.name} computes in FP8")
+    ways += ["more replicas, which scaling decides", "replicas of their own for prefill"]
+    return f"What helps: {'; '.join(ways)}."
+
+
+def _judged(given: AdviceInput, flags: EngineFlags, *, slow_tokens: bool) -> Advice:
+    signals, settings = given.signals, given.settings
+    slow, median = signals.inter_token_latency_p95, signals.inter_token_latency_p50
     if isinstance(slow, Unknown) or isinstance(median, Unknown) or median <= 0.0:
         return Refusal(_TYPE, "StepsUnknown", f"Whether prompts slow tokens down is not known: {slow}, {median}.")
     if settings.chunked_prefill is False and slow_tokens:
@@ -63,11 +99,16 @@ def advise(given: AdviceInput) -> Advice:
 
 
 def interferes(given: AdviceInput) -> bool:
-    """Tell whether slow tokens come from steps that carry prompts: the median keeps its objective, p95 does not."""
+    """Tell whether slow tokens come from steps that carry prompts.
+
+    They do where the verdict says so, and where the median keeps its objective and p95 does not.
+    """
     slow, median = given.signals.inter_token_latency_p95, given.signals.inter_token_latency_p50
     if isinstance(slow, Unknown) or isinstance(median, Unknown):
         return False
     promised = given.objectives.inter_token_latency_p95
+    if prefill_bound(given):
+        return slow > promised
     return median <= promised < slow and slow >= INTERFERENCE * median
 
 
@@ -112,17 +153,18 @@ def _chunking(given: AdviceInput, flags: EngineFlags) -> Advice:
 
 def _fewer(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float, each: float) -> Advice:
     signals, promised = given.signals, given.objectives.inter_token_latency_p95
-    prompt = signals.prompt_tokens_mean
-    if slow < INTERFERENCE * median:
+    prompt, known = signals.prompt_tokens_mean, prefill_bound(given)
+    if slow < INTERFERENCE * median and not known:
         text = f"Tokens are slow evenly ({median:.2g} s median, {slow:.2g} s p95), so that prompts are not to blame."
         return Refusal(_TYPE, "PrefillNotInterfering", text)
+    median = _bare_step(given, median=median, each=each)
     if median >= promised:
         return Refusal(_TYPE, "StepTooSlow", f"Even steps without prompts take {median:.2g} s of {promised:g} s.")
     present = given.settings.step_tokens
     carried = (slow - median) / each
     if isinstance(present, Unknown):
         present = carried
-    if isinstance(prompt, Unknown) or prompt < LONG * min(present, carried):
+    if isinstance(prompt, Unknown) or (prompt < LONG * min(present, carried) and not known):
         return Refusal(
             _TYPE, "PromptsShort", f"Prompts ({prompt} tokens) are too short to fill the steps that are slow."
         )
@@ -131,8 +173,8 @@ def _fewer(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float
     least = max(SMALLEST, 0 if isinstance(running, Unknown) else ceil(running / GRAIN) * GRAIN)
     if proposed < least:
         text = (
-            f"To keep {promised:g} s a step could carry {max(0, proposed)} tokens of prompts; below {least} prefill "
-            "becomes too slow. Separate replicas for prefill and decoding help."
+            f"To keep {promised:g} s a step could carry {(promised - median) / each:.0f} tokens of prompts; below "
+            f"{least} prefill becomes too slow. Separate replicas for prefill and decoding help."
         )
         return Refusal(_TYPE, "DisaggregationNeeded", text)
     if proposed >= present:
@@ -167,6 +209,76 @@ def _fewer(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float
     )
 
 
+def _bare_step(given: AdviceInput, *, median: float, each: float) -> float:
+    """Return a step that carries no prompt: the median one, or less where that carries prompts too."""
+    signals, pace = given.signals, given.pace
+    if not prefill_bound(given) or isinstance(signals.running_mean, Unknown):
+        return median
+    batch = signals.running_mean
+    if not isinstance(pace.base, Unknown) and not isinstance(pace.slope, Unknown):
+        return min(median, max(0.0, pace.base + pace.slope * batch))
+    step, tokens = signals.inter_token_latency_mean, signals.step_tokens_mean
+    if isinstance(step, Unknown) or isinstance(tokens, Unknown):
+        return median
+    return min(median, max(0.0, step - each * max(0.0, tokens - batch)))
+
+
+def _smoother(given: AdviceInput, flags: EngineFlags) -> Advice:
+    """Halve the steps that come late, where prompts take the time and nobody said how late tokens may come."""
+    signals = given.signals
+    slow, median, each = signals.inter_token_latency_p95, signals.inter_token_latency_p50, prompt_token_seconds(given)
+    text = "Prompts take the time, and no number of tokens a step makes them faster."
+    if isinstance(slow, Unknown) or isinstance(median, Unknown) or isinstance(each, Unknown):
+        return Refusal(_TYPE, "PrefillTakesTheTime", text)
+    if not isinf(given.objectives.inter_token_latency_p95) or slow < INTERFERENCE * median:
+        return Refusal(_TYPE, "PrefillTakesTheTime", text)
+    bare = _bare_step(given, median=median, each=each)
+    carried, present, running = (slow - bare) / each, given.settings.step_tokens, signals.running_per_replica_max
+    most = carried if isinstance(present, Unknown) else min(present, carried)
+    proposed = int(most / 2.0 // GRAIN * GRAIN)
+    least = max(SMALLEST, 0 if isinstance(running, Unknown) else ceil(running / GRAIN) * GRAIN)
+    if proposed < least:
+        text = f"{text} Steps carry {carried:.0f} tokens of prompts at p95; half of that would make prefill too slow."
+        return Refusal(_TYPE, "PrefillTakesTheTime", text)
+    after, first = bare + proposed * each, signals.time_to_first_token_mean
+    prompt = 0.0 if isinstance(signals.prompt_tokens_mean, Unknown) else signals.prompt_tokens_mean
+    return _proposal(
+        given,
+        setting=flags.step_tokens,
+        value=str(proposed),
+        current=_current(given, flags),
+        reason="LowerStepTokens",
+        text=(
+            f"{text} {what_helps(given)} Smaller steps only let other tokens wait less: they come after {median:.2g} s "
+            f"in the median and {slow:.2g} s at p95, as long as {carried:,.0f} tokens of prompts take. With {proposed} "
+            f"a step takes about {after:.2g} s at most. No objective says how much is needed: about half is proposed."
+        ),
+        bounds=(str(least), str(max(proposed, int(most) - GRAIN))),
+        sure=0.5,
+        effects=(
+            Effect(
+                "inter_token_latency_p95",
+                "seconds",
+                slow,
+                min(median, after),
+                after,
+                max(slow, after),
+                "step without prompts + tokens x cost of one",
+            ),
+            Effect(
+                "time_to_first_token",
+                "seconds",
+                first,
+                first,
+                _plus(first, (ceil(prompt / proposed) - ceil(prompt / most)) * bare),
+                _plus(first, ceil(prompt / proposed) * median),
+                "one step more for each further part of a prompt",
+            ),
+        ),
+        risk="Prompts take more steps: the first token comes later, and the most tokens a second falls a little.",
+    )
+
+
 def _more(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float, each: float) -> Advice:
     signals, promised = given.signals, given.objectives.inter_token_latency_p95
     first, queued, prompt = signals.time_to_first_token_p95, signals.queue_time_p95, signals.prompt_tokens_mean
@@ -185,6 +297,8 @@ def _more(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float,
     proposed = int(min(LARGEST, max(0.0, promised - median) / each) // GRAIN * GRAIN)
     if proposed <= present * 1.5:
         text = f"Larger steps would make tokens wait longer than {promised:g} s: prefill itself is what takes the time."
+        if isinf(promised):
+            text = f"Steps of {present:.0f} tokens are large already: prefill itself is what takes the time."
         return Refusal(_TYPE, "LatencyAtLimit", text)
     saved = (ceil(longest / present) - ceil(longest / proposed)) * median
     if saved < WORTHWHILE * first:

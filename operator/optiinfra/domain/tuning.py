@@ -47,9 +47,7 @@ def _batch_size(given: AdviceInput) -> Advice:
     missed = not isinstance(slow, Unknown) and slow > given.objectives.inter_token_latency_p95
     lower = diagnosis.bottleneck is Bottleneck.COMPUTE and missed
     if diagnosis.bottleneck is not Bottleneck.BATCH and not lower:
-        return Refusal(
-            _BATCH, "NotLimiting", "The batch limit does not keep requests waiting, nor does it slow tokens."
-        )
+        return Refusal(_BATCH, "NotLimiting", _not_limiting(given))
     if lower and step_tokens.interferes(given):
         text = (
             "Tokens are slow in steps that carry prompts only: the tokens of a step are what to change, not the batch."
@@ -68,6 +66,17 @@ def _batch_size(given: AdviceInput) -> Advice:
         return Refusal(_BATCH, "BatchLimitUnknown", f"The batch limit is {limit}.")
     batch = Batch(given, flags, limit, step_cost(given), engines)
     return _lower(batch) if lower else _raise(batch)
+
+
+def _not_limiting(given: AdviceInput) -> str:
+    if given.diagnosis.reason == "DecodeBound" and math.isinf(given.objectives.inter_token_latency_p95):
+        return (
+            "Decoding takes the time, and a smaller batch would make each token faster. How fast it has to be nobody "
+            "said: give an objective for the time between tokens."
+        )
+    if step_tokens.prefill_bound(given):
+        return "Prompts take the time, not the batch: its limit keeps no request waiting."
+    return "The batch limit does not keep requests waiting, nor does it slow tokens."
 
 
 def _room(batch: Batch) -> Value:
@@ -164,44 +173,47 @@ def _inside(batch: Batch) -> float:
 
 
 def _raise_text(batch: Batch, proposed: float, gain: Effect, need: Value, upper: float) -> str:
+    """Say what, why, with what effect, and up to where, a sentence each."""
     given, limit = batch.given, batch.limit
-    usage = given.signals.kv_cache_usage_max
-    parts = [f"The batch is full at {limit:g} requests"]
-    if not isinstance(usage, Unknown):
-        parts[0] += (
-            f" with {usage:.0%} of the KV cache in use, which {proposed:g} would make {usage * proposed / limit:.0%}"
-        )
+    usage, between = given.signals.kv_cache_usage_max, given.signals.inter_token_latency_p95
+    full = "" if isinstance(usage, Unknown) else f", with {usage:.0%} of the KV cache in use"
+    after = "" if isinstance(usage, Unknown) else f"; {usage * proposed / limit:.0%} of the KV cache are then in use"
+    parts = [f"The batch is full at {limit:g} requests{full}."]
     if isinstance(gain.expected, Unknown) or isinstance(gain.before, Unknown):
-        why = batch.cost.slope if isinstance(batch.cost, StepCost) else batch.cost
-        tells = trial(batch)
-        what = why.detail if isinstance(why, Unknown) and why.detail else str(why)
-        parts.append(f"history does not tell what a request costs ({what})")
         parts.append(
-            f"{proposed:g} is the smallest step from which {OBSERVATIONS} windows tell it"
-            if proposed >= tells
-            else f"{tells} would tell it in {OBSERVATIONS} windows, and cache and latency do not surely allow as many"
+            f"At {proposed:g} the engine makes at most {proposed / limit - 1:.0%} more tokens a second{after}."
         )
-        parts.append(
-            f"throughput rises by at most {proposed / limit - 1:.0%}, and cache and latency surely allow {floor(upper)}"
-        )
+        parts += _untold(batch, proposed, floor(upper))
     else:
         low, high = gain.lower, gain.upper
         assert not isinstance(low, Unknown)
         assert not isinstance(high, Unknown)
         parts.append(
-            f"by the engine's own steps that makes {gain.expected / gain.before - 1:.0%} more tokens a second "
-            f"({low / gain.before - 1:.0%} to {high / gain.before - 1:.0%})"
+            f"By its own steps the engine makes {gain.expected / gain.before - 1:.0%} more tokens a second at "
+            f"{proposed:g} ({low / gain.before - 1:.0%} to {high / gain.before - 1:.0%}){after}."
         )
     if not isinstance(need, Unknown) and need >= limit * SMALLEST_STEP:
-        short = need > proposed
+        short = " More replicas have to take the rest." if need > proposed else ""
         parts.append(
-            "requests arrive faster than any batch serves them, so that replicas are needed as well"
+            "Requests arrive faster than any batch serves them: more replicas are needed as well."
             if math.isinf(need)
-            else f"what arrives needs a batch of {need:.0f}" + (", and the rest more replicas" if short else "")
+            else f"What arrives needs a batch of {need:.0f}.{short}"
         )
-    if isinstance(given.signals.inter_token_latency_p95, Unknown):
-        parts.append("latency between tokens was not measured")
-    return "; ".join(parts) + "."
+    if isinstance(between, Unknown):
+        parts.append("The latency between tokens was not measured.")
+    return " ".join(parts)
+
+
+def _untold(batch: Batch, proposed: float, upper: int) -> list[str]:
+    """Say why the gain is not known, how it will be, and how far the limit may go."""
+    why, tells = batch.cost.slope if isinstance(batch.cost, StepCost) else batch.cost, trial(batch)
+    what = why.detail if isinstance(why, Unknown) and why.detail else str(why)
+    bounds = "KV cache" if math.isinf(batch.given.objectives.inter_token_latency_p95) else "KV cache and latency"
+    if proposed < tells:
+        return [f"How much more is not known: {what}.", f"{tells} would tell it, which {bounds} do not surely allow."]
+    allowed = f"; {bounds} and caution allow {upper}" if upper > proposed else ""
+    told = f"{OBSERVATIONS} windows at {proposed:g}, the smallest step that can, will tell it{allowed}."
+    return [f"How much more is not known: {what}.", told]
 
 
 def _lower(batch: Batch) -> Advice:
@@ -216,9 +228,9 @@ def _lower(batch: Batch) -> Advice:
     if not cost.identified:
         proposed = max(1.0, floor(running / (1.0 + smallest_trial(given)) / batch.engines) * batch.engines)
         text = (
-            f"Tokens miss their objective at {running:.0f} requests, and history does not tell what a request costs "
-            f"({cost.slope.detail if isinstance(cost.slope, Unknown) else cost.slope}). At most {proposed:g} at once "
-            f"is the smallest step from which {OBSERVATIONS} windows tell it."
+            f"Tokens miss their objective at {running:.0f} requests. What a request costs is not known: "
+            f"{cost.slope.detail if isinstance(cost.slope, Unknown) else cost.slope}. {OBSERVATIONS} windows with at "
+            f"most {proposed:g} at once, the smallest step that can, will tell it."
         )
         reason, bounds, sure = "LowerBatchLimitToLearn", (1.0, running), 0.3
     else:
@@ -237,8 +249,8 @@ def _lower(batch: Batch) -> Advice:
                 _BATCH, "StepTooSmall", f"From {running:.0f} to {proposed:g} requests is not worth a restart."
             )
         text = (
-            f"{running:.0f} requests make tokens {share:.2g} times as slow as promised; with {proposed:g} at once they "
-            "would keep the objective"
+            f"{running:.0f} requests make tokens {share:.2g} times as slow as promised. With {proposed:g} at once they "
+            "keep the objective"
         )
         text += _left_waiting(batch, cost, proposed)
         reason, bounds, sure = "LowerBatchLimit", (max(1.0, low), min(high, running)), 0.65
@@ -258,10 +270,11 @@ def _left_waiting(batch: Batch, cost: StepCost, proposed: float) -> str:
     """Say what the smaller batch leaves to be served elsewhere."""
     need = needed_batch(batch.given, cost)
     if isinstance(need, Unknown):
-        return ", and what does not fit waits (what arrives is not measured well enough to say how much)."
+        return ". What does not fit waits; how much that is, is not known, for arrivals are not measured well enough."
     if need <= proposed:
-        return f"; what arrives needs a batch of {need:.0f}, so that nothing has to wait."
+        return f". What arrives needs a batch of {need:.0f}, so that nothing has to wait."
     replicas = max(batch.given.signals.replicas_reporting, 1)
     if math.isinf(need):
-        return ", and more replicas are needed, for requests arrive faster than any batch serves them."
-    return f", if {max(1, ceil(replicas * need / proposed) - replicas)} replicas more take what then does not fit."
+        return ". Requests arrive faster than any batch serves them: more replicas are needed."
+    more = max(1, ceil(replicas * need / proposed) - replicas)
+    return f". {more} more replica{'s' if more > 1 else ''} have to take what then does not fit."

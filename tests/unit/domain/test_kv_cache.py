@@ -133,6 +133,8 @@ def test_what_fits_on_average_spares_few_preemptions_and_is_not_proposed():
     assert int(fewer.proposed) in {6, 7}
     left = effect(fewer, "preemptions")
     assert 0.0 == left.lower < left.expected < left.upper < 1.0
+    # Followed on that engine, the limit of 7 left 0.2025 of 1.83 preemptions a second.
+    assert left.expected < 0.2025 / 1.83 * left.before < left.upper
     # Fewer than run now may make fewer tokens, and somebody has to say so.
     assert "fewer tokens a second" in fewer.risk
     # The limit that was tried is still too high.

@@ -1,11 +1,14 @@
 """Advice on the tokens of a step: the right direction, and for the right reason."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optiinfra.domain import step_tokens
+from optiinfra.domain import step_tokens, tuning
 from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
+from optiinfra.domain.objectives import NOT_PROMISED, Objectives
 from optiinfra.domain.readings import EngineKind
 from tests.unit.domain.advised import UNKNOWN, Bottleneck, case, effect, fitted, is_complete, is_refused
 
@@ -113,6 +116,77 @@ def test_prompts_that_take_many_steps_get_larger_ones():
 )
 def test_larger_steps_are_refused(signals, settings, reason):
     is_refused(advise(base=LATE, signals=signals, settings=settings), reason)
+
+
+PROMPTS = {
+    "inter_token_latency_p50": 0.51,
+    "inter_token_latency_p95": 2.02,
+    "inter_token_latency_mean": 0.55,
+    "time_to_first_token_mean": 1.9,
+    "time_to_first_token_p95": 4.5,
+    "prompt_tokens_mean": 1185.0,
+    "running_mean": 3.5,
+    "running_per_replica_max": 6.0,
+    "step_tokens_mean": 1102.0,
+    "prefix_hit_ratio": 0.0,
+}
+"""A real engine whose prompts take the time: nearly every step carries some."""
+UNBOUND = Objectives(time_to_first_token_p95=NOT_PROMISED, inter_token_latency_p95=NOT_PROMISED)
+PROMPT_COST = fitted(0.0, 0.02, prompt_slope=0.000527)
+
+
+def of_prompts(*, objectives=UNBOUND, signals=None, **changes):
+    given_ = case(
+        Bottleneck.COMPUTE, signals=PROMPTS | (signals or {}), pace=PROMPT_COST, objectives=objectives, **changes
+    )
+    return replace(given_, diagnosis=replace(given_.diagnosis, reason="PrefillBound"))
+
+
+def test_where_prompts_take_the_time_that_is_said_and_late_tokens_are_halved():
+    advice = is_complete(step_tokens.advise(of_prompts()))
+    assert (advice.reason, advice.proposed) == ("LowerStepTokens", "1792")
+    assert "Prompts take the time" in advice.message
+    for way in ("begin alike", "FP8", "more replicas", "of their own for prefill"):
+        assert way in advice.message
+    later = effect(advice, "inter_token_latency_p95")
+    # 3.5 requests at 20 ms, and 1792 tokens.
+    assert later.expected == pytest.approx(0.07 + 1792 * 0.000527)
+    assert "no objective was given" in advice.verification
+    assert "promised" not in advice.verification
+
+
+@pytest.mark.parametrize(
+    ("objectives", "signals", "reason"),
+    [
+        (UNBOUND, {"inter_token_latency_p95": 0.6}, "PrefillTakesTheTime"),
+        (UNBOUND, {"inter_token_latency_p50": UNKNOWN}, "PrefillTakesTheTime"),
+        (Objectives(), {}, "DisaggregationNeeded"),
+        (Objectives(inter_token_latency_p95=5.0, time_to_first_token_p95=9.0), {}, "PrefillTakesTheTime"),
+        (Objectives(inter_token_latency_p95=0.05), {}, "StepTooSlow"),
+    ],
+)
+def test_no_refusal_contradicts_a_verdict_on_prompts(objectives, signals, reason):
+    refused = is_refused(step_tokens.advise(of_prompts(objectives=objectives, signals=signals)), reason)
+    assert "What helps: " in refused.message
+    assert "not to blame" not in refused.message
+
+
+def test_what_helps_follows_the_prefix_cache_and_the_gpu():
+    off = step_tokens.what_helps(of_prompts(settings={"prefix_caching": False}, gpu_name="NVIDIA A100-SXM4-80GB"))
+    assert "the prefix cache, which is off" in off
+    assert "FP8" not in off
+    assert "H100" in step_tokens.what_helps(of_prompts())
+
+
+def test_prompts_are_not_the_batch_s_fault():
+    batch = tuning.advise(of_prompts(objectives=Objectives()))[0]
+    is_refused(batch, "PrefillInterferes")
+    assert "Prompts take the time" in is_refused(tuning.advise(of_prompts())[0], "NotLimiting").message
+
+
+def test_nothing_promised_and_prompts_in_the_way_of_nobody():
+    unbound = is_refused(advise(Bottleneck.BATCH, objectives=UNBOUND), "StepTokensNotLimiting")
+    assert "no objective was given" in unbound.message
 
 
 @given(

@@ -1,12 +1,14 @@
 """Advice on batch size: safe steps only, gains from the engine's own steps, and honest where those tell nothing."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optiinfra.domain import tuning
 from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
-from optiinfra.domain.objectives import Objectives
+from optiinfra.domain.objectives import NOT_PROMISED, Objectives
 from optiinfra.domain.readings import EngineKind, Unknown
 from optiinfra.domain.step_cost import StepCost, needed_batch, smallest_trial, step_cost
 from tests.unit.domain.advised import UNKNOWN, Bottleneck, case, effect, fitted, is_complete, is_refused
@@ -158,6 +160,33 @@ def test_an_inferred_limit_and_an_unmeasured_latency():
     assert "not measured" in unmeasured.message
 
 
+def test_an_undo_removes_nothing_that_nobody_looked_at():
+    batch = advise(source="inferred", settings={"container": ""})
+    assert batch.undo.startswith("Put back what the engine's container had for --max-num-seqs")
+
+
+def test_no_objective_is_named_that_nobody_gave():
+    unbound = Objectives(time_to_first_token_p95=NOT_PROMISED, inter_token_latency_p95=NOT_PROMISED)
+    for pace in (CHEAP, None):
+        batch = is_complete(advise(objectives=unbound, pace=pace))
+        assert "no objective was given" in batch.verification
+        for text in (batch.message, batch.verification):
+            assert "inf" not in text
+            assert "promised" not in text
+    assert "latency" not in advise(objectives=unbound).message
+    slow = case(Bottleneck.COMPUTE, signals=FULL | SLOW, objectives=unbound)
+    slow = replace(slow, diagnosis=replace(slow.diagnosis, reason="DecodeBound"))
+    assert "give an objective" in is_refused(tuning.advise(slow)[0], "NotLimiting").message
+
+
+def test_a_message_is_a_few_short_sentences():
+    for batch in (advise(), advise(pace=CHEAP), advise(signals={"kv_cache_usage_max": 0.8})):
+        sentences = batch.message.split(". ")
+        assert 3 <= len(sentences) <= 6
+        assert all(len(one) < 160 for one in sentences)
+        assert ";" not in sentences[0]
+
+
 def test_engines_that_share_a_limit_get_their_share():
     batch = advise(settings={"data_parallel": 4.0}, pace=CHEAP)
     assert (batch.current, batch.proposed) == ("16", "32")
@@ -202,7 +231,7 @@ def test_a_batch_is_not_blamed_for_the_prompts_beside_it():
 def test_what_no_longer_fits_is_counted_in_replicas():
     signals = SLOW | {"arrival_rate": 6.0, "generation_tokens_mean": 100.0, "prefill_time_mean": 0.0}
     # 6 x 100 x (0.04 + 0.001 B) = 24 + 0.6 B: a batch of 60, and 40 fit.
-    assert "1 replicas more" in advise(Bottleneck.COMPUTE, signals=signals, pace=fitted(0.04, 0.001)).message
+    assert "1 more replica" in advise(Bottleneck.COMPUTE, signals=signals, pace=fitted(0.04, 0.001)).message
     signals["arrival_rate"] = 2.0
     assert "nothing has to wait" in advise(Bottleneck.COMPUTE, signals=signals, pace=fitted(0.04, 0.001)).message
 
