@@ -263,6 +263,11 @@ WRONG = [
     ("scope=Namespaces,watchNamespaces={a},externalMetrics.enabled=true", "externalMetrics.enabled"),
     ("scope=Namespaces,watchNamespaces={a},actuation.enabled=true,actuation.namespaces={b}", "actuation.namespaces"),
     ("actuation.namespaces={b}", "actuation.namespaces"),
+    (
+        "scope=Namespaces,watchNamespaces={a},modelConfigMaps.enabled=true,modelConfigMaps.namespaces={b}",
+        "modelConfigMaps.namespaces",
+    ),
+    ("modelConfigMaps.namespaces={b}", "modelConfigMaps.namespaces"),
     ("actuation.enabled=yes", "actuation.enabled"),
     ("actuation.enable=true", "actuation"),
     ("replicas=2", "replicas"),
