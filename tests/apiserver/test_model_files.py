@@ -1,6 +1,11 @@
-"""A model's config.json in a ConfigMap of a real API server: read, missing, no file of a model, and forbidden."""
+"""A model's config.json in a ConfigMap of a real API server: read, missing, no file of a model, and forbidden.
 
+The last test runs the operator under the chart's rights: what people see is the status and the log.
+"""
+
+import contextlib
 import json
+import os
 
 import pytest
 
@@ -8,6 +13,8 @@ from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.domain.model_facts import Attention, ModelFacts
 from optiinfra.domain.readings import Unknown, UnknownReason
+from tests.engine_pages import EnginePages, Page, Scene, make_namespace
+from tests.operator_process import eventually, free_port, install
 
 LLAMA = {
     "model_type": "llama",
@@ -102,3 +109,58 @@ async def test_a_server_that_does_not_answer_is_no_news(apiserver, namespace):
     found = await ModelFiles(client).read(namespace=namespace, name="llama", key="config.json")
     assert isinstance(found, Unknown)
     assert found.reason is UnknownReason.UNREACHABLE
+
+
+@pytest.mark.timeout(120)
+def test_the_operator_uses_what_it_may_read_and_shows_what_it_may_not(apiserver, tmp_path):
+    prefix = f"files-{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        for case in ("allowed", "closed"):
+            make_namespace(apiserver, f"{prefix}-{case}")
+        pages = stack.enter_context(EnginePages(free_port()))
+        values = {"modelConfigMaps.enabled": "true", "modelConfigMaps.namespaces": f"{{{prefix}-allowed}}"}
+        installation = stack.enter_context(
+            install(apiserver, folder=tmp_path, namespace=f"{prefix}-operator", values=values)
+        )
+        operator = installation.operator(OPTIINFRA_INTERVAL_SECONDS="1", OPTIINFRA_SCRAPE_INTERVAL_SECONDS="1")
+        scene = Scene(apiserver, installation, operator, pages, prefix)
+        stack.callback(scene.remove)
+        stack.callback(operator.kill)
+        for case, name in (("allowed", "here"), ("allowed", "missing"), ("closed", "here")):
+            namespace = scene.made[case] = f"{prefix}-{case}"
+            scene.engines(namespace, name, Page())
+            scene.optimize(namespace, name, model={"configMapRef": {"name": f"model-{name}"}})
+            if name == "here":
+                body = {"metadata": {"name": "model-here"}, "data": {"config.json": json.dumps(LLAMA)}}
+                apiserver.request("POST", f"/api/v1/namespaces/{namespace}/configmaps", body)
+        operator.start().wait_ready()
+
+        def said(case, name):
+            refusals = scene.status(scene.made[case], name).get("refusals", ())
+            return [entry["message"] for entry in refusals if entry["reason"] == "ModelFileUnreadable"]
+
+        def unread():
+            return [*said("allowed", "missing"), *said("closed", "here")]
+
+        missing, forbidden = eventually(
+            lambda: unread() if len(unread()) == 2 else None, seconds=60, what="two files that cannot be read"
+        )
+        assert "ConfigMap model-missing, key config.json" in missing
+        assert "does not exist" in missing
+        assert "Forbidden" in forbidden
+        assert "modelConfigMaps.enabled" in forbidden
+
+        def log(message):
+            return sorted(
+                (one["namespace"], one["configmap"]) for one in operator.records() if one["message"] == message
+            )
+
+        read = eventually(lambda: log("model file read") or None, seconds=30, what="a file that is read")
+        assert read == [(f"{prefix}-allowed", "model-here")]
+        assert log("model file not read") == [
+            (f"{prefix}-allowed", "model-missing"),
+            (f"{prefix}-closed", "model-here"),
+        ]
+        assert scene.status(scene.made["allowed"], "here")["refusals"]
+        assert said("allowed", "here") == []
+        assert not operator.complaints()
