@@ -334,3 +334,21 @@ def test_a_promise_makes_slow_tokens_count(tmp_path):
     assert verdicts(promised)[-1] == "Compute"
     assert promised["pages"][-1]["confidence"] < 0.5
     assert promised["objectives"] == {"time_to_first_token_p95": None, "inter_token_latency_p95": 0.05}
+
+
+def test_the_text_names_its_pages_its_units_and_what_nobody_promised():
+    text = run(RECORDINGS / BATCH_BOUND).output
+    assert "Advice for the verdict Batch, from the pages of seconds " in text
+    assert "promised 3600 s" not in text
+    assert "inf s" not in text
+    assert "(no objective was given)" in text
+    assert "No objective was given with --objective-ttft or --objective-itl" in text
+    # Nobody named the arguments: what stands in them is not to be removed.
+    assert "Put back what the engine's container had for --max-num-seqs" in text
+    assert " ratio" not in text.partition("kv_cache_usage: ")[2].partition("\n")[0]
+
+
+def test_only_the_objective_that_is_missing_is_named():
+    text = run(RECORDINGS / BATCH_BOUND, "--objective-itl", "2s").output
+    assert "(promised 2 s)" in text
+    assert "No objective was given with --objective-ttft:" in text

@@ -6,7 +6,7 @@ from itertools import groupby
 from math import isfinite
 from typing import TypeAlias
 
-from optiinfra.cli.analyze_series import Judged
+from optiinfra.cli.analyze_series import Judged, dominating
 from optiinfra.domain.advice import Advice
 from optiinfra.domain.diagnosis import Diagnosis
 from optiinfra.domain.evidence import Effect, Evidence, Proposal, Refusal
@@ -73,7 +73,8 @@ def as_text(report: Report) -> str:
             lines.append(f"{'':<63}  {other.bottleneck} instead: {other.message}")
     proposals = [one for one in report.advice if isinstance(one, Proposal)]
     refusals = [one for one in report.advice if isinstance(one, Refusal)]
-    lines.append("" if proposals else "\nNo setting to change is proposed.")
+    lines += ["", _rests_on(report)] if report.advice else []
+    lines.append("" if proposals else "No setting to change is proposed.")
     for one in proposals:
         lines += _spoken(one)
     if refusals:
@@ -89,6 +90,16 @@ def as_text(report: Report) -> str:
         f"\n{count} pages, {report.gpu_pages} GPU pages, {report.cpu_seconds_per_page * 1e3:.1f} ms CPU a page"
     )
     return "\n".join(lines)
+
+
+def _rests_on(report: Report) -> str:
+    """Say which pages the advice is about: where something limited, not where the recording ends."""
+    judged = sorted((entry.judged for entry in report.entries if entry.judged is not None), key=lambda one: one.time)
+    span, start = dominating(judged), min(entry.time for entry in report.entries)
+    if span is None:
+        return "No page was judged."
+    seconds = f"{span.first.time - start:.0f}-{span.last.time - start:.0f}"
+    return f"Advice for the verdict {span.last.settled.bottleneck}, from the pages of seconds {seconds}:"
 
 
 def _spoken(one: Proposal) -> list[str]:
@@ -108,7 +119,9 @@ def _told(effect: Effect) -> str:
     before, lower, expected, upper = (
         _text(value, effect.unit) for value in (effect.before, effect.lower, effect.expected, effect.upper)
     )
-    between = f"{lower} to {upper}"
+    # One unit is enough for both ends.
+    unit = lower.rpartition(" ")[2]
+    between = f"{lower.removesuffix(' ' + unit) if upper.endswith(' ' + unit) else lower} to {upper}"
     if isinstance(effect.expected, Unknown):
         return f"{before} -> {between}"
     return f"{before} -> {expected}" + (f" ({between})" if lower != upper else "")
@@ -126,7 +139,7 @@ def _text(value: Value, unit: str) -> str:
         case "seconds":
             unit = "s"
         case "1/s":
-            unit = "a second"
+            return f"{value:.3g}/s"
     return f"{f'{value:,.0f}' if value >= 100.0 else f'{value:.3g}'}{' ' + unit if unit else ''}"
 
 

@@ -13,11 +13,18 @@ from optiinfra.domain.gpu_models import GpuModel
 from optiinfra.domain.model_facts import ModelFacts
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.pace import Pace
-from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.surroundings import Surroundings
 
 Advice: TypeAlias = Proposal | Refusal
+
+
+def because(value: Value) -> str:
+    """Return why a value is not known, to stand behind a colon; the value itself where it is."""
+    if isinstance(value, Unknown):
+        return value.detail or str(value.reason)
+    return f"{value:g}"
 
 
 @dataclass(frozen=True, slots=True)

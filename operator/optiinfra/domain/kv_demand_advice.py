@@ -8,7 +8,7 @@ measured shapes, so that a lever is as good as the window is typical; what a win
 from math import ceil, floor
 from typing import Final
 
-from optiinfra.domain.advice import Advice
+from optiinfra.domain.advice import Advice, because
 from optiinfra.domain.evidence import Effect, RecommendationType, Refusal
 from optiinfra.domain.kv_capacity import fit_mostly, shortage
 from optiinfra.domain.kv_case import WATCHED, KVCase
@@ -27,10 +27,13 @@ def fewer_requests(case: KVCase) -> Advice:
     if isinstance(preemptions, Unknown) or preemptions <= 0.0:
         return case.refuse("NoPreemptions", "A lower batch limit spares preemptions, and there are none.")
     if isinstance(limit, Unknown) or not flags.batch_limit:
-        return case.refuse("BatchLimitUnknown", f"A lower batch limit would spare preemptions; it is {limit}.")
+        return case.refuse(
+            "BatchLimitUnknown",
+            f"A lower batch limit would spare preemptions; which one holds is not known: {because(limit)}.",
+        )
     for value in (held, deviation, case.capacity):
         if isinstance(value, Unknown):
-            text = f"A lower batch limit would spare preemptions; request length is {value}."
+            text = f"A lower batch limit would spare preemptions; what a request holds is not known: {because(value)}."
             return case.refuse("LengthsUnknown", text)
     assert not isinstance(held, Unknown)
     assert not isinstance(deviation, Unknown)
@@ -108,12 +111,14 @@ def shorter_context(case: KVCase) -> Advice:
     signals, settings, flags = case.given.signals, case.given.settings, case.flags
     context, longest = settings.context_tokens, signals.request_tokens_highest
     if isinstance(context, Unknown) or not flags.context:
-        return case.refuse("ContextUnknown", f"The longest context that the engine admits is {context}.")
+        return case.refuse(
+            "ContextUnknown", f"The longest context that the engine admits is not known: {because(context)}."
+        )
     if signals.window < CONTEXT_SPAN:
         text = f"{signals.window:.0f} s of pages do not show how long the longest requests are."
         return case.refuse("WindowTooShort", text)
     if isinstance(longest, Unknown):
-        return case.refuse("LengthsUnknown", f"The longest request of the window is {longest}.")
+        return case.refuse("LengthsUnknown", f"The longest request of the window is not known: {because(longest)}.")
     proposed = ceil(longest * CONTEXT_ROOM / 1024) * 1024
     if proposed * 2 > context:
         text = f"Requests of up to {longest:,.0f} tokens use the context of {context:,.0f} tokens."

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Final
 
-from optiinfra.domain.advice import Advice
+from optiinfra.domain.advice import Advice, because
 from optiinfra.domain.evidence import Effect
 from optiinfra.domain.gpu_models import GpuModel
 from optiinfra.domain.kv_capacity import sized
@@ -48,9 +48,13 @@ def _by_hand(case: KVCase) -> Advice:
     if not case.overridden and isinstance(given, Unknown):
         return case.refuse("KVSizeAutomatic", f"{case.engine} sizes the KV cache by the memory that is free.")
     if isinstance(case.capacity, Unknown):
-        return case.refuse("CapacityUnknown", f"How many tokens the KV cache holds is {case.capacity}.")
+        return case.refuse(
+            "CapacityUnknown", f"How many tokens the KV cache holds is not known: {because(case.capacity)}."
+        )
     if isinstance(case.need, Unknown):
-        return case.refuse("LengthsUnknown", f"What the workload needs of the KV cache is {case.need}.")
+        return case.refuse(
+            "LengthsUnknown", f"What the workload needs of the KV cache is not known: {because(case.need)}."
+        )
     wanted = case.need.p99 * MEMORY_ROOM
     factor = min(wanted / case.capacity, LARGEST_STEP)
     if factor <= 1.0:
@@ -112,7 +116,9 @@ def _memory_share(case: KVCase) -> Advice:
     if case.overridden or not isinstance(settings.kv_cache_bytes, Unknown):
         return case.refuse("MemoryShareUnused", "The KV cache has a size of its own; the memory share changes nothing.")
     if isinstance(share, Unknown):
-        return case.refuse("MemoryShareUnknown", f"The engine's share of the GPU's memory is {share}.")
+        return case.refuse(
+            "MemoryShareUnknown", f"The engine's share of the GPU's memory is not known: {because(share)}."
+        )
     assert isinstance(settings.engine, EngineKind)
     room = SHARE_CEILING[settings.engine] - share
     used = case.given.surroundings.gpu_memory_usage
@@ -167,7 +173,7 @@ def _fp8(case: KVCase) -> Advice:
     if dtype not in SIXTEEN_BITS:
         return case.refuse("KVTypeQuantised", f"The KV cache is {dtype} already.")
     if isinstance(gpu, Unknown):
-        return case.refuse("HardwareUnknown", f"8-bit keys and values need a GPU with FP8, and the GPU is {gpu}.")
+        return case.refuse("HardwareUnknown", f"8-bit keys and values need a GPU with FP8: {because(gpu)}.")
     if isinstance(gpu.flops_8, Unknown):
         text = f"8-bit keys and values need FP8 arithmetic (Ada, Hopper or newer); the {gpu.name} is {gpu.generation}."
         return case.refuse("HardwareWithoutFP8", text)
@@ -208,11 +214,11 @@ def _split(case: KVCase) -> Advice:
         return case.refuse("NoSuchSetting", f"{case.engine} does not split a model over GPUs.")
     for value, what in ((split, "split of the model"), (model.parameters, "model's size"), (gpu, "GPU")):
         if isinstance(value, Unknown):
-            return case.refuse("SplitNotComputable", f"What more GPUs give is not computable: the {what} is {value}.")
+            return case.refuse("SplitNotComputable", f"What more GPUs give needs the {what}: {because(value)}.")
     each = case.bytes_per_token
     if isinstance(each, Unknown) or isinstance(case.capacity, Unknown):
         why = each if isinstance(each, Unknown) else case.capacity
-        return case.refuse("SplitNotComputable", f"What more GPUs give is not computable: {why}.")
+        return case.refuse("SplitNotComputable", f"What more GPUs give is not computable: {because(why)}.")
     assert not isinstance(split, Unknown)
     assert not isinstance(gpu, Unknown)
     assert not isinstance(model.parameters, Unknown)
@@ -223,7 +229,7 @@ def _split(case: KVCase) -> Advice:
     after = kv_bytes_per_token(model, replace(settings, tensor_parallel=doubled))
     if isinstance(element, Unknown) or isinstance(after, Unknown):
         why = element if isinstance(element, Unknown) else after
-        return case.refuse("SplitNotComputable", f"What more GPUs give is not computable: {why}.")
+        return case.refuse("SplitNotComputable", f"What more GPUs give is not computable: {because(why)}.")
     weights = model.parameters * element
     if weights / split < HEAVY_WEIGHTS * gpu.memory_bytes:
         text = (

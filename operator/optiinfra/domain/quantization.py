@@ -11,7 +11,7 @@ Quantization changes answers. It is never applied by the operator, whatever the 
 
 from typing import Final
 
-from optiinfra.domain.advice import Advice, AdviceInput
+from optiinfra.domain.advice import Advice, AdviceInput, because
 from optiinfra.domain.evidence import Bottleneck, Effect, RecommendationType, Refusal
 from optiinfra.domain.fewer_gpus import fewer_gpus
 from optiinfra.domain.objectives import said
@@ -105,7 +105,7 @@ def _faster_prompts(case: Case, formats: tuple[WeightFormat, ...]) -> Advice:
     first = signals.time_to_first_token_p95
     for value in (prefill, prompt, first):
         if isinstance(value, Unknown):
-            return Refusal(_TYPE, "PrefillUnknown", f"How long prompts are computed is {value}.")
+            return Refusal(_TYPE, "PrefillUnknown", f"How long prompts are computed is not known: {because(value)}.")
     assert not isinstance(prefill, Unknown)
     assert not isinstance(prompt, Unknown)
     assert not isinstance(first, Unknown)
@@ -140,7 +140,9 @@ def _room(case: Case, formats: tuple[WeightFormat, ...]) -> Advice:
     freed = freed_tokens(case, form)
     if isinstance(freed.expected, Unknown) or isinstance(freed.before, Unknown):
         why = freed.expected if isinstance(freed.expected, Unknown) else freed.before
-        return Refusal(_TYPE, "KVRoomUnknown", f"How many tokens smaller weights make room for is {why}.")
+        return Refusal(
+            _TYPE, "KVRoomUnknown", f"How many tokens smaller weights make room for is not known: {because(why)}."
+        )
     gain = freed.expected / freed.before - 1.0
     if gain < WORTHWHILE:
         return Refusal(_TYPE, "LittleRoom", f"Smaller weights would enlarge the KV cache by {gain:.0%} only.")

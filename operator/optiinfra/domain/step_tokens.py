@@ -14,7 +14,7 @@ from dataclasses import replace
 from math import ceil, isinf
 from typing import Final
 
-from optiinfra.domain.advice import Advice, AdviceInput
+from optiinfra.domain.advice import Advice, AdviceInput, because
 from optiinfra.domain.engine_flags import EngineFlags, flags_of
 from optiinfra.domain.evidence import Bottleneck, Direction, Effect, Evidence, Proposal, RecommendationType, Refusal
 from optiinfra.domain.manifests import instruction, patch, undo
@@ -87,12 +87,13 @@ def _judged(given: AdviceInput, flags: EngineFlags, *, slow_tokens: bool) -> Adv
     signals, settings = given.signals, given.settings
     slow, median = signals.inter_token_latency_p95, signals.inter_token_latency_p50
     if isinstance(slow, Unknown) or isinstance(median, Unknown) or median <= 0.0:
-        return Refusal(_TYPE, "StepsUnknown", f"Whether prompts slow tokens down is not known: {slow}, {median}.")
+        why = because(median if isinstance(median, Unknown) else slow)
+        return Refusal(_TYPE, "StepsUnknown", f"Whether prompts slow tokens down is not known: {why}.")
     if settings.chunked_prefill is False and slow_tokens:
         return _chunking(given, flags)
     each = prompt_token_seconds(given)
     if isinstance(each, Unknown):
-        return Refusal(_TYPE, "PromptCostUnknown", f"What a prompt token costs is {each}.")
+        return Refusal(_TYPE, "PromptCostUnknown", f"What a prompt token costs is not known: {because(each)}.")
     if slow_tokens:
         return _fewer(given, flags, slow=slow, median=median, each=each)
     return _more(given, flags, slow=slow, median=median, each=each)
@@ -290,7 +291,9 @@ def _more(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float,
         )
         return Refusal(_TYPE, "QueueFirst", text)
     if isinstance(present, Unknown):
-        return Refusal(_TYPE, "StepTokensUnknown", f"How many tokens a step may carry is {present}.")
+        return Refusal(
+            _TYPE, "StepTokensUnknown", f"How many tokens a step may carry is not known: {because(present)}."
+        )
     longest = signals.prompt_tokens_p99 if not isinstance(signals.prompt_tokens_p99, Unknown) else prompt
     if isinstance(longest, Unknown) or longest <= present:
         return Refusal(_TYPE, "PromptsShort", f"Prompts fit into one step of {present:.0f} tokens.")
@@ -339,7 +342,10 @@ def _plus(value: Value, more: float) -> Value:
 
 def _current(given: AdviceInput, flags: EngineFlags) -> str:
     present = given.settings.step_tokens
-    return f"not given (default {flags.step_tokens_default})" if isinstance(present, Unknown) else f"{present:.0f}"
+    if not isinstance(present, Unknown):
+        return f"{present:.0f}"
+    # Without a container no arguments were read, and what stands in them may be more than the default.
+    return f"{'not given (' if given.settings.container else 'not known ('}default {flags.step_tokens_default})"
 
 
 def _proposal(
@@ -356,7 +362,7 @@ def _proposal(
     risk: str,
 ) -> Proposal:
     signals, container, window = given.signals, given.settings.container, given.signals.window
-    before = "" if current == "off" or current.startswith("not given") else current
+    before = "" if current == "off" or current.startswith(("not given", "not known")) else current
     return Proposal(
         type=_TYPE,
         reason=reason,

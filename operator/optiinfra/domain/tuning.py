@@ -14,7 +14,7 @@ from math import ceil, floor
 from typing import Final
 
 from optiinfra.domain import quantization, step_tokens
-from optiinfra.domain.advice import Advice, AdviceInput
+from optiinfra.domain.advice import Advice, AdviceInput, because
 from optiinfra.domain.batch_case import BUCKETS, ROUNDING, Batch, proposal, throughput, trial
 from optiinfra.domain.engine_flags import flags_of
 from optiinfra.domain.evidence import Bottleneck, Effect, RecommendationType, Refusal
@@ -63,7 +63,7 @@ def _batch_size(given: AdviceInput) -> Advice:
         highest = signals.running_per_replica_max
         limit = highest if isinstance(limit, Unknown) else limit
     if isinstance(limit, Unknown):
-        return Refusal(_BATCH, "BatchLimitUnknown", f"The batch limit is {limit}.")
+        return Refusal(_BATCH, "BatchLimitUnknown", f"The batch limit is not known: {because(limit)}.")
     batch = Batch(given, flags, limit, step_cost(given), engines)
     return _lower(batch) if lower else _raise(batch)
 
@@ -95,7 +95,9 @@ def _raise(batch: Batch) -> Advice:
     given, limit = batch.given, batch.limit
     between, room, safe = given.signals.inter_token_latency_p95, _room(batch), _safe(batch)
     if isinstance(room, Unknown):
-        return Refusal(_BATCH, "KVCacheUnknown", f"Whether the KV cache has room for more requests is {room}.")
+        return Refusal(
+            _BATCH, "KVCacheUnknown", f"Whether the KV cache has room for more requests is not known: {because(room)}."
+        )
     if room < limit * SMALLEST_STEP:
         text = f"{limit:g} requests leave no room for a tenth more in the KV cache (it holds {room:.0f})."
         return Refusal(_BATCH, "KVCacheWouldFill", text)
@@ -177,7 +179,7 @@ def _raise_text(batch: Batch, proposed: float, gain: Effect, need: Value, upper:
     given, limit = batch.given, batch.limit
     usage, between = given.signals.kv_cache_usage_max, given.signals.inter_token_latency_p95
     full = "" if isinstance(usage, Unknown) else f", with {usage:.0%} of the KV cache in use"
-    after = "" if isinstance(usage, Unknown) else f"; {usage * proposed / limit:.0%} of the KV cache are then in use"
+    after = "" if isinstance(usage, Unknown) else f"; {usage * proposed / limit:.0%} of the KV cache is then in use"
     parts = [f"The batch is full at {limit:g} requests{full}."]
     if isinstance(gain.expected, Unknown) or isinstance(gain.before, Unknown):
         parts.append(
@@ -208,10 +210,11 @@ def _untold(batch: Batch, proposed: float, upper: int) -> list[str]:
     """Say why the gain is not known, how it will be, and how far the limit may go."""
     why, tells = batch.cost.slope if isinstance(batch.cost, StepCost) else batch.cost, trial(batch)
     what = why.detail if isinstance(why, Unknown) and why.detail else str(why)
-    bounds = "KV cache" if math.isinf(batch.given.objectives.inter_token_latency_p95) else "KV cache and latency"
+    free = math.isinf(batch.given.objectives.inter_token_latency_p95)
+    bounds = "the KV cache" if free else "KV cache or latency"
     if proposed < tells:
-        return [f"How much more is not known: {what}.", f"{tells} would tell it, which {bounds} do not surely allow."]
-    allowed = f"; {bounds} and caution allow {upper}" if upper > proposed else ""
+        return [f"How much more is not known: {what}.", f"{tells} would tell it, and {bounds} may not allow as many."]
+    allowed = f"; no more than {upper} is safe to try" if upper > proposed else ""
     told = f"{OBSERVATIONS} windows at {proposed:g}, the smallest step that can, will tell it{allowed}."
     return [f"How much more is not known: {what}.", told]
 
@@ -219,7 +222,9 @@ def _untold(batch: Batch, proposed: float, upper: int) -> list[str]:
 def _lower(batch: Batch) -> Advice:
     given, cost, share = batch.given, batch.cost, batch.share_of_objective
     if isinstance(cost, Unknown):
-        return Refusal(_BATCH, "StepsUnknown", f"Whether a smaller batch helps is not known: {cost}.")
+        return Refusal(
+            _BATCH, "StepsUnknown", f"Whether a smaller batch helps is not known: {because(cost)} is not measured."
+        )
     assert not isinstance(share, Unknown)
     running = cost.batch
     if running < 2.0:

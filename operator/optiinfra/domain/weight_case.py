@@ -7,7 +7,7 @@ reached the datasheet (`REACHED` of it is expected); the rest stays. Why there i
 from dataclasses import dataclass
 from typing import Final
 
-from optiinfra.domain.advice import AdviceInput
+from optiinfra.domain.advice import AdviceInput, because
 from optiinfra.domain.engine_flags import flags_of
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal, Savings
 from optiinfra.domain.gpu_models import GpuModel
@@ -63,14 +63,18 @@ def case_of(given: AdviceInput) -> Case | Refusal:
     if not isinstance(settings.engine, EngineKind):
         return Refusal(_TYPE, "EngineUnknown", f"The engine is {settings.engine}.")
     if not settings.quantization_known:
-        return Refusal(_TYPE, "QuantizationUnknown", "Whether the weights are quantised is not known.")
+        return Refusal(
+            _TYPE,
+            "QuantizationUnknown",
+            "Whether the weights are quantised is not known: neither the model's name nor an argument says it.",
+        )
     if settings.quantization:
         return Refusal(_TYPE, "AlreadyQuantised", f"The weights are {settings.quantization} already.")
     flags = flags_of(settings.engine, settings.version)
     if not flags.quantization and not flags.model:
         return Refusal(_TYPE, "NoSuchSetting", f"{settings.engine} takes quantised weights only as another model.")
     if isinstance(gpu, Unknown):
-        return Refusal(_TYPE, "GPUUnknown", f"What smaller weights gain depends on the GPU, which is {gpu}.")
+        return Refusal(_TYPE, "GPUUnknown", f"What smaller weights gain depends on the GPU: {because(gpu)}.")
     if gpu.shared:
         text = f"The {gpu.name} is shared between pods; what one of them gets of its bandwidth is not known."
         return Refusal(_TYPE, "GPUShared", text)
@@ -81,7 +85,9 @@ def _measured(given: AdviceInput, engine: EngineKind, gpu: GpuModel) -> Case | R
     settings, name = given.settings, given.model.name or "the model"
     split, each, cost = gpus_of_tensor_group(settings), bytes_each(given.model, settings), step_cost(given)
     if isinstance(split, Unknown):
-        return Refusal(_TYPE, "GPUCountUnknown", f"Over how many GPUs the weights are split is {split}.")
+        return Refusal(
+            _TYPE, "GPUCountUnknown", f"Over how many GPUs the weights are split is not known: {because(split)}."
+        )
     line = roofline(given.model, gpu, tensor_group=split, stages=settings.pipeline_parallel)
     if isinstance(each, Unknown) or isinstance(line, Unknown):
         text = "What smaller weights gain depends on the model: name its family in spec.model, or give its parameters."
@@ -89,7 +95,7 @@ def _measured(given: AdviceInput, engine: EngineKind, gpu: GpuModel) -> Case | R
     if each < SIXTEEN_BITS:
         return Refusal(_TYPE, "AlreadyQuantised", f"{name} is published with {each:g} bytes a parameter.")
     if isinstance(cost, Unknown):
-        return Refusal(_TYPE, "StepsUnknown", f"What a step takes now is {cost}.")
+        return Refusal(_TYPE, "StepsUnknown", f"What a step takes now is not known: {because(cost)} is not measured.")
     least = line.read_seconds(cost.batch, each)
     # Speculative decoding makes several tokens a step, and their times are shorter than the step's.
     if cost.step < IMPOSSIBLE * least and settings.speculative is not True:

@@ -44,6 +44,10 @@ def test_a_setting_that_nobody_gave_is_told_with_the_engine_s_default():
     advice = is_complete(advise())
     assert advice.current.startswith("not given (default 8192 on GPUs of 70 GiB")
     assert advice.undo.startswith("Remove --max-num-batched-tokens")
+    # Whose arguments nobody read may have given it.
+    unread = is_complete(advise(settings={"container": ""}))
+    assert unread.current.startswith("not known (default 8192")
+    assert unread.undo.startswith("Put back what")
 
 
 def test_without_a_fit_prefill_tells_the_most_that_a_token_costs():
