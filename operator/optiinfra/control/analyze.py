@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.control import engine_analysis
 from optiinfra.control.isolation import isolated
-from optiinfra.control.surroundings import surroundings_of
+from optiinfra.control.surroundings import container_cpu, surroundings_of
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
     consolidation,
@@ -105,7 +105,9 @@ def _service(
         )
         if facts.ready_replicas and target.signals.replicas_reporting:
             target.memory.history.observe(target.signals, facts.ready_replicas)
-        target.surroundings = surroundings_of(target.utilization, facts)
+        target.surroundings = surroundings_of(
+            target.utilization, facts, container_cpu=container_cpu(service, target, now=work.at)
+        )
         target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
         target.limits = limits_of(service, target, facts)
         if target.problem is None:

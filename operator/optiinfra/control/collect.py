@@ -103,6 +103,7 @@ class Collector:
                 for target in settings.targets
             ],
             usage=self.usage.of(key),
+            busiest=self.usage.busiest(key),
             notes=self.plans.notes(),
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",

@@ -5,24 +5,47 @@ service on GPUs of several models has no GPU model: what holds for one would be 
 """
 
 from collections.abc import Mapping
+from typing import Final
 
+from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import gpu_models
 from optiinfra.domain.gpu_models import GpuModel
-from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.surroundings import Surroundings
+from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.utilization import Utilization
 from optiinfra.domain.workload import GpuFacts, NodeFacts, WorkloadFacts
 
+_USAGE_LASTS: Final = Seconds(180.0)
+"""metrics.k8s.io is read once a minute and averages over up to another."""
+_NO_LIMIT: Final = Unknown(UnknownReason.UNSUPPORTED, "the engine's container has no CPU limit")
 
-def surroundings_of(utilization: Utilization, facts: WorkloadFacts) -> Surroundings:
+
+def surroundings_of(utilization: Utilization, facts: WorkloadFacts, *, container_cpu: Value) -> Surroundings:
     """Put together what the verdict on a service needs besides its pages."""
     return Surroundings(
         gpu_utilization=utilization.gpu_ratio_mean,
         gpu_sm_active=utilization.sm_active_mean,
         gpu_memory_usage=utilization.gpu_memory_ratio,
+        container_cpu=container_cpu,
         node_cpu=utilization.node_cpu_ratio,
         starting_replicas=float(max(0, facts.desired_replicas - facts.ready_replicas)),
     )
+
+
+def container_cpu(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> Value:
+    """Return the CPU that the engine's container uses of its limit, in the busiest pod."""
+    name = target.settings.container
+    measured = service.busiest.get(name)
+    if measured is None or now - measured[0] > _USAGE_LASTS:
+        return Unknown(UnknownReason.NOT_MEASURED, "no recent use of the engine's container in metrics.k8s.io")
+    if len(service.targets) > 1:
+        return Unknown(UnknownReason.UNSUPPORTED, "use is known of all variants together")
+    pods = target.facts.pods if target.facts is not None else ()
+    limit = next((one.cpu_limit_cores for pod in pods for one in pod.containers if one.name == name), _NO_LIMIT)
+    if isinstance(limit, Unknown) or limit <= 0.0:
+        return _NO_LIMIT
+    return min(1.0, measured[1] / limit)
 
 
 def gpu_of(facts: WorkloadFacts, utilization: Utilization, nodes: Mapping[str, NodeFacts]) -> GpuModel | Unknown:

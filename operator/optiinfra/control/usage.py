@@ -10,8 +10,9 @@ from typing import Protocol
 
 from optiinfra.cluster.usage import PodUsage
 from optiinfra.control.keys import ObjectKey
-from optiinfra.domain.readings import Unknown
+from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.right_sizing import ContainerUsage, ContainerUsageHistory
+from optiinfra.domain.units import UnixTime
 
 
 class UsageReader(Protocol):
@@ -29,10 +30,15 @@ class UsageTable:
     unknown: dict[str, Unknown] = field(default_factory=dict)
     """Why nothing is known, by namespace."""
     _histories: dict[ObjectKey, dict[str, ContainerUsageHistory]] = field(default_factory=dict)
+    _busiest: dict[ObjectKey, dict[str, tuple[UnixTime, float]]] = field(default_factory=dict)
 
     def of(self, key: ObjectKey) -> Mapping[str, ContainerUsageHistory]:
         """Histories of one object by container name; empty when nothing was measured."""
         return self._histories.get(key, {})
+
+    def busiest(self, key: ObjectKey) -> Mapping[str, tuple[UnixTime, float]]:
+        """When each container of an object was last measured, and the CPU cores that its busiest pod used then."""
+        return self._busiest.get(key, {})
 
     async def refresh(self, namespace: str, owners: Mapping[str, ObjectKey]) -> None:
         """Read a namespace once and add what its pods use to the objects they belong to (pod name -> object)."""
@@ -41,17 +47,30 @@ class UsageTable:
             self.unknown[namespace] = answer
             return
         self.unknown.pop(namespace, None)
+        for key in set(owners.values()):
+            self._busiest.pop(key, None)
         for name, pod in answer.items():
             owner = owners.get(name)
             if owner is None:
                 continue
             histories = self._histories.setdefault(owner, {})
             for container, used in pod.containers.items():
+                self._note(owner, container, pod.time, used.cpu_cores)
                 histories.setdefault(container, ContainerUsageHistory()).observe(
                     ContainerUsage(time=pod.time, cpu_cores=used.cpu_cores, memory_bytes=used.memory_bytes)
                 )
 
+    def _note(self, owner: ObjectKey, container: str, time: UnixTime, cores: Value) -> None:
+        if isinstance(cores, Unknown):
+            return
+        known = self._busiest.setdefault(owner, {})
+        _, most = known.get(container, (time, 0.0))
+        if cores >= most:
+            known[container] = time, cores
+
     def forget_except(self, alive: set[ObjectKey]) -> None:
         """Drop histories of objects that are gone."""
+        for key in [key for key in self._busiest if key not in alive]:
+            del self._busiest[key]
         for key in [key for key in self._histories if key not in alive]:
             del self._histories[key]

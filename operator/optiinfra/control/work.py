@@ -97,6 +97,8 @@ class ServiceWork:
     targets: list[TargetWork]
     usage: Mapping[str, ContainerUsageHistory] = field(default_factory=dict)
     """Measured use by container name; empty where nobody measures it."""
+    busiest: Mapping[str, tuple[UnixTime, float]] = field(default_factory=dict)
+    """By container name: when it was last measured, and the CPU cores of its busiest pod then."""
     whole: ServiceSignals | None = None
     """What all targets say together; None while none says anything."""
     notes: tuple[Refusal, ...] = ()

@@ -7,7 +7,8 @@ import pytest
 
 from optiinfra.control import engine_analysis
 from optiinfra.control.model_files import ModelFile
-from optiinfra.control.surroundings import gpu_of
+from optiinfra.control.surroundings import container_cpu, gpu_of
+from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Bottleneck, RecommendationType, Refusal
 from optiinfra.domain.gpu_models import GpuModel
 from optiinfra.domain.model_facts import ModelFacts
@@ -220,3 +221,22 @@ def test_advice_rests_on_the_file_of_the_model_and_says_when_it_could_not():
     rounds.work.model_file = ModelFile(notes=(why,))
     assert why in engine_analysis.advise(rounds.work, rounds.target, {})
     assert engine_analysis._advice_input(rounds.work, rounds.target, {}).model.kv_heads == 8.0
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "age", "expected"),
+    [
+        (3.9, 4.0, 60.0, 0.975),
+        (5.0, 4.0, 60.0, 1.0),
+        (3.9, UNKNOWN, 60.0, UnknownReason.UNSUPPORTED),
+        (3.9, 4.0, 600.0, UnknownReason.NOT_MEASURED),
+        (None, 4.0, 60.0, UnknownReason.NOT_MEASURED),
+    ],
+)
+def test_what_the_engines_container_uses_of_its_cpu(used, limit, age, expected):
+    container = ContainerFacts("engine", UNKNOWN, limit, UNKNOWN, UNKNOWN, gpus=1.0)
+    work = service(facts=facts(pods=(pod(containers=(container,)),)), settings=EngineSettings(container="engine"))
+    if used is not None:
+        work.busiest = {"engine": (UnixTime(NOW - age), used), "sidecar": (NOW, 9.0)}
+    found = container_cpu(work, work.targets[0], now=NOW)
+    assert (found.reason if isinstance(found, Unknown) else found) == expected

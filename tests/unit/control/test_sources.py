@@ -221,6 +221,18 @@ async def test_usage_goes_to_the_object_the_pod_belongs_to():
     assert set(table.of(KEY)) == {"vllm"}
 
 
+async def test_the_busiest_pod_of_the_last_reading_is_kept():
+    reader = Metrics({"a": used(1.0, 2e9), "b": used(3.0, 2e9), "stranger": used(9.0, 9e9)})
+    table = UsageTable(reader=reader)
+    await table.refresh("inference", {"a": KEY, "b": KEY})
+    assert table.busiest(KEY) == {"vllm": (NOW, 3.0)}
+    reader.answer = {"a": used(0.5, 2e9)}
+    await table.refresh("inference", {"a": KEY})
+    assert table.busiest(KEY) == {"vllm": (NOW, 0.5)}
+    table.forget_except(set())
+    assert table.busiest(KEY) == {}
+
+
 async def test_a_cluster_that_does_not_measure_is_unknown_and_not_zero():
     missing = Unknown(UnknownReason.UNSUPPORTED, "no metrics.k8s.io")
     table = UsageTable(reader=Metrics(missing))
