@@ -28,6 +28,8 @@ GRAIN: Final = 256
 """Proposed values are multiples of this."""
 SMALLEST: Final = 512
 LARGEST: Final = 16_384
+UNPROMISED_STEP: Final = 2.0
+"""Times the present tokens of a step, where no objective bounds them."""
 WORTHWHILE: Final = 0.1
 """Share by which the first token has to come sooner."""
 LONG: Final = 0.5
@@ -165,7 +167,9 @@ def _fewer(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float
     carried = (slow - median) / each
     if isinstance(present, Unknown):
         present = carried
-    if isinstance(prompt, Unknown) or (prompt < LONG * min(present, carried) and not known):
+    # Several prompts share a step where they take the time; more than the largest step holds is no step.
+    several = known and min(present, carried) <= LARGEST
+    if isinstance(prompt, Unknown) or (prompt < LONG * min(present, carried) and not several):
         return Refusal(
             _TYPE, "PromptsShort", f"Prompts ({prompt} tokens) are too short to fill the steps that are slow."
         )
@@ -238,6 +242,9 @@ def _smoother(given: AdviceInput, flags: EngineFlags) -> Advice:
     most = carried if isinstance(present, Unknown) else min(present, carried)
     proposed = int(most / 2.0 // GRAIN * GRAIN)
     least = max(SMALLEST, 0 if isinstance(running, Unknown) else ceil(running / GRAIN) * GRAIN)
+    if proposed > LARGEST:
+        # Tokens as cheap as that do not make a step late.
+        return Refusal(_TYPE, "PrefillTakesTheTime", text)
     if proposed < least:
         text = f"{text} Steps carry {carried:.0f} tokens of prompts at p95; half of that would make prefill too slow."
         return Refusal(_TYPE, "PrefillTakesTheTime", text)
@@ -297,13 +304,15 @@ def _more(given: AdviceInput, flags: EngineFlags, *, slow: float, median: float,
     longest = signals.prompt_tokens_p99 if not isinstance(signals.prompt_tokens_p99, Unknown) else prompt
     if isinstance(longest, Unknown) or longest <= present:
         return Refusal(_TYPE, "PromptsShort", f"Prompts fit into one step of {present:.0f} tokens.")
-    proposed = int(min(LARGEST, max(0.0, promised - median) / each) // GRAIN * GRAIN)
+    # Where nobody said how late a token may come, one step of twice the size is enough to judge by.
+    most = min(LARGEST, UNPROMISED_STEP * present if isinf(promised) else max(0.0, promised - median) / each)
+    proposed = int(most // GRAIN * GRAIN)
     if proposed <= present * 1.5:
         text = f"Larger steps would make tokens wait longer than {promised:g} s: prefill itself is what takes the time."
         if isinf(promised):
             text = f"Steps of {present:.0f} tokens are large already: prefill itself is what takes the time."
         return Refusal(_TYPE, "LatencyAtLimit", text)
-    saved = (ceil(longest / present) - ceil(longest / proposed)) * median
+    saved = min(first, (ceil(longest / present) - ceil(longest / proposed)) * median)
     if saved < WORTHWHILE * first:
         text = f"Fewer steps for a prompt save {saved:.2g} s of {first:.2g} s: prefill itself is what takes the time."
         return Refusal(_TYPE, "PrefillTakesTheTime", text)

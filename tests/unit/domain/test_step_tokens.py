@@ -200,8 +200,10 @@ def test_nothing_promised_and_prompts_in_the_way_of_nobody():
     each=st.floats(1e-7, 1e-2),
     present=st.none() | st.integers(64, 32_768),
     first=st.floats(0.01, 100.0),
+    objectives=st.sampled_from([Objectives(), UNBOUND, Objectives(inter_token_latency_p95=NOT_PROMISED)]),
+    reason=st.sampled_from(["PrefillBound", "DecodeBound"]),
 )
-def test_no_advice_ever_contradicts_itself(median, spread, prompt, each, present, first):
+def test_no_advice_ever_contradicts_itself(median, spread, prompt, each, present, first, objectives, reason):
     signals = {
         "inter_token_latency_p50": median,
         "inter_token_latency_p95": median * spread,
@@ -211,9 +213,19 @@ def test_no_advice_ever_contradicts_itself(median, spread, prompt, each, present
         "queue_time_p95": 0.0,
     }
     settings = {} if present is None else {"step_tokens": float(present)}
-    advice = advise(signals=signals, settings=settings, pace=fitted(0.01, 0.0001, prompt_slope=each))
+    stated = case(
+        Bottleneck.COMPUTE,
+        signals=INTERFERES | signals,
+        settings=settings,
+        pace=fitted(0.01, 0.0001, prompt_slope=each),
+        objectives=objectives,
+    )
+    stated = replace(stated, diagnosis=replace(stated.diagnosis, reason=reason))
+    assert all(" inf " not in one.message for one in tuning.advise(stated))
+    advice = step_tokens.advise(stated)
     if isinstance(advice, Refusal):
         assert advice.message
+        assert ("What helps" in advice.message) == (reason == "PrefillBound")
         return
     assert isinstance(advice, Proposal)
     is_complete(advice)
