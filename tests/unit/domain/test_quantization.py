@@ -365,6 +365,9 @@ def test_no_promise_exceeds_the_roofline(engine, name, served, bottleneck, batch
     assert isinstance(advice, Proposal)
     is_complete(advice)
     smallest = 0.25 if "4" in advice.proposed else 0.45
+    if "4" in advice.proposed and not isinstance(found.flops_4, Unknown):
+        # Large batches are arithmetic, and Blackwell Ultra does six times as much of it in four bits as in sixteen.
+        smallest = min(smallest, found.flops_16 / found.flops_4)
     for one in advice.effects:
         if one.signal == "inter_token_latency_p95" and not isinstance(one.lower, Unknown):
             assert one.lower >= one.before * smallest - 1e-9
