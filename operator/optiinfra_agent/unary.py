@@ -72,6 +72,9 @@ def call(path: Path, method: str, request: bytes, *, deadline_s: float, limit_by
             raise SourceUnavailableError(f"nobody listens on {path}") from error
         except (TimeoutError, BlockingIOError) as error:
             raise SourceStuckError(f"{name} did not answer within {deadline_s:g} s") from error
+        except (ConnectionResetError, BrokenPipeError) as error:
+            # The same end of a connection, where the server had not read all that we sent.
+            raise SourceFailedError("the connection was closed before the answer was complete") from error
         except OSError as error:
             raise SourceFailedError(f"{name}: {error.strerror or type(error).__name__}") from error
         except WireError as error:

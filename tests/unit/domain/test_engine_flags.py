@@ -95,4 +95,5 @@ def test_a_patch_cannot_be_broken_out_of():
 
 def test_undoing():
     assert undo("--max-num-seqs", "64", container="vllm").startswith("Put --max-num-seqs=64 back on container vllm")
-    assert undo("--max-num-seqs", "not given", container="").startswith("Remove --max-num-seqs from the engine's")
+    assert undo("--max-num-seqs", "not given", container="vllm").startswith("Remove --max-num-seqs from container vllm")
+    assert undo("--max-num-seqs", "not given", container="").startswith("Put back what the engine's container had")
