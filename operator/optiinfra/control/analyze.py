@@ -212,14 +212,15 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         if target.facts is None or target.signals is None or target.diagnosis is None:
             continue
         answers: list[Proposal | Refusal] = list(_replicas(service, target))
-        answers += engine_analysis.advise(service, target, nodes)
+        given = engine_analysis.advice_input(service, target, nodes)
+        answers += engine_analysis.advise(service, target, given)
         if spec.right_sizing.enabled:
             answers += _right_sizing(service, target)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
         target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
         target.findings = (
             target.diagnosis.finding(),
-            *engine_analysis.findings(service, target, nodes),
+            *engine_analysis.findings(service, given),
             *_idle_finding(target, times),
         )
 

@@ -102,9 +102,9 @@ def _pages(target: TargetWork) -> Iterable[tuple[str, Sequence[EngineReading]]]:
     return counted_pages(target.facts).items() if target.facts is not None else ()
 
 
-def advise(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> list[Advice]:
+def advise(service: ServiceWork, target: TargetWork, given: AdviceInput) -> list[Advice]:
     """Return what the engine's settings could be changed to, and what was considered and refused."""
-    spec, given = service.obj.spec, _advice_input(service, target, nodes)
+    spec = service.obj.spec
     advice: list[Advice] = [*service.model_file.notes]
     if spec.kv_cache.enabled:
         advice += (*kv_cache.advise(given, reuse=_reuse(target)), *service.notes)
@@ -113,11 +113,11 @@ def advise(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFac
     return advice
 
 
-def findings(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> list[Finding]:
+def findings(service: ServiceWork, given: AdviceInput) -> list[Finding]:
     """Return what is worth knowing about the engines besides their bottleneck."""
     if not service.obj.spec.kv_cache.enabled:
         return []
-    large = kv_cache.oversized(_advice_input(service, target, nodes))
+    large = kv_cache.oversized(given)
     return [] if large is None else [large]
 
 
@@ -135,7 +135,8 @@ def _reuse(target: TargetWork) -> tuple[HitForecast, ...] | Unknown:
     return memory.reuse
 
 
-def _advice_input(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> AdviceInput:
+def advice_input(service: ServiceWork, target: TargetWork, nodes: Mapping[str, NodeFacts]) -> AdviceInput:
+    """Put together what advice and findings on a judged target rest on."""
     assert target.facts is not None
     assert target.signals is not None
     assert target.diagnosis is not None

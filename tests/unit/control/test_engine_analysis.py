@@ -43,6 +43,11 @@ class Rounds:
         return found.bottleneck
 
 
+def advised(rounds):
+    given = engine_analysis.advice_input(rounds.work, rounds.target, {})
+    return engine_analysis.advise(rounds.work, rounds.target, given)
+
+
 def test_the_same_pages_judged_twice_are_no_second_witness():
     rounds = Rounds()
     first = rounds.see(at=0, page_at=0)
@@ -131,9 +136,9 @@ def test_advice_knows_the_model_that_the_object_names():
     rounds.target.utilization = summarise(
         rounds.target.facts, {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0)
     )
-    given = engine_analysis._advice_input(rounds.work, rounds.target, {})
+    given = engine_analysis.advice_input(rounds.work, rounds.target, {})
     assert given.model.layers == 32
-    assert engine_analysis.advise(rounds.work, rounds.target, {})
+    assert advised(rounds)
 
 
 def test_a_group_of_pods_is_one_replica_and_its_leader_speaks():
@@ -195,13 +200,13 @@ def test_a_forecast_of_hits_is_made_for_a_pool_that_limits_and_then_kept(monkeyp
     rounds = Rounds()
     rounds.target.utilization = summarise(facts(), {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0))
     rounds.see(at=0, page_at=0)
-    engine_analysis.advise(rounds.work, rounds.target, {})
+    advised(rounds)
     assert asked == []
     rounds = Rounds()
     rounds.target.utilization = summarise(facts(), {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0))
     for at, expected in ((0, 1), (30, 1), (590, 1), (700, 2)):
         rounds.see(at=at, page_at=at, **FULL)
-        engine_analysis.advise(rounds.work, rounds.target, {})
+        advised(rounds)
         assert len(asked) == expected
 
 
@@ -215,12 +220,12 @@ def test_advice_rests_on_the_file_of_the_model_and_says_when_it_could_not():
         rounds.target.facts, {}, now=NOW, window=Seconds(600.0), stale_after=Seconds(60.0)
     )
     rounds.work.model_file = ModelFile(ModelFacts(layers=31.0, kv_heads=4.0))
-    given = engine_analysis._advice_input(rounds.work, rounds.target, {})
+    given = engine_analysis.advice_input(rounds.work, rounds.target, {})
     assert (given.model.layers, given.model.kv_heads, given.model.head_size) == (30.0, 4.0, 128.0)
     why = Refusal(RecommendationType.KV_CACHE, "ModelFileUnreadable", "it does not exist")
     rounds.work.model_file = ModelFile(notes=(why,))
-    assert why in engine_analysis.advise(rounds.work, rounds.target, {})
-    assert engine_analysis._advice_input(rounds.work, rounds.target, {}).model.kv_heads == 8.0
+    assert why in advised(rounds)
+    assert engine_analysis.advice_input(rounds.work, rounds.target, {}).model.kv_heads == 8.0
 
 
 @pytest.mark.parametrize(
