@@ -35,6 +35,23 @@ def waiting(view: View) -> FloatArray:
     return each
 
 
+class Seen:
+    """How full the engines are: rules read it through these methods, which a judge with real engines overrides."""
+
+    def kv_use(self, view: View, *, steps: int) -> FloatArray:
+        """Share of the KV cache in use, mean over the ready replicas."""
+        return kv_use(view, steps=steps)
+
+    def waiting(self, view: View) -> FloatArray:
+        """Requests that wait at each ready replica."""
+        return waiting(view)
+
+    def pressure(self, view: View) -> FloatArray:
+        """Work ahead of a request: requests in flight over slots, of each ready replica."""
+        load: FloatArray = view.served(3) / np.maximum(view.capacity(3), 1e-9) + waiting(view) / SLOTS
+        return load
+
+
 class Every:
     """Let a rule speak every `syncs`-th sync; its last word stands between."""
 
@@ -58,7 +75,7 @@ class Every:
         return self._last
 
 
-class WvaV1:
+class WvaV1(Seen):
     """WVA version 1: one more when the mean spare KV is below 0.10 or the mean spare queue below 3; one less when safe.
 
     A replica is saturated at KV >= 0.80 or queue >= 5. With all alike, the mean is each one. It speaks every 60 s,
@@ -79,7 +96,7 @@ class WvaV1:
         current = view.replicas
         if not self._every.due(view):
             return rise_limited(self._stabilized(self._every.last, sync=view.sync), current)
-        kv, queue = kv_use(view, steps=12), waiting(view)
+        kv, queue = self.kv_use(view, steps=12), self.waiting(view)
         more = (kv > self.KV - self.SPARE_KV) | (queue > self.QUEUE - self.SPARE_QUEUE)
         left = np.maximum(view.ready - 1, 1)
         spread_kv, spread_queue = kv * view.ready / left, queue * view.ready / left
@@ -90,7 +107,7 @@ class WvaV1:
         return rise_limited(self._stabilized(self._every.keep(asked), sync=view.sync), current)
 
 
-class WvaV2:
+class WvaV2(Seen):
     """WVA version 2: demand in tokens over the capacity of a replica; up at 0.85, down below 0.70 of it.
 
     Required = demand / 0.85 - (ready + pending), rounded up; spare = supply - demand / 0.70, rounded down.
@@ -110,14 +127,14 @@ class WvaV2:
         current = view.replicas
         if not self._every.due(view):
             return rise_limited(self._stabilized(self._every.last, sync=view.sync), current)
-        demand = (kv_use(view, steps=12) * view.ready + waiting(view) * view.ready / SLOTS) / self.K1
+        demand = (self.kv_use(view, steps=12) * view.ready + self.waiting(view) * view.ready / SLOTS) / self.K1
         required = ceiled(demand / self.UP - current)
         spare = np.floor(view.ready - demand / self.DOWN + 1e-9).astype(np.int64)
         asked = current + np.where(required > 0, required, np.where(spare > 0, -spare, 0))
         return rise_limited(self._stabilized(self._every.keep(np.maximum(asked, 1)), sync=view.sync), current)
 
 
-class DynamoLoad:
+class DynamoLoad(Seen):
     """Dynamo's load planner (aggregated engines): one up when all exceed the objective, one down below 0.8 of it.
 
     Its tick is 5 s; here it speaks with every sync, so it is given three steps at once up and down. Latency is stood
@@ -132,7 +149,7 @@ class DynamoLoad:
         """Ask for replicas."""
         current = view.replicas
         ready = np.maximum(view.ready, 1)
-        load = view.served(3) / np.maximum(view.capacity(3), 1e-9) + waiting(view) / SLOTS
+        load = self.pressure(view)
         more = load >= self.UP - 1e-3
         fits = load * ready / np.maximum(ready - 1, 1) < self.UP * 0.8
         less = (load < self.DOWN) & fits & (ready >= 2)
