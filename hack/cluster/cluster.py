@@ -45,7 +45,8 @@ def _silent(_: str) -> None:
 class Cluster:
     """A control plane on loopback; use it as a context manager, or call `up` and `down`.
 
-    Without `controllers` it is etcd and kube-apiserver only; without `kwok` there are no nodes.
+    Without `controllers` it is etcd and kube-apiserver only; without `kwok` there are no nodes. `controller_flags` are
+    added to those of the controller-manager.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Cluster:
         kwok: bool = True,
         nodes: Sequence[Node] = DEFAULT_NODES,
         audit: bool = False,
+        controller_flags: Sequence[str] = (),
         say: Say = _silent,
     ) -> None:
         self._files = components.Files(folder=(folder or default_folder()).absolute())
@@ -63,6 +65,7 @@ class Cluster:
         self._nodes = tuple(nodes) if kwok and controllers else ()
         self._kwok = kwok and controllers
         self._audit = audit
+        self._controller_flags = tuple(controller_flags)
         self._say = say
         self._binaries: dict[str, Path] = {}
         self._record: Record | None = None
@@ -194,7 +197,9 @@ class Cluster:
         names += ["kube-controller-manager", "kube-scheduler"] if self._controllers else []
         names += ["kwok"] if self._kwok else []
         self._binaries = ensure(names, say=self._say)
-        settings = {"controllers": self._controllers, "kwok": self._kwok, "audit": self._audit}
+        settings: dict[str, Any] = {"controllers": self._controllers, "kwok": self._kwok, "audit": self._audit}
+        if self._controller_flags:
+            settings["controller_flags"] = list(self._controller_flags)
         with self._locked():
             self._up(settings, owned=owned)
         return self
@@ -242,6 +247,7 @@ class Cluster:
         cluster._controllers = bool(record.settings["controllers"])
         cluster._kwok = bool(record.settings["kwok"])
         cluster._audit = bool(record.settings["audit"])
+        cluster._controller_flags = tuple(record.settings.get("controller_flags", ()))
         return cluster
 
     # ---- inside
@@ -303,6 +309,7 @@ class Cluster:
             controllers=self._controllers,
             kwok=self._kwok,
             audit=self._audit,
+            controller_flags=self._controller_flags,
         )
 
     def _start(self, name: str, command: list[str]) -> None:

@@ -1,10 +1,11 @@
 """The command lines of the control plane: pure functions from settings to arguments, nothing is started.
 
 Kubernetes' defaults stay as they are wherever a test could notice; what differs says why. No test may
-depend on a flag that a managed cluster would not have, except the 5 s HPA period, which saves waiting.
+depend on a flag that a managed cluster would not have, except the 5 s HPA period, which saves waiting, and those
+that play hours of a trace in minutes: they give the controller-manager flags of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def commands(
     controllers: bool,
     kwok: bool,
     audit: bool,
+    controller_flags: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Return the commands of the chosen processes, in the order of starting."""
     result = {
@@ -69,7 +71,7 @@ def commands(
     }
     if controllers:
         manager, scheduling = "kube-controller-manager", "kube-scheduler"
-        result[manager] = controller_manager(binary(manager), addresses=addresses, files=files)
+        result[manager] = controller_manager(binary(manager), addresses=addresses, files=files, flags=controller_flags)
         result[scheduling] = scheduler(binary(scheduling), addresses=addresses, files=files)
     if kwok:
         result["kwok"] = simulated_kubelets(binary("kwok"), addresses=addresses, kubeconfig=files.kubeconfig("kwok"))
@@ -138,8 +140,11 @@ def api_server(binary: Path, *, addresses: Addresses, files: Files, audit: bool)
     return arguments
 
 
-def controller_manager(binary: Path, *, addresses: Addresses, files: Files) -> list[str]:
-    """Return the command of kube-controller-manager; it signs tokens and runs every usual controller."""
+def controller_manager(binary: Path, *, addresses: Addresses, files: Files, flags: Sequence[str] = ()) -> list[str]:
+    """Return the command of kube-controller-manager; it signs tokens and runs every usual controller.
+
+    Of a flag that is given twice the last one counts: `flags` may replace those above them.
+    """
     kubeconfig = files.kubeconfig("controller-manager")
     return [
         str(binary),
@@ -154,6 +159,7 @@ def controller_manager(binary: Path, *, addresses: Addresses, files: Files) -> l
         "--use-service-account-credentials",
         "--leader-elect=false",
         f"--horizontal-pod-autoscaler-sync-period={HPA_SYNC}",
+        *flags,
     ]
 
 
