@@ -24,6 +24,7 @@ from optiinfra.cluster.document import (
     texts,
     time_of,
 )
+from optiinfra.cluster.pod_moments import with_moments
 from optiinfra.cluster.quantities import gpus_in, quantity_in, value_in
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import ContainerFacts, PodFacts
@@ -80,6 +81,9 @@ def parse_pod(document: JsonObject) -> PodRecord:
         memory_request_bytes=_effective(spec, lambda resources: quantity_in(resources, "memory") or 0.0),
         namespace=key.namespace,
     )
+    # Pods that belong to their nodes are most of a fleet's, and nobody asks how long they took to start.
+    if "DaemonSet" not in facts.blockers:
+        facts = with_moments(facts, document)
     return PodRecord(key, facts, labels_of(document, "metadata", "labels"), controller)
 
 

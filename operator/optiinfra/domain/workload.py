@@ -51,6 +51,22 @@ class PodFacts:
     cpu_request_cores: float = 0.0
     memory_request_bytes: float = 0.0
     namespace: str = ""
+    scheduled: UnixTime | None = None
+    """When it was given a node. This and what follows stays empty for pods of a DaemonSet and for mirror pods."""
+    unschedulable_since: UnixTime | None = None
+    """Since when the scheduler says that no node has room; None once it has one. Whole seconds, as all of these."""
+    sandbox: UnixTime | None = None
+    """When volumes and network were there (PodReadyToStartContainers); None where the kubelet does not say."""
+    initialised: UnixTime | None = None
+    """When the init containers were done."""
+    started: UnixTime | None = None
+    """When the container that serves the model was started last; None while it does not run."""
+    containers_ready: UnixTime | None = None
+    """When all containers were ready; `became_ready` comes after it where the pod has readiness gates."""
+    lost_readiness: bool = False
+    """It is not ready and was before: this is no start-up."""
+    image_id: str = ""
+    """The image that serves the model, as the runtime resolved it; empty until the image is on the node."""
 
 
 @dataclass(frozen=True, slots=True)
