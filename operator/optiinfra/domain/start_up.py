@@ -15,7 +15,7 @@ Whether Ready means anything is the user's: without a readiness probe a pod is r
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 from types import MappingProxyType
@@ -77,20 +77,20 @@ class _Open:
         return start_of(self.pod, uid=self.uid, now=now, unschedulable_since=self.shortage, watched=self.watched)
 
 
-@dataclass(slots=True)
 class StartUpMemory:
     """The recent starts of one workload's pods: at most 32 that became ready, and 32 that did not."""
 
-    _ready: dict[int, Start] = field(default_factory=dict)
-    _abandoned: dict[int, Start] = field(default_factory=dict)
-    _open: dict[str, _Open] = field(default_factory=dict)
-    """By uid; bounded by the pods there are."""
-    _settled: set[str] = field(default_factory=set)
-    """Uids of present pods that have nothing more to tell."""
-    _tokenless: dict[str, int] = field(default_factory=dict)
-    """Ready pods, by uid, whose first token was not seen yet."""
-    _answer: tuple[UnixTime, UnixTime, StartUp] | None = None
-    """The last answer, and from when to when it holds."""
+    def __init__(self) -> None:
+        self._ready: dict[int, Start] = {}
+        self._abandoned: dict[int, Start] = {}
+        # By uid, as the next two; bounded by the pods there are.
+        self._open: dict[str, _Open] = {}
+        # Present pods that have nothing more to tell.
+        self._settled: set[str] = set()
+        # Ready pods whose first token was not seen yet.
+        self._tokenless: dict[str, int] = {}
+        # The last answer, and from when to when it holds.
+        self._answer: tuple[UnixTime, UnixTime, StartUp] | None = None
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -106,6 +106,9 @@ class StartUpMemory:
             first_tokens: by pod, from `first_token_times`; may be left out.
         """
         present = {pod.uid for pod in pods}
+        if not self._open and not self._tokenless and present <= self._settled:
+            self._settled = present
+            return
         for uid in [uid for uid in self._open if uid not in present]:
             self._abandon(self._open.pop(uid))
         self._settled &= present
@@ -204,10 +207,10 @@ class StartUpMemory:
         for start in starts[:ready]:
             if start.current is not None:
                 raise InvalidCheckpointError("start-up checkpoint: a pod both ready and not; begin with none")
-        return cls(
-            {start.uid: start for start in starts[:ready]},
-            {start.uid: start for start in starts[ready:]},
-        )
+        memory = cls()
+        memory._ready = {start.uid: start for start in starts[:ready]}
+        memory._abandoned = {start.uid: start for start in starts[ready:]}
+        return memory
 
 
 def replica_pods(facts: WorkloadFacts) -> tuple[PodFacts, ...]:

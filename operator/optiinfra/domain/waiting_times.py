@@ -8,6 +8,7 @@ With nothing waiting it is the nearest rank: the smallest duration that at least
 for p95 of fewer than twenty is the longest.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -52,6 +53,9 @@ def quantiles(ended: Sequence[float], waiting: Sequence[float], *, shares: Seque
 
     At least one duration must have been given. What waits for exactly as long as another took is taken as longer.
     """
+    if not waiting:
+        ordered = sorted(ended)
+        return [(ordered[max(0, math.ceil(share * len(ordered) - _ROUNDING) - 1)], False) for share in shares]
     events = sorted([(seconds, False) for seconds in ended] + [(seconds, True) for seconds in waiting])
     longest = events[-1][0]
     left = 1.0
