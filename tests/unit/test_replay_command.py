@@ -113,7 +113,7 @@ def test_a_load_that_cannot_be_replayed_is_named(tmp_path, text, said):
     [
         (("--startup", "soon"), "is not a duration"),
         (("--startup", "60s", "--min", "5", "--max", "4"), "--min is above --max"),
-        (("--startup", "60s", "--plot", "x.gif"), "--plot writes .html"),
+        (("--startup", "60s", "--plot", "x.gif"), "--plot writes .html or .png"),
         (("--startup", "60s", "--count-from", "9d"), "nothing is left to count"),
     ],
 )

@@ -1,0 +1,109 @@
+"""A load to replay from a Prometheus-compatible server: one number over time, and what else the server knows.
+
+A query that gives several series is refused, because adding them up here would hide what they are. Points that are
+missing or NaN stay unknown.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from optiinfra.cli.replay_sources import Source, SourceError
+from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.prometheus import Prometheus, PrometheusServer, RangeAnswer, RangeQuery
+from optiinfra.domain.replay.fluid import STEP_S, FloatArray
+from optiinfra.domain.replay.past import PastError, recorded
+from optiinfra.domain.units import Seconds, UnixTime
+
+_NAMED: Final = 5
+"""Series that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a server is asked for; empty where there is no such query."""
+
+    work: str
+    ready: str = ""
+    waiting: str = ""
+    running: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(1 for query in (self.work, self.ready, self.waiting, self.running) if query)
+
+
+def from_prometheus(
+    server: PrometheusServer,
+    questions: Questions,
+    *,
+    since: float,
+    step: float,
+    now: float | None = None,
+    on_points: Callable[[int], None] | None = None,
+) -> Source:
+    """Ask for the last `since` seconds. Raises `SourceError`."""
+    if since < 2 * step:
+        raise SourceError(f"--since {since:g} s is less than two steps of {step:g} s")
+    ratio = max(step, STEP_S) / min(step, STEP_S)
+    if abs(ratio - round(ratio)) > 1e-6:
+        raise SourceError(f"--step {step:g} s: a multiple or a part of {STEP_S:g} s is needed")
+    # Whole steps since the epoch: the same question a minute later meets the server's caches.
+    end = UnixTime(np.floor((time.time() if now is None else now) / step) * step)
+    start = UnixTime(end - np.floor(since / step) * step)
+    asked = RangeQuery(questions.work, start, end, Seconds(step))
+    try:
+        answers = asyncio.run(_ask(server, asked, questions, on_points))
+    except ClusterError as error:
+        raise SourceError(str(error)) from error
+    columns: dict[str, FloatArray | None] = {}
+    notes = []
+    for name, answer in answers.items():
+        notes += [f"the server warns: {warning}" for warning in answer.warnings]
+        columns[name] = _column(name, answer, asked, needed=name == "work")
+        if columns[name] is None:
+            notes.append(f"the query for {name} gave nothing: it is not known")
+    load = columns.pop("work")
+    assert load is not None
+    try:
+        past = recorded(load, step_s=step, **columns)
+    except PastError as error:
+        raise SourceError(f"{server.shown}: {error}") from error
+    return Source(server.shown, past, tuple(dict.fromkeys(notes)))
+
+
+async def _ask(
+    server: PrometheusServer, asked: RangeQuery, questions: Questions, on_points: Callable[[int], None] | None
+) -> dict[str, RangeAnswer]:
+    answers = {}
+    async with Prometheus(server) as client:
+        for name in ("work", "ready", "waiting", "running"):
+            query = getattr(questions, name)
+            if query:
+                answers[name] = await client.query_range(replace(asked, query=query), on_points=on_points)
+    return answers
+
+
+def _column(name: str, answer: RangeAnswer, asked: RangeQuery, *, needed: bool) -> FloatArray | None:
+    """(points,): the one series of an answer; None where there is none and it is not needed."""
+    series = answer.series
+    option = "--query" if name == "work" else f"--{name}-query"
+    if len(series) > 1:
+        named = ", ".join(one.name for one in series[:_NAMED])
+        more = f" and {len(series) - _NAMED} more" if len(series) > _NAMED else ""
+        raise SourceError(f"{option}: {len(series)} series came back, one is needed; sum() them: {named}{more}")
+    if not series or not len(series[0].values):
+        numbers = sum(one.not_numbers for one in series)
+        if not needed:
+            return None
+        why = f"all its {numbers} points are NaN" if numbers else "nothing came back"
+        raise SourceError(
+            f"{option}: {why}; check names, labels and --since in the server's own page, and that two scrapes fall "
+            "into each rate's window"
+        )
+    return series[0].on_grid(start=asked.start, step=asked.step, points=asked.points)
