@@ -56,7 +56,7 @@ def _request() -> InsightRequest:
             InsightCandidate(
                 id=f"r{position}",
                 type=RecommendationType.REPLICAS,
-                reason=ReasonCode.SURPLUS,
+                reason=ReasonCode.LEARNED,
                 direction=Direction.SCALE_DOWN,
                 confidence=Ratio(0.9),
                 numbers=numbers,

@@ -90,7 +90,10 @@ class OperatorSettings(BaseSettings):
     """A page or snapshot older than this is unknown."""
 
     hold_seconds: float = Field(default=180.0, ge=0, le=3600)
-    """How long the largest need is remembered before replicas may fall."""
+    """How long load must be known before replicas may fall."""
+
+    tick_seconds: float = Field(default=15.0, ge=1, le=15)
+    """Tick of the scaler. Danger: all that it learned, and every hold of 1 to 40 min, is counted in ticks of 15 s."""
 
     idle_span_seconds: float = Field(default=600.0, ge=30, le=86400)
     """Shortest span of samples from which a GPU counts as idle. Danger: shorter spans call pauses idleness."""

@@ -18,7 +18,7 @@ NUMBERS_INTERVAL: Final = Seconds(300.0)
 
 Status = ResourceOptimizationStatus | ClusterResourceOptimizationStatus
 
-_TIMES = frozenset({"at", "since", "measuredAt", "expiresAt", "lastTransitionTime", "window"})
+_TIMES = frozenset({"at", "since", "measuredAt", "expiresAt", "lastTransitionTime", "window", "history"})
 """Times and spans: they go on by themselves, and are right again whenever something else is written."""
 
 _SENTENCES = frozenset({"message", "summary", "unknown"})
@@ -26,6 +26,9 @@ _SENTENCES = frozenset({"message", "summary", "unknown"})
 
 _FIGURES = frozenset({"lower", "upper", "patch", "horizon"})
 """Numbers in the dress of a text."""
+
+_BACKGROUND = frozenset({"learned", "alternatives"})
+"""Parts whose words are what numbers made of them: which rule leads is no news by itself."""
 
 _DIGITS = re.compile(r"\d+")
 
@@ -67,6 +70,6 @@ def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> A
         case str() if key in _SENTENCES:
             words = value.split(":", 1)[0] if key == "unknown" else ""
             return _DIGITS.sub("#", value) if numbers else words
-        case str() if key in _FIGURES:
+        case str() if key in _FIGURES or parent in _BACKGROUND:
             return value if numbers else ""
     return value

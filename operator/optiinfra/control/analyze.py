@@ -9,16 +9,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optiinfra.api.v1alpha1.scaling import Actuation
-from optiinfra.control import engine_analysis
+from optiinfra.control import engine_analysis, replicas
 from optiinfra.control.isolation import isolated
+from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.surroundings import container_cpu, surroundings_of
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
     consolidation,
     idle,
     right_sizing,
-    scaling,
     signals,
     utilization,
 )
@@ -33,17 +32,12 @@ from optiinfra.domain.evidence import (
     Refusal,
 )
 from optiinfra.domain.groups import counted_pages
-from optiinfra.domain.policy import Limits
-from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.readings import UnknownReason
 from optiinfra.domain.units import Ratio, Seconds, UnixTime
-from optiinfra.domain.workload import NodeFacts, PodFacts, WorkloadFacts
+from optiinfra.domain.workload import NodeFacts
 from optiinfra.engines import settings as engine_settings
 
 _LOG = logging.getLogger(__name__)
-_STARTUPS_KEPT = 32
-_LONGEST_STARTUP = 3600.0
-UNMEASURED_STARTUP = Seconds(180.0)
-"""Start-up time assumed until one was measured; long, so that the first forecasts look far enough ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +46,15 @@ class AnalysisTimes:
 
     window: Seconds
     stale_after: Seconds
+    tick: Seconds
     hold: Seconds
     idle_span: Seconds
     """Shortest span of samples from which idleness is concluded."""
+
+    @property
+    def scaling(self) -> ScalingTimes:
+        """Those of the decision on replicas."""
+        return ScalingTimes(tick=self.tick, hold=self.hold, stale_after=self.stale_after)
 
     @property
     def idle_policy(self) -> idle.IdlePolicy:
@@ -69,11 +69,11 @@ class AnalysisTimes:
 
 def analyze(work: Work, times: AnalysisTimes) -> Work:
     """Judge every object of the round."""
-    inputs: list[tuple[ServiceWork, TargetWork, scaling.ScalingInput]] = []
+    inputs: list[replicas.Given] = []
     for service in work.services:
         with isolated(service, step="analyze"):
             inputs += _service(service, work, times)
-    _decide(inputs, now=work.at)
+    replicas.decide(inputs, now=work.at)
     for service in work.services:
         with isolated(service, step="analyze"):
             _propose(service, work.nodes, times)
@@ -83,10 +83,8 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
     return work
 
 
-def _service(
-    service: ServiceWork, work: Work, times: AnalysisTimes
-) -> list[tuple[ServiceWork, TargetWork, scaling.ScalingInput]]:
-    inputs = []
+def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[replicas.Given]:
+    inputs: list[replicas.Given] = []
     for target in service.targets:
         facts = target.facts
         if facts is None:
@@ -109,99 +107,12 @@ def _service(
             target.utilization, facts, container_cpu=container_cpu(service, target, now=work.at)
         )
         target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
-        target.limits = limits_of(service, target, facts)
+        target.limits = replicas.limits_of(service, target, facts)
         if target.problem is None:
-            inputs.append((service, target, _input(service, target, facts, times, now=work.at)))
+            given = replicas.scaling_input(service, target, facts, times.scaling, now=work.at)
+            inputs.append((service, target, given))
     service.whole = engine_analysis.whole(service, times, now=work.at)
     return inputs
-
-
-def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> Limits:
-    """The user's limits: the scaler's, narrowed by the object's, widened by nobody."""
-    own, scaler, policy = work.target.scaling, facts.scaler, service.settings.policy
-    lowest = 0 if own.scale_to_zero.enabled else 1
-    minimum = lowest if own.min_replicas is None else own.min_replicas
-    if scaler is not None and own.actuation is not Actuation.OWN:
-        # A floor of ours is not the user's minimum: that one was written down when the floor was taken.
-        users = scaler.original_min_replicas if scaler.held and scaler.original_min_replicas is not None else None
-        minimum = max(minimum, scaler.min_replicas if users is None else users)
-        maximum = scaler.max_replicas if own.max_replicas is None else min(scaler.max_replicas, own.max_replicas)
-    elif own.max_replicas is not None:
-        maximum = own.max_replicas
-    else:
-        # Nobody gave a maximum, so nobody is bound by one; what policy allows in one step is as far as advice goes.
-        maximum = max(facts.desired_replicas, 1) + policy.max_replica_step
-    return Limits(
-        minimum=min(minimum, maximum),
-        maximum=maximum,
-        max_replica_step=policy.max_replica_step,
-        max_gpu_step=policy.max_gpu_step,
-        gpus_per_replica=facts.gpus_per_replica,
-        cooldown=policy.cooldown,
-    )
-
-
-def _input(
-    service: ServiceWork, work: TargetWork, facts: WorkloadFacts, times: AnalysisTimes, *, now: UnixTime
-) -> scaling.ScalingInput:
-    assert work.signals is not None
-    assert work.limits is not None
-    given = work.target.scaling.startup_time.seconds
-    return scaling.ScalingInput(
-        signals=work.signals,
-        settings=work.settings,
-        history=work.memory.history,
-        current=facts.desired_replicas,
-        ready=facts.ready_replicas,
-        starting=max(0, facts.desired_replicas - facts.ready_replicas),
-        minimum=work.limits.minimum,
-        maximum=work.limits.maximum,
-        start_up=given if given is not None else measured_startup(work, facts.pods, now=now),
-        objectives=service.settings.objectives,
-        memory=work.memory.previous.memory if work.memory.previous else None,
-        hold=times.hold,
-        stale_after=times.stale_after,
-        forecast_enabled=work.target.scaling.forecast.enabled,
-        current_floor=facts.scaler.min_replicas if facts.scaler is not None and facts.scaler.held else 0,
-    )
-
-
-def measured_startup(work: TargetWork, pods: Sequence[PodFacts], *, now: UnixTime) -> Seconds:
-    """95th percentile of creation-to-ready of the workload's own pods, or a careful assumption until there is one."""
-    fresh = [
-        pod.became_ready - pod.created
-        for pod in pods
-        # A pod that restarted became ready again: that time says nothing about a new pod.
-        if pod.became_ready is not None
-        and pod.restarts == 0
-        and 0.0 <= pod.became_ready - pod.created < _LONGEST_STARTUP
-        if now - pod.created < 7 * 86400
-    ]
-    known = (*work.memory.startups, *(value for value in fresh if value not in work.memory.startups))
-    work.memory.startups = known[-_STARTUPS_KEPT:]
-    if not work.memory.startups:
-        return UNMEASURED_STARTUP
-    ordered = sorted(work.memory.startups)
-    return Seconds(max(1.0, ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]))
-
-
-def _decide(inputs: Sequence[tuple[ServiceWork, TargetWork, scaling.ScalingInput]], *, now: UnixTime) -> None:
-    if not inputs:
-        return
-    try:
-        decisions = scaling.decide([given for _, _, given in inputs], now=now)
-    except Exception:
-        if len(inputs) == 1:
-            raise
-        # One input spoils the arrays of all: decide one by one, so that only its own object fails.
-        for single in inputs:
-            with isolated(single[0], step="analyze"):
-                _decide([single], now=now)
-        return
-    for (_, target, _), decision in zip(inputs, decisions, strict=True):
-        target.decision = decision
-        if isinstance(decision, scaling.ScalingDecision):
-            target.memory.previous = decision
 
 
 def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: AnalysisTimes) -> None:
@@ -211,7 +122,7 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
     for target in service.targets:
         if target.facts is None or target.signals is None or target.diagnosis is None:
             continue
-        answers: list[Proposal | Refusal] = list(_replicas(service, target))
+        answers: list[Proposal | Refusal] = replicas.proposals(service, target)
         given = engine_analysis.advice_input(service, target, nodes)
         answers += engine_analysis.advise(service, target, given)
         if spec.right_sizing.enabled:
@@ -223,38 +134,6 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
             *engine_analysis.findings(service, given),
             *_idle_finding(target, times),
         )
-
-
-def _replicas(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:
-    decision, facts = target.decision, target.facts
-    assert facts is not None
-    if isinstance(decision, Unknown):
-        return [Refusal(RecommendationType.REPLICAS, str(decision.reason), decision.detail or str(decision))]
-    if decision is None or decision.direction is Direction.NONE:
-        return []
-    freed = max(0, decision.current - decision.desired)
-    return [
-        Proposal(
-            type=RecommendationType.REPLICAS,
-            reason=str(decision.rule),
-            message=decision.message,
-            setting="replicas",
-            current=str(decision.current),
-            proposed=str(decision.desired),
-            lower=str(decision.lower),
-            upper=str(decision.upper),
-            direction=decision.direction,
-            confidence=decision.confidence,
-            evidence=decision.evidence,
-            savings=saving(
-                service.prices,
-                gpus=freed * facts.gpus_per_replica,
-                cpu_cores=freed * max((pod.cpu_request_cores for pod in facts.pods), default=0.0),
-                memory_bytes=freed * max((pod.memory_request_bytes for pod in facts.pods), default=0.0),
-            ),
-            subject=target.target.name,
-        )
-    ]
 
 
 def _right_sizing(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:

@@ -238,6 +238,7 @@ def _steps(
         times=AnalysisTimes(
             window=Seconds(settings.signal_window_seconds),
             stale_after=Seconds(settings.stale_after_seconds),
+            tick=Seconds(settings.tick_seconds),
             hold=Seconds(settings.hold_seconds),
             idle_span=Seconds(settings.idle_span_seconds),
         ),

@@ -1,4 +1,4 @@
-"""What a new leader goes on with: the load history of each object, packed into its OptimizationCheckpoint.
+"""What a new leader goes on with: each object's load and what was learned of it, in its OptimizationCheckpoint.
 
 Written rarely (at most every 30 minutes an object, five a second in all, only when it changed) because 5,000 objects
 of 16 KiB a cycle were measured to grow etcd by 90 MiB. A checkpoint that cannot be read costs history, nothing else:
@@ -28,6 +28,7 @@ from optiinfra.control.registry import Registry
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import LoadHistory
 from optiinfra.domain.pace import PaceHistory
+from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ _PAUSE = 0.2
 _UNPACKED_LIMIT = 256 << 10
 _STARTUPS_KEPT = 32
 _LONGEST_STARTUP = 3600.0
+_NO_HISTORY = base64.b64encode(LoadHistory().to_bytes()).decode()
 
 
 class CheckpointStore(Protocol):
@@ -51,12 +53,13 @@ class CheckpointStore(Protocol):
 
 
 def pack(memory: ObjectMemory) -> bytes:
-    """Pack what is worth keeping; histories that do not fit are left out, largest first."""
+    """Pack what is worth keeping; what does not fit is left out: histories first, the largest of them first."""
     targets = {
         name: {
             "history": base64.b64encode(target.history.to_bytes()).decode(),
             "startups": [round(value, 1) for value in target.startups],
             "pace": base64.b64encode(target.pace.to_bytes()).decode(),
+            "scaler": base64.b64encode(target.scaler.to_bytes()).decode(),
         }
         for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
         if len(target.history)
@@ -65,7 +68,11 @@ def pack(memory: ObjectMemory) -> bytes:
         packed = zlib.compress(orjson.dumps({"targets": targets}, option=orjson.OPT_SORT_KEYS), 6)
         if len(packed) <= STATE_LIMIT_BYTES or not targets:
             return packed
-        del targets[max(targets, key=lambda name: len(targets[name]["history"]))]
+        largest = max(targets, key=lambda name: len(targets[name]["history"]))
+        if targets[largest]["history"] == _NO_HISTORY:
+            del targets[largest]
+        else:
+            targets[largest]["history"] = _NO_HISTORY
 
 
 def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
@@ -77,7 +84,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     if version != VERSION:
         raise InvalidCheckpointError(f"checkpoint of version {version}, this is {VERSION}; begin with none")
     inflater = zlib.decompressobj()
-    found: dict[str, tuple[LoadHistory, tuple[float, ...], PaceHistory]] = {}
+    found: dict[str, tuple[LoadHistory, tuple[float, ...], PaceHistory, ScalerMemory]] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
@@ -85,9 +92,10 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         for name, saved in orjson.loads(raw)["targets"].items():
             history = LoadHistory.from_bytes(base64.b64decode(saved["history"], validate=True))
             startups = tuple(_startup(value) for value in saved["startups"][:_STARTUPS_KEPT])
-            # An older operator of this version kept no pace.
+            # An older operator of this version kept neither pace nor scaler.
             pace = base64.b64decode(saved["pace"], validate=True) if "pace" in saved else PaceHistory().to_bytes()
-            found[str(name)] = history, startups, PaceHistory.from_bytes(pace)
+            scaler = ScalerMemory.from_bytes(base64.b64decode(saved.get("scaler", ""), validate=True))
+            found[str(name)] = history, startups, PaceHistory.from_bytes(pace), scaler
     except (
         zlib.error,
         orjson.JSONDecodeError,
@@ -98,9 +106,9 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         ValueError,
     ) as error:
         raise InvalidCheckpointError(f"checkpoint: {error}; begin with none") from error
-    for name, (history, startups, pace_history) in found.items():  # all or nothing
+    for name, (history, startups, pace_history, learned) in found.items():  # all or nothing
         target = memory.target(name)
-        target.history, target.startups, target.pace = history, startups, pace_history
+        target.history, target.startups, target.pace, target.scaler = history, startups, pace_history, learned
 
 
 def _startup(value: float) -> float:

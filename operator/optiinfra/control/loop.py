@@ -129,7 +129,7 @@ class ControlLoop:
         memory = self.memories.get(source.owner) if source.owner is not None else None
         if memory is None or source.owner is None:
             return
-        undecided = any(target.previous is None for target in memory.targets.values())
+        undecided = not all(target.decided for target in memory.targets.values())
         if undecided and memory.early_rounds < _EARLY_ROUNDS:
             memory.early_rounds += 1
             self.queue.add(source.owner, delay=_FIRST_PAGES)

@@ -12,7 +12,7 @@ from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import Unknown
-from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds
 from optiinfra.domain.verdicts import VerdictMemory
@@ -35,7 +35,10 @@ class TargetMemory:
     """What is remembered of one workload."""
 
     history: LoadHistory = field(default_factory=LoadHistory)
-    previous: ScalingDecision | None = None
+    scaler: ScalerMemory = field(default_factory=ScalerMemory)
+    """What the scaler learned of the load, and of what one replica serves."""
+    decided: bool = False
+    """Whether there was a decision since the start."""
     policy: PolicyState = field(default_factory=PolicyState)
     trial: Trial | None = None
     ordered: int | None = None

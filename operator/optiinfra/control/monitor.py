@@ -20,7 +20,8 @@ from optiinfra.domain import verification
 from optiinfra.domain.evidence import Direction, RecommendationType
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.readings import Unknown
-from optiinfra.domain.scaling import Rule, ScalingDecision
+from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import WorkloadFacts
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from optiinfra.api.conditions import ConditionStatus, merge
 from optiinfra.api.reasons import Reason
-from optiinfra.api.scalars import Duration, Time
-from optiinfra.api.status_from import cut, to_bottleneck, to_measured, to_percent, to_refusal, to_unknown
+from optiinfra.api.scalars import Time
+from optiinfra.api.status_from import cut, to_bottleneck, to_percent, to_refusal, to_unknown
+from optiinfra.api.status_scaling import to_forecast, to_learned
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
 from optiinfra.api.v1alpha1.resource_optimization import (
     DesiredStatus,
@@ -34,10 +35,9 @@ from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain.bottleneck import batch_ratio
 from optiinfra.domain.evidence import Bottleneck
-from optiinfra.domain.forecast import Forecast
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.scaling import ScalingDecision
-from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.units import UnixTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,7 @@ def _desired_of(target: TargetWork, *, now: UnixTime) -> DesiredStatus | None:
         return DesiredStatus(
             replicas=decision.desired if clamped is None else clamped.value,
             rule=str(decision.rule),
+            floor=decision.floor,
             reason=str(clamped.reasons[0].limit) if clamped is not None and clamped.reasons else str(decision.rule),
             message=cut(f"{decision.message}{'; limited: ' + limits if limits else ''}", 1024),
             at=Time.of(now),
@@ -154,6 +155,7 @@ def _desired(service: ServiceWork, *, now: UnixTime) -> DesiredStatus | None:
     missing = len(parts) - len(known)
     return DesiredStatus(
         replicas=sum(part.replicas or 0 for part in known),
+        floor=sum(part.floor or 0 for part in known),
         rule="Sum",
         reason="Sum",
         message=f"sum over {len(known)} variants" + (f"; {missing} unknown" if missing else ""),
@@ -182,6 +184,7 @@ def _target(target: TargetWork, old: ResourceOptimizationStatus, *, now: UnixTim
         scaler=cut(f"HorizontalPodAutoscaler/{facts.scaler.name}", 253) if facts is not None and facts.scaler else "",
         replicas=_replicas([target]),
         desired=_desired_of(target, now=now),
+        learned=to_learned(target.decision) if isinstance(target.decision, ScalingDecision) else None,
     )
 
 
@@ -228,18 +231,6 @@ def _bottleneck(service: ServiceWork, old: ResourceOptimizationStatus, *, now: U
 
 def _forecast(service: ServiceWork) -> ForecastStatus | None:
     for target in service.targets:
-        decision = target.decision
-        if not isinstance(decision, ScalingDecision):
-            continue
-        forecast = decision.forecast
-        if isinstance(forecast, Forecast):
-            expected = next((a.replicas for a in decision.alternatives if a.rule == "Forecast"), None)
-            state = "believed" if forecast.active else "switched off: repeating the last level was better"
-            return ForecastStatus(
-                horizon=Duration.of(forecast.horizon),
-                replicas=expected,
-                backtested_error=to_measured(forecast.error),
-                message=f"{forecast.last:.0f} requests in flight become {forecast.value:.0f}; {state}",
-            )
-        return ForecastStatus(horizon=Duration.of(Seconds(0.0)), backtested_error=to_measured(forecast))
+        if isinstance(target.decision, ScalingDecision):
+            return to_forecast(target.decision)
     return None

@@ -13,7 +13,7 @@ def candidate(
     *,
     type: RecommendationType = RecommendationType.REPLICAS,  # noqa: A002  same
     direction: Direction = Direction.SCALE_DOWN,
-    reason: ReasonCode = ReasonCode.SURPLUS,
+    reason: ReasonCode = ReasonCode.LEARNED,
     confidence: float = 0.9,
     savings: float | None = 21_900.0,
     numbers: tuple[NamedNumber, ...] = (

@@ -76,7 +76,7 @@ def test_no_text_of_a_hostile_object_reaches_the_prompt():
         {"id": "r1\n- r2"},
         {"id": "r٣"},
         {"type": "Replicas"},
-        {"reason": "Surplus"},
+        {"reason": "Learned"},
         {"reason": HOSTILE},
         {"direction": HOSTILE},
         {"confidence": math.nan},

@@ -12,7 +12,11 @@ from optiinfra.domain.cost import PriceList
 from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, Savings
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import EngineKind, EngineReading, Unknown, UnknownReason
-from optiinfra.domain.scaling import NeedMemory, Rule, ScalingDecision
+from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
+from optiinfra.domain.replica_load import ReplicaLoad, Resource
+from optiinfra.domain.scaler.decision import Alternative, Decision, ScalerReason
+from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Money, Ratio, Seconds, UnixTime
 from optiinfra.domain.workload import PodFacts, ScalerFacts, WorkloadFacts
@@ -161,20 +165,36 @@ def signals(**values: Any) -> ServiceSignals:
 
 
 def decision(desired: int, *, current: int = 4, floor: int | None = None) -> ScalingDecision:
+    learned = Decision(
+        desired=desired,
+        floor=desired,
+        reason=ScalerReason.LEARNED,
+        rule="hold 10 min, margin 10 %",
+        weight=0.4,
+        need=float(desired),
+        hpa_target=0.7,
+        shrink_delay_s=600.0,
+        forecast=float(desired),
+        late_share=0.001,
+        late_budget_left=0.9,
+        cost=1.2,
+        alternatives=(Alternative("hold 20 min, margin 10 %", 1.3, 0.0),),
+        infeasible=None,
+    )
     return ScalingDecision(
         desired=desired,
         current=current,
         floor=desired if floor is None else floor,
-        rule=Rule.QUEUE_DRAIN if desired > current else Rule.SURPLUS if desired < current else Rule.STEADY,
+        rule=Rule.QUEUE_DRAIN if desired > current else Rule.LEARNED,
         message=f"{desired} replicas are needed",
         confidence=Ratio(0.9),
         evidence=(),
-        alternatives=(),
-        forecast=UNMEASURED,
         need=float(desired),
-        held=float(desired),
-        shrink_blocked=(),
-        memory=NeedMemory(since=NOW, last=NOW, peaks=()),
+        load=ReplicaLoad(float(desired), 0.0, Resource.WORK, ((Resource.WORK, float(desired)),)),
+        capacity=ReplicaCapacity(4000.0, Basis.MEASURED, 4000.0, Ratio(0.95)),
+        learned=learned,
+        history=Seconds(86_400.0),
+        start_up=Seconds(180.0),
     )
 
 
@@ -196,7 +216,7 @@ def proposal(
 ) -> Proposal:
     return Proposal(
         type=type,
-        reason="Surplus",
+        reason="Learned",
         message=f"{proposed} is enough",
         setting=setting,
         current=current,

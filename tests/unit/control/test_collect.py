@@ -281,7 +281,7 @@ def status_with(*ids: str, expires: float = NOW + 3600, used: tuple[str, ...] = 
 
     item = {
         "type": "Replicas",
-        "reason": "Surplus",
+        "reason": "Learned",
         "message": "m",
         "setting": "replicas",
         "current": "4",

@@ -1,7 +1,5 @@
 """Rounds settle behind pages: which page brings a round forward, and which does not."""
 
-from types import SimpleNamespace
-
 import pytest
 from yarl import URL
 
@@ -24,7 +22,7 @@ class World:
         registry = Registry()
         self.key = registry.upsert("ResourceOptimization", ro_body(interval="20s")).key
         memory = ObjectMemory()
-        memory.target("vllm").previous = SimpleNamespace()
+        memory.target("vllm").decided = True
         self.loop = ControlLoop(
             registry=registry,
             memories={self.key: memory},

@@ -74,7 +74,7 @@ def test_a_typical_round_says_what_people_look_for():
     assert (made.target, made.mode, made.effective) == ("vllm", "Recommend", "Unknown (RecommendOnly)")
     assert (made.replicas.current, made.replicas.desired, made.replicas.ready) == (4, 4, 4)
     assert made.desired.replicas == 3, "the number that policy left"
-    assert (made.desired.rule, made.desired.reason) == ("Surplus", "MaxReplicaStep")
+    assert (made.desired.rule, made.desired.reason) == ("Learned", "MaxReplicaStep")
     assert "limited: 2 is more than 1 from 4" in made.desired.message
     assert made.utilization.gpu_percent == 60
     assert made.utilization.kv_cache_percent == 50

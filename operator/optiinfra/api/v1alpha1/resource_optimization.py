@@ -246,7 +246,9 @@ class DesiredStatus(ApiModel):
     unknown: Annotated[str, Field(max_length=256)] | None = None
     """Why there is no decision."""
     rule: Short
-    """The rule that won, such as Saturation or Forecast."""
+    """The rule that won, such as Learned or QueueDrain."""
+    floor: Count | None = None
+    """Lowest count worth holding: the need without queue and hysteresis. Absent while it is not known."""
     reason: Short
     """Reason code."""
     message: Sentence = ""
@@ -276,11 +278,45 @@ class ForecastStatus(ApiModel):
     horizon: Duration
     """How far ahead."""
     replicas: Count | None = None
-    """Replicas the expected peak needs; absent when there is no forecast."""
+    """Replicas that the load expected then keeps busy, rounded up; absent when there is no forecast."""
     backtested_error: Measured
-    """Error of the method on this object's own past (mean absolute percentage as a ratio), or why it is not known."""
+    """Mean absolute error of the method on this object's own past, as a share of the mean load, or why it is not known.
+    """
     message: Sentence = ""
     """The forecast in a sentence."""
+
+
+class LearnedStatus(ApiModel):
+    """What the scaler knows of one workload, and what it chooses by. Two digits a number: noise is no change."""
+
+    rule: Short
+    """The rule that weighs most in the decision: trend, hold time, margin."""
+    weight_percent: Percent
+    """Its share of the decision; the others have the rest."""
+    history: Duration
+    """For how long the load was lived through; at most a week is told."""
+    load: Measured
+    """Replicas that the load keeps busy now."""
+    replica_capacity: Measured
+    """Work per second (prompt tokens + 4 x generated ones) that one replica serves at the objective."""
+    capacity_basis: Short
+    """Where that number is from: Measured, StepTimes, Occupancy (a guess) or None."""
+    start_up: Duration
+    """Time from asking for a replica until it serves, 95th percentile; what is planned with."""
+    late_share: Measured
+    """Share of the work of two days that waited longer than the objective."""
+    late_budget_left_percent: Percent
+    """What is left of the objective's share; negative when it is overspent."""
+    cost: Measured
+    """Replica-seconds over the work they serve under the leading rule on this load; 1 is always busy."""
+    hpa_target: Measured
+    """Cheapest target of a plain HorizontalPodAutoscaler that held the objective on this load, or why there is none."""
+    shrink_delay: Duration
+    """Stabilisation window of scale-down that goes with it."""
+    alternatives: Annotated[tuple[Sentence, ...], Field(max_length=3, json_schema_extra=ATOMIC)] = ()
+    """The rules that weigh most after the leading one, with cost and late share."""
+    infeasible: Sentence = ""
+    """Why the objective cannot be held at a bearable price, and what would help; empty while it can."""
 
 
 class TargetStatus(ApiModel):
@@ -298,6 +334,8 @@ class TargetStatus(ApiModel):
     """Its replicas; absent while it is not found."""
     desired: DesiredStatus | None = None
     """The decision for it."""
+    learned: LearnedStatus | None = None
+    """What the decision rests on; absent while there is none."""
 
 
 class ResourceOptimizationStatus(ApiModel):

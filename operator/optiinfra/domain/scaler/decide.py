@@ -58,8 +58,13 @@ class Scaler:
     @classmethod
     def restored(cls, states: Sequence[FleetState], *, tuning: Tuning = DEFAULT) -> "Scaler":
         """Go on from states, one or more workloads each, for example out of checkpoints."""
+        return cls.of(joined(list(states)), tuning=tuning)
+
+    @classmethod
+    def of(cls, state: FleetState, *, tuning: Tuning = DEFAULT) -> "Scaler":
+        """Go on from the state of a fleet, which is changed from now on."""
         scaler = cls(np.zeros(0, dtype=np.int64), tuning=tuning)
-        scaler.state = joined(list(states))
+        scaler.state = state
         return scaler
 
     def __len__(self) -> int:

@@ -1,0 +1,74 @@
+"""What the scaler decided and knows, as the status shows it: few digits, every unknown with its reason.
+
+Two significant digits are what a person reads; more would only make noise a change worth a write.
+"""
+
+import math
+from typing import Final
+
+from optiinfra.api.scalars import Duration
+from optiinfra.api.status_from import cut, to_measured, to_percent
+from optiinfra.api.v1alpha1.resource_optimization import ForecastStatus, LearnedStatus
+from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.scaler.decision import Infeasibility
+from optiinfra.domain.scaling import ScalingDecision
+
+_DIGITS: Final = 2
+_LONGEST_HISTORY: Final = 7 * 86_400.0
+_HISTORY_STEP: Final = 3600.0
+_SECONDS_STEP: Final = 5.0
+
+
+def to_learned(decision: ScalingDecision) -> LearnedStatus:
+    """Write what a decision rests on."""
+    learned, capacity = decision.learned, decision.capacity
+    return LearnedStatus(
+        rule=cut(learned.rule, 64),
+        weight_percent=to_percent(learned.weight),
+        history=Duration.of(math.floor(min(decision.history, _LONGEST_HISTORY) / _HISTORY_STEP) * _HISTORY_STEP),
+        load=to_measured(_short(decision.load.replicas)),
+        replica_capacity=to_measured(_short(capacity.work)),
+        capacity_basis=str(capacity.basis),
+        start_up=Duration.of(_seconds(decision.start_up)),
+        late_share=to_measured(_short(learned.late_share)),
+        late_budget_left_percent=to_percent(max(-10.0, learned.late_budget_left)),
+        cost=to_measured(_short(learned.cost)),
+        hpa_target=to_measured(learned.hpa_target),
+        shrink_delay=Duration.of(_seconds(learned.shrink_delay_s)),
+        alternatives=tuple(
+            f"{other.rule}: cost {other.cost:.2g}, {other.late_share:.2g} of the work late"
+            for other in learned.alternatives
+        ),
+        infeasible="" if learned.infeasible is None else cut(infeasibility(learned.infeasible), 1024),
+    )
+
+
+def to_forecast(decision: ScalingDecision) -> ForecastStatus:
+    """Write what load is expected when a replica asked for now would serve."""
+    expected = max(0.0, decision.learned.forecast)
+    return ForecastStatus(
+        horizon=Duration.of(_seconds(decision.start_up)),
+        replicas=math.ceil(expected - 1e-6),
+        backtested_error=to_measured(_short(decision.forecast_error)),
+        message=f"{decision.load.replicas:.2g} busy replicas become {expected:.2g}",
+    )
+
+
+def infeasibility(found: Infeasibility) -> str:
+    """Say why the objective is not held, and what would help."""
+    return (
+        f"the objective is not held at a bearable price: {found.late_share:.1%} of two days' work was late. The safest "
+        f"rule would leave {found.best_late_share:.1%} late at cost {found.best_cost:.2g} (1 is always busy); with a "
+        f"quarter of the start-up time {found.shorter_start_late_share:.1%}, with {found.spares} warm spares "
+        f"{found.spares_late_share:.1%}; or relax objectives.lateShare"
+    )
+
+
+def _seconds(value: float) -> float:
+    return max(_SECONDS_STEP, round(value / _SECONDS_STEP) * _SECONDS_STEP)
+
+
+def _short(value: Value) -> Value:
+    if isinstance(value, Unknown) or not math.isfinite(value):
+        return value
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,0 +1,201 @@
+"""How many replicas each target of a round needs: facts and memories in, the domain's decision out.
+
+All targets of a round are one fleet and decided in one pass. An input that makes the domain raise spoils only its own
+object: the others are then decided one by one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.control.isolation import isolated
+from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.domain import replica_load, scaling
+from optiinfra.domain.cost import saving
+from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, Refusal
+from optiinfra.domain.groups import counted_pages
+from optiinfra.domain.policy import Limits
+from optiinfra.domain.readings import Unknown
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import PodFacts, ScalerFacts, WorkloadFacts
+
+_STARTUPS_KEPT = 32
+_LONGEST_STARTUP = 3600.0
+UNMEASURED_STARTUP = Seconds(180.0)
+"""Start-up time assumed until one was measured; long, so that the first forecasts look far enough ahead."""
+_SAMPLE_TICKS = 2.0
+"""Ticks of pages that a rate is taken over: one is short against the interval at which engines are read."""
+_DISABLED = "ScalingDisabled"
+"""What an HPA says whose workload was set to zero by hand."""
+
+Given = tuple[ServiceWork, TargetWork, scaling.ScalingInput]
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingTimes:
+    """Times of the decision, from the operator's settings."""
+
+    tick: Seconds
+    """Length of one tick of the scaler."""
+    hold: Seconds
+    """Load must be known for so long before anything is given back."""
+    stale_after: Seconds
+
+
+def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> Limits:
+    """The user's limits: the scaler's, narrowed by the object's, widened by nobody."""
+    own, scaler, policy = work.target.scaling, facts.scaler, service.settings.policy
+    lowest = 0 if own.scale_to_zero.enabled and queue_seen_elsewhere(scaler) else 1
+    minimum = lowest if own.min_replicas is None else max(lowest, own.min_replicas)
+    if scaler is not None and own.actuation is not Actuation.OWN:
+        # A floor of ours is not the user's minimum: that one was written down when the floor was taken.
+        users = scaler.original_min_replicas if scaler.held and scaler.original_min_replicas is not None else None
+        minimum = max(minimum, scaler.min_replicas if users is None else users)
+        maximum = scaler.max_replicas if own.max_replicas is None else min(scaler.max_replicas, own.max_replicas)
+    elif own.max_replicas is not None:
+        maximum = own.max_replicas
+    else:
+        # Nobody gave a maximum, so nobody is bound by one; what policy allows in one step is as far as advice goes.
+        maximum = max(facts.desired_replicas, 1) + policy.max_replica_step
+    return Limits(
+        minimum=min(minimum, maximum),
+        maximum=maximum,
+        max_replica_step=policy.max_replica_step,
+        max_gpu_step=policy.max_gpu_step,
+        gpus_per_replica=facts.gpus_per_replica,
+        cooldown=policy.cooldown,
+    )
+
+
+def queue_seen_elsewhere(scaler: ScalerFacts | None) -> bool:
+    """Tell whether somebody sees requests that come while no replica runs: KEDA, by a trigger of its own.
+
+    Without replicas there is no page that could tell us of a queue; who scales to zero must not be the last to know.
+    """
+    return scaler is not None and scaler.controller_owner.startswith("ScaledObject/")
+
+
+def scaling_input(
+    service: ServiceWork, work: TargetWork, facts: WorkloadFacts, times: ScalingTimes, *, now: UnixTime
+) -> scaling.ScalingInput:
+    """Put together what one target's decision rests on; its signals and limits are there already."""
+    assert work.signals is not None
+    assert work.limits is not None
+    pages = counted_pages(facts)
+    p50, p95 = start_up(work, facts.pods, now=now)
+    scaler = facts.scaler
+    return scaling.ScalingInput(
+        signals=work.signals,
+        samples=tuple(
+            replica_load.sample(
+                pages,
+                now=end,
+                window=Seconds(_SAMPLE_TICKS * times.tick),
+                stale_after=times.stale_after,
+                expected=facts.ready_replicas,
+            )
+            for end in work.memory.scaler.ticks_due(now=now, tick=times.tick)
+        ),
+        settings=work.settings,
+        current=facts.desired_replicas,
+        ready=facts.ready_replicas,
+        minimum=work.limits.minimum,
+        maximum=work.limits.maximum,
+        start_up_p50=p50,
+        start_up_p95=p95,
+        memory=work.memory.scaler,
+        objectives=service.settings.objectives,
+        pace=work.memory.pace.fit(),
+        tick=times.tick,
+        hold=times.hold,
+        forecast_enabled=work.target.scaling.forecast.enabled,
+        paused=service.settings.suspended or (scaler is not None and scaler.scaling_active_reason == _DISABLED),
+        current_floor=scaler.min_replicas if scaler is not None and scaler.held else 0,
+    )
+
+
+def start_up(work: TargetWork, pods: Sequence[PodFacts], *, now: UnixTime) -> tuple[Seconds, Seconds]:
+    """Median and 95th percentile of the workload's own start-ups, or a careful assumption until there is one."""
+    given = work.target.scaling.startup_time.seconds
+    if given is not None:
+        return given, given
+    fresh = [
+        pod.became_ready - pod.created
+        for pod in pods
+        # A pod that restarted became ready again: that time says nothing about a new pod.
+        if pod.became_ready is not None
+        and pod.restarts == 0
+        and 0.0 <= pod.became_ready - pod.created < _LONGEST_STARTUP
+        if now - pod.created < 7 * 86400
+    ]
+    known = (*work.memory.startups, *(value for value in fresh if value not in work.memory.startups))
+    work.memory.startups = known[-_STARTUPS_KEPT:]
+    if not work.memory.startups:
+        return UNMEASURED_STARTUP, UNMEASURED_STARTUP
+    ordered = sorted(work.memory.startups)
+    middle, late = ordered[(len(ordered) - 1) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return Seconds(max(1.0, middle)), Seconds(max(1.0, late))
+
+
+def decide(inputs: Sequence[Given], *, now: UnixTime) -> None:
+    """Decide for all targets, and remember what was learned."""
+    if not inputs:
+        return
+    try:
+        outcomes = scaling.decide([given for _, _, given in inputs], now=now)
+    except Exception:
+        if len(inputs) == 1:
+            raise
+        # One input spoils the arrays of all: decide one by one, so that only its own object fails.
+        for single in inputs:
+            with isolated(single[0], step="analyze"):
+                decide([single], now=now)
+        return
+    for (_, target, _), outcome in zip(inputs, outcomes, strict=True):
+        target.decision = outcome.decision
+        target.memory.scaler = outcome.memory
+        target.memory.decided = target.memory.decided or isinstance(outcome.decision, scaling.ScalingDecision)
+
+
+def proposals(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:
+    """Word the decision as a proposal; nothing where it is to stay, a refusal where it is not known."""
+    decision, facts = target.decision, target.facts
+    assert facts is not None
+    answers: list[Proposal | Refusal] = []
+    if target.target.scaling.scale_to_zero.enabled and not queue_seen_elsewhere(facts.scaler):
+        text = (
+            "scaleToZero: with no replica left nobody would see the queue; let a KEDA ScaledObject with a trigger of "
+            "its own drive the workload. One replica is kept"
+        )
+        answers.append(Refusal(RecommendationType.REPLICAS, "QueueNotSeen", text))
+    if isinstance(decision, Unknown):
+        return [
+            *answers,
+            Refusal(RecommendationType.REPLICAS, str(decision.reason), decision.detail or str(decision)),
+        ]
+    if decision is None or decision.direction is Direction.NONE:
+        return answers
+    freed = max(0, decision.current - decision.desired)
+    return [
+        *answers,
+        Proposal(
+            type=RecommendationType.REPLICAS,
+            reason=str(decision.rule),
+            message=decision.message,
+            setting="replicas",
+            current=str(decision.current),
+            proposed=str(decision.desired),
+            lower=str(decision.lower),
+            upper=str(decision.upper),
+            direction=decision.direction,
+            confidence=decision.confidence,
+            evidence=decision.evidence,
+            savings=saving(
+                service.prices,
+                gpus=freed * facts.gpus_per_replica,
+                cpu_cores=freed * max((pod.cpu_request_cores for pod in facts.pods), default=0.0),
+                memory_bytes=freed * max((pod.memory_request_bytes for pod in facts.pods), default=0.0),
+            ),
+            subject=target.target.name,
+        ),
+    ]

@@ -1,0 +1,93 @@
+"""A scaling decision in words and in facts: one sentence that a person on call understands, and its evidence.
+
+Nothing is decided here. Numbers are rounded for reading; the decision itself carries them whole.
+"""
+
+from typing import Final
+
+from optiinfra.domain.evidence import Evidence
+from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
+from optiinfra.domain.replica_load import ReplicaLoad, Resource
+from optiinfra.domain.scaler.decision import Decision
+from optiinfra.domain.scaling_rules import Rule
+from optiinfra.domain.shrink import WhatIf
+from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.units import Seconds
+
+_BY: Final = {
+    Resource.WORK: "by tokens",
+    Resource.BATCH_SLOTS: "by batch slots",
+    Resource.KV_CACHE: "by KV cache",
+}
+_INSTANT: Final = Seconds(0.0)
+
+
+def message(
+    rule: Rule,
+    learned: Decision,
+    load: ReplicaLoad,
+    capacity: ReplicaCapacity,
+    *,
+    signals: ServiceSignals,
+    desired: int,
+    blocked: tuple[str, ...],
+    what_if: WhatIf,
+    minimum: int,
+    maximum: int,
+) -> str:
+    """Say the decision in a sentence."""
+    flight = (
+        f"{_text(signals.running)} requests run, {_text(signals.waiting)} wait on {signals.replicas_reporting} "
+        f"replicas and keep {load.replicas:.2g} busy ({_BY[load.resource]})"
+    )
+    match rule:
+        case Rule.QUEUE_DRAIN:
+            why = f"the backlog of {load.backlog:.0f} replica-seconds needs {learned.need:.2g} to be cleared in time"
+        case Rule.HOLD:
+            why = "; ".join(blocked) if blocked else f"{what_if.binding} needs {what_if.lowest}"
+            why = f"{learned.desired} would do, but {why}"
+        case Rule.PEAKS:
+            why = f"{learned.desired} would do on average; the last window's peak of {what_if.binding} needs {desired}"
+        case Rule.AT_MAXIMUM:
+            why = f"{learned.need:.2g} would be needed, the maximum is {maximum}"
+        case Rule.AT_MINIMUM:
+            why = f"{learned.need:.2g} are needed, the minimum is {minimum}"
+        case Rule.COLLAPSE_HELD:
+            why = "a steady load vanished within the hour; its capacity is kept for its return"
+        case Rule.CHANGED_BY_OTHERS:
+            why = "somebody else asked for more, which is respected for five minutes"
+        case Rule.PAUSED:
+            why = "scaling is paused"
+        case Rule.PRIOR:
+            why = f"{learned.need:.2g} needed by the general experience; this load is known for too short a time"
+        case _:
+            why = f"{learned.need:.2g} needed by what did best on this load ({learned.rule})"
+    guess = "; what one replica serves is a guess yet" if capacity.basis is Basis.OCCUPANCY else ""
+    return f"{desired} replicas ({rule}): {flight}; {why}{guess}"
+
+
+def _text(value: Value) -> str:
+    return "an unknown number" if isinstance(value, Unknown) else f"{value:.0f}"
+
+
+def evidence(
+    load: ReplicaLoad,
+    capacity: ReplicaCapacity,
+    learned: Decision,
+    *,
+    signals: ServiceSignals,
+    start_up: Seconds,
+) -> tuple[Evidence, ...]:
+    """Return the facts that a decision rests on."""
+    facts = [
+        Evidence("requests_running", signals.running, "", _INSTANT, "engine", "sum"),
+        Evidence("requests_waiting", signals.waiting, "", _INSTANT, "engine", "sum"),
+        Evidence("kv_cache_usage", signals.kv_cache_usage_mean, "ratio", _INSTANT, "engine", "mean"),
+        Evidence("load", load.replicas, "replicas", _INSTANT, "derived"),
+        Evidence("replica_capacity", capacity.work, "work/s", _INSTANT, "derived", str(capacity.basis)),
+        Evidence("load_forecast", learned.forecast, "replicas", start_up, "derived"),
+        Evidence("late_share", learned.late_share, "ratio", Seconds(172_800.0), "derived"),
+        Evidence("start_up", float(start_up), "seconds", _INSTANT, "kubernetes", "p95"),
+    ]
+    return tuple(facts)
