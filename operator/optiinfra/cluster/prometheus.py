@@ -67,6 +67,8 @@ class PrometheusServer:
     @property
     def shown(self) -> str:
         """The address without what may be secret in it."""
+        if not self.url.absolute:
+            return "the server"
         return str(self.url.with_user(None).with_query(None).with_fragment(None)).rstrip("/")
 
 

@@ -139,7 +139,7 @@ def learned_capacity(past: Past) -> LearnedCapacity:
         values[STEPS_PER_SYNC - 1 :: STEPS_PER_SYNC][:ticks]
         for values in (past.work, past.ready, past.waiting, past.running)
     )
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         backlog = np.where(waiting == 0.0, 0.0, served * SERVICE_S * waiting / running)
     backlog[~np.isfinite(backlog)] = np.nan
     capacities = Capacities.empty(1)

@@ -1,0 +1,123 @@
+"""A Prometheus-compatible server over a real socket: query_range as it is documented, with its limits and refusals.
+
+It evaluates no PromQL: a query is a name for functions of time. What it refuses, it refuses in the words of Prometheus
+(3.x: `web/api/v1/api.go`, `promql/engine.go`), and it can be told to answer the next calls with anything else.
+"""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+TOO_MANY_POINTS = (
+    "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)"
+)
+TOO_MANY_SAMPLES = "query processing would load too many samples into memory in query execution"
+
+Series = Mapping[tuple[tuple[str, str], ...], Callable[[float], float | None]]
+
+
+@dataclass
+class Stub:
+    """What it answers, and what it was asked."""
+
+    queries: dict[str, Series] = field(default_factory=dict)
+    scripted: list[web.Response] = field(default_factory=list)
+    """Answers of the next calls, whatever they ask for."""
+    most_points: int = 11_000
+    most_samples: int = 10**9
+    warnings: list[str] = field(default_factory=list)
+    token: str = ""
+    delay_s: float = 0.0
+    delay_over: int = 0
+    """Calls for more points than this wait `delay_s`."""
+    asked: list[dict[str, str]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def query_range(self, request: web.Request) -> web.Response:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            return await self._answer(request)
+        finally:
+            self.running -= 1
+
+    async def _answer(self, request):
+        given = dict(await request.post()) if request.method == "POST" else dict(request.query)
+        self.asked.append(given)
+        self.headers.append(request.headers)
+        self.methods.append(request.method)
+        if self.scripted:
+            return self.scripted.pop(0)
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=401, text="Unauthorized")
+        start, end, step = (float(given[name]) for name in ("start", "end", "step"))
+        points = math.floor((end - start) / step + 1e-9) + 1
+        if points > self.delay_over:
+            await asyncio.sleep(self.delay_s)
+        if (end - start) / step > self.most_points:
+            return refusal(400, "bad_data", TOO_MANY_POINTS)
+        if given["query"] not in self.queries:
+            return refusal(400, "bad_data", f'invalid parameter "query": 1:1: parse error: {given["query"][:20]}')
+        found = []
+        for labels, value in self.queries[given["query"]].items():
+            at = [(start + n * step, value(start + n * step)) for n in range(points)]
+            values = [[time, written(number)] for time, number in at if number is not None]
+            if values:
+                found.append({"metric": dict(labels), "values": values})
+        if points * max(1, len(found)) > self.most_samples:
+            return refusal(422, "execution", TOO_MANY_SAMPLES)
+        document = {"status": "success", "data": {"resultType": "matrix", "result": found}}
+        return web.json_response(document | ({"warnings": self.warnings} if self.warnings else {}))
+
+
+def written(number: float) -> str:
+    if math.isnan(number):
+        return "NaN"
+    return ("+Inf" if number > 0 else "-Inf") if math.isinf(number) else repr(number)
+
+
+def refusal(status: int, kind: str, text: str, **headers: str) -> web.Response:
+    document = {"status": "error", "errorType": kind, "error": text}
+    return web.json_response(document, status=status, headers=headers)
+
+
+@contextmanager
+def prometheus(**what):
+    """Serve in a thread of its own, so that commands can be called that run an event loop themselves."""
+    stub, loop, ready = Stub(**what), asyncio.new_event_loop(), threading.Event()
+    stop = asyncio.Event()
+
+    async def serve():
+        app = web.Application()
+        app.router.add_route("*", "/api/v1/query_range", stub.query_range)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        stub.port = runner.addresses[0][1]
+        ready.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield stub
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
