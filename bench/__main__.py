@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-NAMES = ("engines", "kv_cache", "scaling", "analysis", "domain", "agent", "operator", "simulator")
+NAMES = ("engines", "kv_cache", "scaling", "hpa", "analysis", "domain", "agent", "operator", "simulator")
 TIMEOUT_S = 1800.0
 
 
