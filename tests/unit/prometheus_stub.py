@@ -86,7 +86,7 @@ class Stub:
 def written(number: float) -> str:
     if math.isnan(number):
         return "NaN"
-    return ("+Inf" if number > 0 else "-Inf") if math.isinf(number) else repr(number)
+    return ("+Inf" if number > 0 else "-Inf") if math.isinf(number) else repr(float(number))
 
 
 def refusal(status: int, kind: str, text: str, **headers: str) -> web.Response:

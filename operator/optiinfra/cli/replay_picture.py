@@ -25,8 +25,8 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def picture(name: str, done: Comparison) -> bytes:
-    """Return the picture as PNG."""
+def picture(name: str, done: Comparison, *, ran: FloatArray) -> bytes:
+    """Return the picture as PNG; `ran` are the replicas that were ready, (steps,), NaN where that is not known."""
     # Imported here: it takes half a second, and the operator's image has none of it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -42,19 +42,22 @@ def picture(name: str, done: Comparison) -> bytes:
 
     load = thinned(done.setup.load[0])
     upper.fill_between(times(load), load, color=GREY, alpha=0.35, linewidth=0, label="load")
-    # Ours is drawn last, on top.
-    for run, colour in reversed(list(zip((done.ours, *done.plain), COLOURS, strict=True))):
-        ready = thinned(run.ready.astype(np.float64))
-        upper.plot(times(ready), ready, color=colour, linewidth=1.0, label=run.name)
-        wait = thinned(run.wait())
-        lower.plot(times(wait), wait, color=colour, linewidth=1.0, label=run.name)
+    for place, (run, colour) in enumerate(zip((done.ours, *done.plain), COLOURS, strict=True)):
+        # Ours lies on top.
+        style = {"color": colour, "linewidth": 1.0, "label": run.name, "zorder": 9 - place}
+        ready, wait = thinned(run.ready.astype(np.float64)), thinned(run.wait())
+        upper.plot(times(ready), ready, **style)
+        lower.plot(times(wait), wait, **style)
+    if np.isfinite(ran).any():
+        shown = thinned(ran)
+        upper.plot(times(shown), shown, color="black", linewidth=0.8, linestyle="dotted", label="as it ran")
     for axes in (upper, lower):
         for first, last in unknown_spans(done.setup.known):
             axes.axvspan(first * STEP_S / scale, last * STEP_S / scale, color="#f0d9b5", alpha=0.6, linewidth=0)
         axes.set_ylim(bottom=0.0)
         axes.margins(x=0.0)
         axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
-        axes.legend(loc="upper right", fontsize="small", ncols=5)
+        axes.legend(loc="upper right", fontsize="small", ncols=6)
     upper.set_title(f"Replay of {name.replace('$', '')}: computed in a fluid model, not measured", fontsize="medium")
     upper.set_ylabel("load and ready replicas")
     lower.set_ylabel("wait of new work, seconds")

@@ -19,15 +19,16 @@ HEIGHT: Final = 260
 LEFT: Final = 60
 COLOURS: Final = ("#0b6e4f", "#b04a00", "#7a4fa0", "#1f5fa8")
 GREY: Final = "#9a9a9a"
+BLACK: Final = "#000000"
 MOST_SPANS: Final = 500
 
 
 def thinned(values: FloatArray) -> FloatArray:
-    """At most one value a pixel: the highest of its part."""
+    """At most one value a pixel: the highest known one of its part; NaN where none is known."""
     if len(values) <= WIDTH:
         return values
     edges = np.linspace(0, len(values), WIDTH, endpoint=False).astype(np.int64)
-    highest: FloatArray = np.maximum.reduceat(values, edges)
+    highest: FloatArray = np.fmax.reduceat(values, edges)
     return highest
 
 
@@ -35,12 +36,17 @@ def _line(values: FloatArray, *, top: float, colour: str) -> str:
     shown = thinned(values)
     x = LEFT + np.arange(len(shown)) * (WIDTH / max(1, len(shown) - 1))
     y = HEIGHT - shown * (HEIGHT / top)
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.2" points="{points}"/>'
+    lines = []
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.isfinite(y), [False]]).astype(np.int8)))
+    for first, last in edges.reshape(-1, 2):
+        part = slice(first, last)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[part], y[part], strict=True))
+        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.2" points="{points}"/>')
+    return "".join(lines)
 
 
 def _chart(title: str, curves: Sequence[tuple[str, FloatArray, str]], *, days: float, below: str) -> str:
-    top = max(1e-9, *(float(values.max()) for _, values, _ in curves)) * 1.05
+    top = max(1e-9, *(float(np.nanmax(values)) for _, values, _ in curves)) * 1.05
     marks = "".join(
         f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e4e4e4"/>'
         f'<text x="{LEFT - 6}" y="{y + 4:.0f}" text-anchor="end">{top * share:.3g}</text>'
@@ -75,13 +81,15 @@ def _shade(known: Bools) -> str:
     )
 
 
-def page(name: str, done: Comparison) -> str:
-    """Return the whole page."""
+def page(name: str, done: Comparison, *, ran: FloatArray) -> str:
+    """Return the whole page; `ran` are the replicas that were ready, (steps,), NaN where that is not known."""
     setup = done.setup
     days = setup.load.shape[1] * STEP_S / 86_400.0
     runs = list(zip((done.ours, *done.plain), COLOURS, strict=True))
     load = ("load", setup.load[0], GREY)
     ready = [(run.name, run.ready.astype(np.float64), colour) for run, colour in runs]
+    if np.isfinite(ran).any():
+        ready.append(("as it ran", ran, BLACK))
     waits = [(run.name, run.wait(), colour) for run, colour in runs]
     shade = _shade(setup.known)
     title = html.escape(f"Replay of {name}")

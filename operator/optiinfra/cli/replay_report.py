@@ -11,7 +11,7 @@ from optiinfra.domain.replay.comparison import TARGETS, Comparison, TunedHpa
 from optiinfra.domain.replay.figures import Figures
 from optiinfra.domain.replay.fluid import STEP_S, SYNC_S
 
-_NAME: Final = 24
+_NAME: Final = 26
 _HEADER: Final = (
     f"{'':<{_NAME}} {'cost':>6} {'late 10 s':>9} {'late 60 s':>9} {'incidents/30 d':>15} {'worst hour':>10} "
     f"{'actions/d':>9}"

@@ -288,8 +288,10 @@ def _write(report: Report, *, decisions: Path | None, plot: Path | None) -> None
         if decisions is not None:
             decisions.write_text(report.decisions(), encoding="utf-8")
         if plot is not None and plot.suffix == ".html":
-            plot.write_text(replay_plot.page(report.source.name, report.done), encoding="utf-8")
+            plot.write_text(
+                replay_plot.page(report.source.name, report.done, ran=report.source.past.ready), encoding="utf-8"
+            )
         elif plot is not None:
-            plot.write_bytes(replay_picture.picture(report.source.name, report.done))
+            plot.write_bytes(replay_picture.picture(report.source.name, report.done, ran=report.source.past.ready))
     except OSError as error:
         raise click.ClickException(f"{error.filename} cannot be written: {error.strerror}") from error
