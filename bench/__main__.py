@@ -14,7 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-NAMES = ("engines", "kv_cache", "scaling", "hpa", "analysis", "domain", "agent", "operator", "simulator")
+NAMES = ("engines", "kv_cache", "scaling", "judge", "hpa", "analysis", "domain", "agent", "operator", "simulator")
+MODULES = {"judge": "scaling_judge"}
+"""Benches whose module has another name."""
 TIMEOUT_S = 1800.0
 
 
@@ -51,7 +53,7 @@ class Outcome:
 def run(name: str) -> Outcome:
     """Run one bench in a process of its own."""
     began = time.monotonic()
-    command = [sys.executable, "-m", f"bench.{name}", "--json"]
+    command = [sys.executable, "-m", f"bench.{MODULES.get(name, name)}", "--json"]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
