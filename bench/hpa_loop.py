@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from bench.hpa_steps import CAPACITY, MAXIMUM
-from hack.real_hpa import Behavior, Question, Seen
+from hack.real_hpa import DEFAULT_BEHAVIOR, Behavior, Question, Seen
 from hack.real_hpa.clock import SPEED, TICK_SECONDS
 from optiinfra.cluster.own_scaler import OwnScaler, build_own_scaler
 from optiinfra.domain.policy import beyond_tolerance
@@ -40,6 +40,9 @@ from optiinfra.domain.replay.learned import Learned
 TOLERANCE: Final = 0.1
 """The controller's default."""
 TARGET: Final = 0.7
+WITHOUT_WINDOW: Final[Behavior] = DEFAULT_BEHAVIOR | {
+    "scaleDown": {**DEFAULT_BEHAVIOR["scaleDown"], "stabilizationWindowSeconds": 0}
+}
 MINUTE_STEPS: Final = round(60.0 / STEP_S)
 
 
@@ -74,7 +77,11 @@ class Way:
 
 
 def ways() -> tuple[Way, ...]:
-    """The plain rate metric, and our decision in each way that the operator publishes it, and in the naive one."""
+    """The plain rate metric; our decision as the documentation says, for `Signal` and `Own`; and each piece left out.
+
+    `Signal` is published outside of the HPA's tolerance, on an HPA whose window for falls is zero: the operator has
+    held already. Left out are the window's zero, and the step out of the tolerance.
+    """
     own = build_own_scaler(
         OwnScaler(
             namespace="any",
@@ -90,9 +97,10 @@ def ways() -> tuple[Way, ...]:
     )
     return (
         Way("HPA, rate 0.7", _rate, _total, TARGET * CAPACITY),
-        Way("Signal", Learned, _audible, 1.0),
+        Way("Signal", Learned, _audible, 1.0, WITHOUT_WINDOW),
         Way("Own", Learned, _decided, 1.0, own["spec"]["behavior"]),
-        Way("count as it is", Learned, _decided, 1.0),
+        Way("Signal, HPA with its window", Learned, _audible, 1.0),
+        Way("Signal, count as it is", Learned, _decided, 1.0, WITHOUT_WINDOW),
     )
 
 
@@ -151,7 +159,6 @@ class Party:
     published: float = 0.0
     orders: list[Order] = field(default_factory=list)
     questions: list[float] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, question: Question) -> float:
@@ -170,13 +177,14 @@ class Party:
                 self.orders.append(Order(self.fleet.step, time.monotonic(), value, int(self.fleet.replicas[0])))
             self.published = value
 
-    def live(self, seen: Seen) -> None:
-        """Take over what the controller asked for, and let one step of 5 s pass."""
-        self.seen.append(seen)
-        last = self.orders[-1]
-        if last.followed is None and seen.asked == last.value:
-            last.followed = self.fleet.step - last.step
+    def follow(self, seen: Seen) -> None:
+        """Take over what the controller asked for."""
+        if self.orders and self.orders[-1].followed is None and seen.asked == self.orders[-1].value:
+            self.orders[-1].followed = self.fleet.step - self.orders[-1].step
         self.fleet.order(np.array([seen.asked]))
+
+    def live(self) -> None:
+        """Let one step of 5 s pass."""
         # The load as far as it has come: the model plays up to its end.
         self.fleet.load = self.piece.load[None, : self.fleet.step + 1]
         self.fleet.advance()
@@ -232,9 +240,11 @@ def play_live(
         due = max(due, time.monotonic()) + planned
         seen = look()
         for party in playing:
+            # First what the controller did: a decision about an older number would be taken back in the next sync.
+            party.follow(seen[party.name])
             if step % STEPS_PER_SYNC == 0:
                 party.decide()
-            party.live(seen[party.name])
+            party.live()
         if step % STEPS_PER_SYNC == 0:
             on_sync(step // STEPS_PER_SYNC)
     return (time.monotonic() - began) / (steps * planned) if planned else 1.0

@@ -18,7 +18,7 @@ from hack.real_hpa.metrics_api import LABEL, METRIC
 READY_SECONDS: Final = 120.0
 Behavior = Mapping[str, Any]
 """`spec.behavior` as people write it, in seconds of the trace."""
-DEFAULT_BEHAVIOR: Final[Behavior] = {
+DEFAULT_BEHAVIOR: Final[dict[str, Any]] = {
     "scaleUp": {
         "stabilizationWindowSeconds": 0,
         "selectPolicy": "Max",

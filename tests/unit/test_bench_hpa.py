@@ -121,8 +121,8 @@ def test_the_window_is_bounded_by_what_is_known_of_the_moments():
 # ---- the closed loop
 
 
-def closed(way_name, controller, *, load):
-    """Play one party with a controller that is asked after each look; times are as short as they can be."""
+def closed(way_name, controller, *, load, phase=0):
+    """Play one party with a controller that asks in one of the three looks of a sync; no time passes."""
     way = next(way for way in ways() if way.name == way_name)
     party = prepared(Slice("p", load, 40, 60.0), way)
     state = {"asked": int(party.fleet.replicas[0]), "looks": 0}
@@ -130,7 +130,7 @@ def closed(way_name, controller, *, load):
     def look():
         seen = {party.name: Seen(state["asked"], state["asked"])}
         state["looks"] += 1
-        if party.orders and state["looks"] % STEPS_PER_SYNC == 0:
+        if party.orders and state["looks"] % STEPS_PER_SYNC == phase:
             total = party.answer(Question(party.name, party.orders[-1].at + 0.5))
             state["asked"] = controller(state["asked"], total)
         return seen
@@ -147,9 +147,11 @@ def in_no_time(monkeypatch):
 WAVE = 8.0 + 5.0 * np.sin(np.arange(720) / 50.0)
 
 
-def test_a_controller_that_obeys_at_once_costs_what_the_rule_alone_does(in_no_time):
-    party = closed("Own", lambda asked, total: int(total), load=WAVE)
+@pytest.mark.parametrize("phase", range(STEPS_PER_SYNC))
+def test_a_controller_that_obeys_costs_what_the_rule_alone_does_in_whichever_phase_it_asks(in_no_time, phase):
+    party = closed("Own", lambda asked, total: int(total), load=WAVE, phase=phase)
     assert party.figures.cost == pytest.approx(party.direct.cost, rel=0.03)
+    assert party.figures.actions_per_day <= 1.2 * party.direct.actions_per_day
     came_of = fate(party)
     assert came_of.orders == came_of.followed > 0
     assert came_of.until_read == pytest.approx(7.5)
@@ -160,13 +162,13 @@ def test_what_a_deaf_controller_ignores_is_counted(in_no_time):
     def deaf(asked, total):
         return asked if abs(total / asked - 1.0) <= 0.1 else int(total)
 
-    as_it_is, signal = (closed(way, deaf, load=WAVE) for way in ("count as it is", "Signal"))
+    as_it_is, signal = (closed(way, deaf, load=WAVE) for way in ("Signal, count as it is", "Signal"))
     assert fate(as_it_is).tolerance > 0
     assert fate(signal).tolerance == 0
 
 
 def test_a_fall_that_is_held_back_is_counted(in_no_time):
-    came_of = fate(closed("count as it is", lambda asked, total: max(asked, int(total)), load=WAVE))
+    came_of = fate(closed("Signal, count as it is", lambda asked, total: max(asked, int(total)), load=WAVE))
     assert came_of.held > 0
 
 
