@@ -155,7 +155,7 @@ def test_a_controller_that_obeys_costs_what_the_rule_alone_does_in_whichever_pha
     came_of = fate(party)
     assert came_of.orders == came_of.followed > 0
     assert came_of.until_read == pytest.approx(7.5)
-    assert 5.0 <= came_of.until_scaled <= 15.0
+    assert 5.0 <= came_of.until_scaled <= 20.0
 
 
 def test_what_a_deaf_controller_ignores_is_counted(in_no_time):
