@@ -37,7 +37,7 @@ class Capacity:
             return f"{told}, learned from the times in which requests waited throughout"
         return (
             f"what a replica serves is unknown, because no queue lasted long enough: at least {self.value:.6g} work a "
-            "second, which is used here. Replicas and costs of all rules are at most what is shown; give "
+            "second, which is used here. So every rule runs more replicas than it needs; costs stay comparable; give "
             "--replica-capacity for exact ones"
         )
 

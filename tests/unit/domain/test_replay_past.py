@@ -74,7 +74,7 @@ def test_a_history_gives_its_columns_with_its_gaps():
 
 
 def test_an_empty_history_says_so():
-    with pytest.raises(PastError, match="not yet seen the service at work"):
+    with pytest.raises(PastError, match="not yet seen at work"):
         from_history(LoadHistory())
 
 

@@ -4,9 +4,10 @@ It may come from a file, from a Prometheus-compatible server or from the operato
 measured is NaN here, because arrays cannot hold reasons; nothing is filled in. The work of engines' counters is the
 work that was *served*: while requests waited, more was asked for than is recorded, and `waited_share` tells how often.
 
-What a replica serves at most is learned with the operator's own `optiinfra.domain.scaler.capacity`, which wants the
-backlog in units of work. Engines tell requests; one that waits is counted as `SERVICE_S` seconds of what one that runs
-gets, the same assumption that the baselines make. It matters only for telling whether a queue outlasted a step.
+What a replica serves at most is learned with `optiinfra.domain.scaler.capacity`, which wants the backlog in units of
+work. A record tells requests; one that waits is counted as `SERVICE_S` seconds of what one that runs gets, the same
+assumption that the baselines make. It matters only for telling whether a queue outlasted a step. The operator itself
+sees requests finish and engines' step times, and knows better.
 """
 
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def from_history(history: LoadHistory) -> Past:
     """Return the kept load of one workload. Raises `PastError` where nothing is known."""
     newest = history.newest
     if newest is None:
-        raise PastError("the history is empty: the operator has not yet seen the service at work")
+        raise PastError("no history is kept: the service was not yet seen at work, or its state left no room")
     rows = stack([history], now=newest, steps=len(history))[:, 0].astype(np.float64)
     return recorded(
         rows[Column.WORK_RATE],
@@ -133,7 +134,7 @@ def from_history(history: LoadHistory) -> Past:
 
 
 def learned_capacity(past: Past) -> LearnedCapacity:
-    """Learn what one replica serves, tick by tick, as the operator would have."""
+    """Learn what one replica serves, tick by tick, from those in which work waited throughout."""
     ticks = len(past.work) // STEPS_PER_SYNC
     served, ready, waiting, running = (
         values[STEPS_PER_SYNC - 1 :: STEPS_PER_SYNC][:ticks]
