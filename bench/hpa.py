@@ -2,8 +2,9 @@
 
 `python -m bench hpa` (or `python -m bench.hpa`) starts a control plane on loopback whose kube-controller-manager syncs
 every second instead of every 15 s, and plays a piece of a trace fifteen times as fast. `--traces FOLDER` takes other
-traces than the one beside this module, each with all its past as history; the piece is the one with the steepest rise
-after the first third, or the one that begins `--at` hours after the trace does. docs/real-hpa.md says what comes of it.
+traces than the one beside this module, each with up to two days of its past as history; the piece is the one with the
+steepest rise after the first third, or the one that begins `--at` hours after the trace does. docs/real-hpa.md says
+what comes of it.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, SYNC_S
 
 OWN_TRACE: Final = Path(__file__).resolve().parent / "data" / "servegen"
 MINUTES: Final = 45.0
+HISTORY_HOURS: Final = 48.0
+"""What is forgotten after two days hardly counts, and a longer past takes minutes to live through."""
 DIFFERENT: Final = 0.02
 """Share of ticks that may differ without a known reason: a process that the machine held up, not a rule."""
 
@@ -74,7 +77,8 @@ def pieces_of(traces: Sequence[Trace], *, minutes: float, at_hours: float | None
         end = (start + syncs) * STEPS_PER_SYNC
         if end > len(load):
             raise TraceError(f"{trace.name} has {trace.days * 24.0:.1f} h: choose an earlier --at or fewer --minutes")
-        pieces.append(Slice(trace.name, load[:end], start, START_UP_S))
+        forgotten = max(0, start - round(HISTORY_HOURS * 3600.0 / SYNC_S))
+        pieces.append(Slice(trace.name, load[forgotten * STEPS_PER_SYNC : end], start - forgotten, START_UP_S))
     return pieces
 
 

@@ -12,6 +12,7 @@ that learns has something to have learned. The same moment goes on twice: with t
 import copy
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -197,8 +198,24 @@ class Party:
         return Ledger.of(whole, count_from_s=self.piece.start * SYNC_S).figures()[0]
 
 
-def prepared(piece: Slice, way: Way) -> Party:
-    """Live through the history; then see what the rule alone makes of the piece, and go back to its beginning."""
+def prepared(piece: Slice, ways: Sequence[Way]) -> list[Party]:
+    """Live through the history; then see what each rule alone makes of the piece, and go back to its beginning.
+
+    Ways that share a rule share its history, which is most of the time that this takes.
+    """
+    lived: dict[Callable[[Fleet], Policy], tuple[Fleet, Policy, Figures]] = {}
+    for way in ways:
+        if way.rule not in lived:
+            lived[way.rule] = _lived(piece, way.rule)
+    parties = []
+    for number, way in enumerate(ways):
+        fleet, rule, direct = copy.deepcopy(lived[way.rule])
+        # A trace's name may be no name of an object.
+        parties.append(Party(f"loop-{zlib.crc32(piece.name.encode()):08x}-{number}", way, piece, fleet, rule, direct))
+    return parties
+
+
+def _lived(piece: Slice, make: Callable[[Fleet], Policy]) -> tuple[Fleet, Policy, Figures]:
     load = piece.load[None, :]
     one = np.ones(1, dtype=np.int64)
     fleet = Fleet(
@@ -208,13 +225,11 @@ def prepared(piece: Slice, way: Way) -> Party:
         minimum=one,
         maximum=one * MAXIMUM,
     )
-    rule = way.rule(fleet)
+    rule = make(fleet)
     _play(fleet, rule, syncs=piece.start)
     alone, thought = copy.deepcopy((fleet, rule))
     _play(alone, thought, syncs=piece.syncs)
-    direct = Ledger.of(alone, count_from_s=piece.start * SYNC_S).figures()[0]
-    name = f"{piece.name}-{way.name}".lower()
-    return Party("".join(c if c.isalnum() else "-" for c in name), way, piece, fleet, rule, direct)
+    return fleet, rule, Ledger.of(alone, count_from_s=piece.start * SYNC_S).figures()[0]
 
 
 def _play(fleet: Fleet, rule: Policy, *, syncs: int) -> None:

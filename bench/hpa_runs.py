@@ -84,7 +84,8 @@ def run(
     say: Callable[[str], None] = lambda _: None,
 ) -> Played:
     """Play everything on a cluster of its own; raise ClusterError where it cannot go on."""
-    parties = [prepared(piece, way) for piece in pieces for way in (ways() if ways_of is None else ways_of)]
+    chosen = ways() if ways_of is None else ways_of
+    parties = [party for piece in pieces for party in prepared(piece, chosen)]
     with fast_cluster(say=say) as cluster, Stage(cluster) as stage:
         stepped = {f"stepped-{number}": setting for number, setting in enumerate(compared)}
         workloads = {name: _stepped(stage, name, setting) for name, setting in stepped.items()}

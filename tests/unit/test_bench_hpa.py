@@ -124,7 +124,7 @@ def test_the_window_is_bounded_by_what_is_known_of_the_moments():
 def closed(way_name, controller, *, load, phase=0):
     """Play one party with a controller that asks in one of the three looks of a sync; no time passes."""
     way = next(way for way in ways() if way.name == way_name)
-    party = prepared(Slice("p", load, 40, 60.0), way)
+    (party,) = prepared(Slice("p", load, 40, 60.0), [way])
     state = {"asked": int(party.fleet.replicas[0]), "looks": 0}
 
     def look():
@@ -179,7 +179,9 @@ def test_a_dead_controller_leaves_the_queue_to_grow(in_no_time):
 
 def test_the_model_goes_on_from_the_history_that_the_same_rule_made():
     load = WAVE
-    party = prepared(Slice("p", load, 40, 60.0), next(way for way in ways() if way.name == "HPA, rate 0.7"))
+    (party, *others) = prepared(Slice("p", load, 40, 60.0), ways())
+    assert party.way.name == "HPA, rate 0.7"
+    assert len({id(other.rule) for other in others}) == len(others), "ways share a rule's history, not the rule"
     whole = setting(load, initial=int(party.fleet.asked[0, 0])).fleet()
     play(whole, HpaRate(TARGET))
     assert party.fleet.step == 40 * STEPS_PER_SYNC
