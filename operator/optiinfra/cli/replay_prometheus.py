@@ -14,7 +14,8 @@ import numpy as np
 
 from optiinfra.cli.replay_sources import Source, SourceError
 from optiinfra.cluster.errors import ClusterError
-from optiinfra.cluster.prometheus import Prometheus, PrometheusServer, RangeAnswer, RangeQuery
+from optiinfra.cluster.prometheus import Prometheus, PrometheusServer, RangeAnswer
+from optiinfra.cluster.prometheus_range import RangeQuery
 from optiinfra.domain.replay.fluid import STEP_S, FloatArray
 from optiinfra.domain.replay.past import PastError, recorded
 from optiinfra.domain.units import Seconds, UnixTime

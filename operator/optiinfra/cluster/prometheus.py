@@ -23,30 +23,22 @@ from optiinfra.cluster.errors import (
     ClusterError,
     Invalid,
     Malformed,
-    Throttled,
     Unavailable,
     Unconfigured,
     error_of,
 )
 from optiinfra.cluster.prometheus_answer import Matrix, Piece, RangeSeries, error_words, joined, matrix
-from optiinfra.domain.units import Seconds, UnixTime
-
-SERVER_POINTS: Final = 11_000
-"""What Prometheus answers at most for a series."""
-_PATH: Final = "api/v1/query_range"
-_TOO_LARGE: Final = (
-    "maximum resolution",
-    "too many",
-    "too large",
-    "limit",
-    "timed out",
-    "timeout",
-    "deadline",
-    "maxsamples",
+from optiinfra.cluster.prometheus_range import (
+    DEFAULT_LIMITS,
+    QueryLimits,
+    RangeQuery,
+    RangeSize,
+    TooSlow,
+    worth_waiting,
 )
-"""Words of refusals that a shorter range helps against (Prometheus, Thanos, Mimir and VictoriaMetrics)."""
+
+_PATH: Final = "api/v1/query_range"
 _LEAST_REDACTED: Final = 4
-_LONGEST_QUERY: Final = 8_192
 _GET_MOST: Final = 1_500
 """Longer queries go into the body: addresses are often cut at 2,000 characters on the way."""
 
@@ -73,51 +65,6 @@ class PrometheusServer:
 
 
 @dataclass(frozen=True, slots=True)
-class QueryLimits:
-    """What one range may cost."""
-
-    points: int = SERVER_POINTS
-    """Of one call."""
-    least_points: int = 60
-    """A piece is not cut below it."""
-    total_points: int = 1_000_000
-    bytes: int = 32 << 20
-    """Of one answer."""
-    series: int = 1_000
-    timeout_s: float = 60.0
-    """Of one call."""
-    failures: int = 8
-    """In a row; then the last error is raised."""
-    connection_failures: int = 3
-    """The same where not even a connection came about."""
-    longest_wait_s: float = 30.0
-    """Between two tries, whatever the server asks for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RangeQuery:
-    """A query evaluated at `start`, `start + step` ... up to `end`."""
-
-    query: str
-    start: UnixTime
-    end: UnixTime
-    step: Seconds
-
-    def __post_init__(self) -> None:
-        if not 0 < len(self.query.strip()) <= _LONGEST_QUERY:
-            raise Invalid(f"the query has {len(self.query)} characters; 1 to {_LONGEST_QUERY} are expected")
-        if not self.step >= 1.0 or not self.end > self.start:
-            raise Invalid(
-                f"a range of {self.end - self.start:g} s in steps of {self.step:g} s; use steps of 1 s or more"
-            )
-
-    @property
-    def points(self) -> int:
-        """How many times it is evaluated."""
-        return int((self.end - self.start) / self.step + 1e-6) + 1
-
-
-@dataclass(frozen=True, slots=True)
 class RangeAnswer:
     """All pieces together."""
 
@@ -127,10 +74,6 @@ class RangeAnswer:
     calls: int
 
 
-class _TooSlow(Unavailable):
-    """No answer in time: a shorter range may have one."""
-
-
 class Prometheus:
     """Asks one server. Use as an async context manager."""
 
@@ -138,7 +81,7 @@ class Prometheus:
         self,
         server: PrometheusServer,
         *,
-        limits: QueryLimits = QueryLimits(),
+        limits: QueryLimits = DEFAULT_LIMITS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._server = server
@@ -179,24 +122,24 @@ class Prometheus:
         if query.points > limits.total_points:
             raise Invalid(f"{query.points} points are asked for, at most {limits.total_points}; use a longer step")
         pieces: list[Matrix] = []
-        size, first, failures, calls = min(limits.points, query.points), 0, 0, 0
+        size = RangeSize(min(limits.points, query.points), least=limits.least_points)
+        first, failures, calls = 0, 0, 0
         while first < query.points:
-            piece = Piece(query.start + first * query.step, query.step, min(size, query.points - first))
+            piece = Piece(query.start + first * query.step, query.step, min(size.points, query.points - first))
             calls += 1
             try:
                 pieces.append(await self._ask(query.query, piece))
             except ClusterError as error:
                 failures += 1
-                smaller = _smaller(error) and piece.points > limits.least_points
+                smaller = size.shrunk(error, asked=piece.points)
                 most = limits.failures if error.code or smaller else limits.connection_failures
-                if failures >= most or not (smaller or _worth_waiting(error)):
+                if failures >= most or not (smaller or worth_waiting(error)):
                     raise
-                if smaller:
-                    size = max(limits.least_points, piece.points // 2)
                 await self._pause(error, failures=failures)
                 continue
             failures = 0
             first += piece.points
+            size.held()
             if on_points is not None:
                 on_points(piece.points)
         series, warnings = joined(pieces)
@@ -235,7 +178,7 @@ class Prometheus:
                 if response.status != 200:
                     raise self._refused(response, body)
         except TimeoutError as error:
-            raise self._error(_TooSlow, f"no answer within {self._limits.timeout_s:g} s") from error
+            raise self._error(TooSlow, f"no answer within {self._limits.timeout_s:g} s") from error
         except aiohttp.ClientConnectorCertificateError as error:
             text = "its certificate is not signed by a CA that is trusted here: name it with --ca-file"
             raise self._error(Unconfigured, text) from error
@@ -322,15 +265,3 @@ class Prometheus:
         if kind is None:
             return error_of(verb="ask", path=where, code=code, status=None, text=text, retry_after_s=retry_after_s)
         return kind(text, verb="ask", path=where, code=code, retry_after_s=retry_after_s)
-
-
-def _smaller(error: ClusterError) -> bool:
-    """Whether a shorter range may help."""
-    if isinstance(error, Throttled | Unavailable):
-        return error.code != 0 or isinstance(error, _TooSlow)
-    text = error.message.lower()
-    return isinstance(error, Invalid) and error.code in {400, 413, 422} and any(word in text for word in _TOO_LARGE)
-
-
-def _worth_waiting(error: ClusterError) -> bool:
-    return isinstance(error, Throttled | Unavailable)

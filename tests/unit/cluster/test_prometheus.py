@@ -19,8 +19,9 @@ from optiinfra.cluster.errors import (
     Unavailable,
     Unconfigured,
 )
-from optiinfra.cluster.prometheus import Prometheus, PrometheusServer, QueryLimits, RangeQuery
+from optiinfra.cluster.prometheus import Prometheus, PrometheusServer
 from optiinfra.cluster.prometheus_answer import Piece, matrix
+from optiinfra.cluster.prometheus_range import QueryLimits, RangeQuery
 from tests.unit.prometheus_stub import TOO_MANY_SAMPLES, prometheus, refusal
 
 START = 1_700_000_000.0
@@ -82,6 +83,17 @@ async def test_what_is_too_much_for_the_server_is_asked_in_smaller_pieces_withou
     assert naps.seconds == []
     # 8000, 4000, 2000 are refused once, then eight pieces of 1000 come.
     assert answer.calls == 11
+
+
+async def test_after_a_busy_moment_pieces_grow_again():
+    with prometheus(queries=ONE) as stub:
+        stub.scripted = [web.Response(status=503) for _ in range(5)]
+        answer = await ask(stub, points=40_000)
+    assert len(answer.series[0].values) == 40_000
+    sizes = [round((float(one["end"]) - float(one["start"])) / 15.0) + 1 for one in stub.asked[5:]]
+    assert sizes[0] == 11_000 // 32
+    assert max(sizes) > 2_000
+    assert answer.calls < 40
 
 
 async def test_a_server_that_answers_fewer_points_than_prometheus_is_followed():

@@ -1,0 +1,170 @@
+"""The client and the queries for a service against Prometheus itself, where `prometheus` is on the PATH.
+
+It is no package of Python and takes most of an hour to build, so that CI goes without: there the stub in
+`tests/unit/prometheus_stub.py` speaks for it. What the stub claims is what is asked here.
+"""
+
+import http.server
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+
+import pytest
+from yarl import URL
+
+from optiinfra.cluster.errors import Invalid
+from optiinfra.cluster.prometheus import Prometheus, PrometheusServer
+from optiinfra.cluster.prometheus_range import QueryLimits, RangeQuery
+from optiinfra.engines.promql import service_queries
+from tests.unit.prometheus_stub import TOO_MANY_POINTS, TOO_MANY_SAMPLES
+
+pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on the PATH")
+
+STEP = 15
+POINTS = 480
+PODS = ("chat-0", "chat-1")
+CONFIGURATION = """
+global: {scrape_interval: 1h, scrape_timeout: 60s}
+storage: {tsdb: {out_of_order_time_window: 2d}}
+scrape_configs:
+  - job_name: engines
+    honor_labels: true
+    static_configs: [{targets: ["127.0.0.1:%d"]}]
+"""
+
+
+def page(end):
+    """Two vLLM pods, 100 prompt and 50 generated tokens a second each, with a gap of ten minutes; one of SGLang."""
+    times = [end - STEP * back for back in range(POINTS - 1, -1, -1)]
+    times = [time for n, time in enumerate(times) if not 200 <= n < 240]
+    kinds = {
+        "vllm:prompt_tokens": ("counter", "_total", lambda time: (time - times[0]) * 100.0),
+        "vllm:generation_tokens": ("counter", "_total", lambda time: (time - times[0]) * 50.0),
+        "vllm:num_requests_running": ("gauge", "", lambda _: 8.0),
+        "vllm:num_requests_waiting": ("gauge", "", lambda _: 3.0),
+    }
+    lines = []
+    for name, (kind, suffix, value) in kinds.items():
+        lines.append(f"# TYPE {name} {kind}")
+        for pod in (*PODS, "chat-large-0"):
+            labels = f'namespace="inference",pod="{pod}",model_name="m",engine="0"'
+            lines += [f"{name}{suffix}{{{labels}}} {value(time)} {time}" for time in times]
+    lines.append("# TYPE sglang:realtime_tokens counter")
+    for rank in "01":
+        labels = f'namespace="inference",pod="code-0",mode="decode",tp_rank="{rank}"'
+        lines += [f"sglang:realtime_tokens_total{{{labels}}} {(time - times[0]) * 10.0} {time}" for time in times]
+    lines.append("# TYPE sglang:prompt_tokens counter")
+    labels = 'namespace="inference",pod="code-0"'
+    lines += [f"sglang:prompt_tokens_total{{{labels}}} {(time - times[0]) * 30.0} {time}" for time in times]
+    return "\n".join([*lines, "# EOF", ""]).encode()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(name="server", scope="module")
+def the_server(tmp_path_factory):
+    """A Prometheus that has scraped the page: (address, time of its last sample)."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    end = int(time.time()) // STEP * STEP - 60
+    body = page(end)
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    pages = http.server.HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    (folder / "prometheus.yml").write_text(CONFIGURATION % pages.server_port)
+    port = free_port()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={folder}/prometheus.yml",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--query.max-samples=30000",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        query = f"http://127.0.0.1:{port}/api/v1/query?query=count(vllm:prompt_tokens_total)&time={end}"
+        for _ in range(600):
+            assert process.poll() is None, (folder / "log").read_text()[-2000:]
+            try:
+                with urllib.request.urlopen(query, timeout=5) as answer:
+                    if b'"3"' in answer.read():
+                        break
+            except OSError:
+                pass
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", end
+    finally:
+        process.terminate()
+        process.wait()
+        pages.shutdown()
+        pages.server_close()
+
+
+async def ask(server, query, *, points=POINTS, step=STEP, limits=None):
+    address, end = server
+    asked = RangeQuery(query, end - (points - 1) * step, end, step)
+    async with Prometheus(PrometheusServer(URL(address)), limits=limits or QueryLimits()) as client:
+        answer = await client.query_range(asked)
+    return answer, [one.on_grid(start=asked.start, step=asked.step, points=points) for one in answer.series]
+
+
+async def test_the_queries_for_a_service_give_one_number_each(server):
+    made = service_queries("inference/chat")
+    for query, expected in ((made.ready, 2.0), (made.waiting, 6.0), (made.running, 16.0)):
+        _, grids = await ask(server, query)
+        assert len(grids) == 1
+        known = grids[0][grids[0] == grids[0]]
+        assert set(known.tolist()) == {expected}, query
+    _, (work,) = await ask(server, made.work)
+    assert work[100] == pytest.approx(2 * (100.0 + 4 * 50.0))
+    # Within the gap, and a rate's window after its beginning, nothing is known.
+    assert (work[205:240] != work[205:240]).all()
+    assert work[300] == pytest.approx(600.0)
+
+
+async def test_ranks_of_one_engine_are_not_added_up(server):
+    _, (work,) = await ask(server, service_queries("inference/code").work)
+    assert work[100] == pytest.approx(30.0 + 4 * 10.0)
+
+
+async def test_more_points_than_it_answers_are_asked_in_pieces(server):
+    answer, grids = await ask(server, "vector(1)", points=25_000, step=1)
+    assert answer.calls == 3
+    assert (grids[0] == 1.0).all()
+    limits = QueryLimits(points=20_000, least_points=20_000)
+    with pytest.raises(Invalid, match=TOO_MANY_POINTS[:40]):
+        await ask(server, "vector(1)", points=20_000, step=1, limits=limits)
+
+
+async def test_what_takes_too_many_samples_is_asked_in_smaller_pieces(server):
+    answer, grids = await ask(server, "sum(vector(1) or vllm:num_requests_running)", points=11_000, step=1)
+    assert answer.calls >= 1
+    assert len(grids[0]) == 11_000
+    with pytest.raises(Invalid, match=TOO_MANY_SAMPLES):
+        await ask(server, 'sum(rate({__name__=~"vllm.*"}[2h]))', points=61, limits=QueryLimits(least_points=60))
+
+
+async def test_what_is_no_query_is_told_in_its_words(server):
+    with pytest.raises(Invalid, match="parse error"):
+        await ask(server, "sum(")
