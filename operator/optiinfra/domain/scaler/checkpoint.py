@@ -1,4 +1,4 @@
-"""One workload's learned state as bytes, so that a new leader goes on: at most 16 KiB, typically three.
+"""One workload's learned state as bytes, so that a new leader goes on: at most 16 KiB, typically five.
 
 Everything is kept that moves a decision: scores, held maxima, windows, queues, orders on the way. Arrays are packed in
 their fixed order and compressed; scores travel as they are, because weights amplify small differences. The format has
@@ -15,7 +15,7 @@ import numpy as np
 from optiinfra.domain.scaler.state import FleetState, arrays, take
 from optiinfra.errors import OptiInfraError
 
-VERSION: Final = 1
+VERSION: Final = 2
 MOST_BYTES: Final = 16_384
 _HEADER: Final = struct.Struct("<4sHI")
 _MAGIC: Final = b"OISC"

@@ -136,6 +136,7 @@ def _bridge(state: FleetState, services: Services, *, first: int, tick: int) -> 
         part.load.stride(int(first - 1 - part.tick[0]), tick=int(part.tick[0]))
         # What was starting is ready by now, and nobody knows what waited.
         shadows, references = part.shadows, part.references
+        part.forecasts.interrupt()
         shadows.pipeline.settle()
         references.pipeline.settle()
         for queue in (shadows.queue, shadows.known_queue, references.queue, part.realised.queue):
@@ -182,6 +183,16 @@ def _live(state: FleetState, one: Observation, services: Services, *, usable: Bo
     )
     newborn = state.load.seen == 0
     features = state.load.observe(load, tick=tick, start_ticks=start, tuning=tuning)
+    state.forecasts.observe(
+        load,
+        features,
+        recent=state.load.recent,
+        window=state.load.windows[:, 0],
+        tick=tick,
+        start_ticks=start,
+        measured=usable,
+        tuning=tuning,
+    )
     if newborn.any():
         for past in state.past:
             put(past, newborn, take(features, newborn))
@@ -363,4 +374,5 @@ def _explained(state: FleetState, services: Services, tuning: Tuning) -> FleetDe
         what_if_cost=(state.shadows.paid_sum[:, CHOSEN:] / np.maximum(work, _LEAST)[:, None]).astype(np.float32),
         infeasible=(measured > JUDGED_HOURS) & lost,
         mean=state.load.mean.copy(),
+        outlook=state.forecasts.outlook(),
     )

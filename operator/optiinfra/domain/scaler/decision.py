@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.scaler.forecasts import FORECAST_REASONS, ForecastReason, Outlook
 from optiinfra.domain.scaler.grid import CHOICES, HOLD_OF
+from optiinfra.domain.scaler.ledger import FORECASTERS, Forecaster
 from optiinfra.domain.scaler.tuning import TARGETS, TICK_S
 
 Floats = npt.NDArray[np.float32]
@@ -67,6 +70,19 @@ class Infeasibility:
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastRecord:
+    """How one forecaster of the load one start-up ahead did on this workload's last day."""
+
+    forecaster: Forecaster
+    reason: ForecastReason
+    """Why it is believed or not."""
+    error: float | Unknown
+    """Back-tested mean absolute error, as a share of the mean load."""
+    loss_share: float | Unknown
+    """Asymmetric loss as a share of the level's in the same minutes; below one is better than repeating the level."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """One workload's decision, readable."""
 
@@ -93,6 +109,23 @@ class Decision:
     """Cost of the leading rule on this workload's own load."""
     alternatives: tuple[Alternative, ...]
     infeasible: Infeasibility | None
+    forecaster: Forecaster
+    """Whom the back-test believes."""
+    forecast_point: float | Unknown
+    """What that one expects when an order of now is ready, in replicas."""
+    forecast_upper: float | Unknown
+    """Upper end of it, in replicas; more comes in one minute of thirty-one."""
+    forecast_coverage: float | Unknown
+    """Share of the last day's minutes in which really no more came."""
+    forecast_error: float | Unknown
+    """Back-tested mean absolute error of the believed forecaster, as a share of the mean load."""
+    forecast_level_error: float | Unknown
+    """The same of repeating the last minute."""
+    forecast_records: tuple[ForecastRecord, ...]
+    burst: bool | Unknown
+    """The load is in a burst now."""
+    changed: bool | Unknown
+    """The load changed for good within the last hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +153,7 @@ class FleetDecision:
     what_if_cost: Floats
     infeasible: npt.NDArray[np.bool_]
     mean: Floats
+    outlook: Outlook
 
     def __len__(self) -> int:
         return len(self.desired)
@@ -130,6 +164,7 @@ class FleetDecision:
         leading = int(weights.argmax())
         order = np.argsort(-weights, kind="stable")[1:4]
         target = int(self.hpa_target[row])
+        records = self._records(row)
         infeasible = None
         if self.infeasible[row]:
             safest, shorter, spared = (float(value) for value in self.what_if_late[row])
@@ -158,4 +193,34 @@ class FleetDecision:
                 for index in order
             ),
             infeasible=infeasible,
+            forecaster=FORECASTERS[int(self.outlook.forecaster[row])],
+            forecast_point=_known(self.outlook.point[row], self.outlook.bounded[row], "forecasts"),
+            forecast_upper=_known(self.outlook.upper[row], self.outlook.bounded[row], "forecasts"),
+            forecast_coverage=_known(self.outlook.coverage[row], self.outlook.covered[row], "upper ends"),
+            forecast_error=records[int(self.outlook.forecaster[row])].error,
+            forecast_level_error=records[0].error,
+            forecast_records=records,
+            burst=bool(self.outlook.burst[row]) if self.outlook.burst_told[row] else _YOUNG,
+            changed=bool(self.outlook.changed[row]) if self.outlook.changed_told[row] else _YOUNG,
         )
+
+    def _records(self, row: int) -> tuple[ForecastRecord, ...]:
+        """How each forecaster did."""
+        outlook = self.outlook
+        return tuple(
+            ForecastRecord(
+                forecaster,
+                FORECAST_REASONS[int(outlook.reason[row, index])],
+                _known(outlook.error[row, index], outlook.told[row, index], "forecasts"),
+                _known(outlook.share[row, index], outlook.told[row, index], "forecasts"),
+            )
+            for index, forecaster in enumerate(FORECASTERS)
+        )
+
+
+_YOUNG = Unknown(UnknownReason.TOO_FEW_SAMPLES, "less than an hour of load was measured")
+
+
+def _known(value: np.floating[Any], known: np.bool_, what: str) -> float | Unknown:
+    """Give a number that was judged often enough, or say that it was not."""
+    return float(value) if known else Unknown(UnknownReason.TOO_FEW_SAMPLES, f"too few {what} were judged yet")

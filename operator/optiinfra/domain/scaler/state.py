@@ -1,6 +1,6 @@
 """All that is remembered of a fleet: arrays with the workload first, so that a fleet is decided in one pass.
 
-One workload is about 17 KiB in memory, whatever its age. `take` and `put` cut out and put back some workloads; they are
+One workload is about 20 KiB in memory, whatever its age. `take` and `put` cut out and put back some workloads; they are
 also how fleets are chunked, so that a pass stays in the processor's cache.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from optiinfra.domain.scaler.forecasts import ForecastMemory
 from optiinfra.domain.scaler.grid import CHOSEN
 from optiinfra.domain.scaler.load import Features, LoadMemory
 from optiinfra.domain.scaler.pipeline import Pipeline
@@ -65,6 +66,7 @@ class FleetState:
     """Ticks since the load was last known."""
     behind: Floats
     """Replicas that should serve by now and do not."""
+    forecasts: ForecastMemory
 
     @classmethod
     def of(cls, replicas: Ints) -> "FleetState":
@@ -83,6 +85,7 @@ class FleetState:
             hand=np.zeros(count, dtype=np.int64),
             unknown=np.zeros(count, dtype=np.int64),
             behind=np.zeros(count, dtype=np.float32),
+            forecasts=ForecastMemory.empty(count),
         )
 
     def __len__(self) -> int:
