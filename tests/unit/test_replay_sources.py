@@ -4,6 +4,7 @@ import base64
 import json
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -162,7 +163,17 @@ def test_what_the_server_refuses_is_told_without_the_token(tmp_path):
     with prometheus(scripted=[refusal(400, "bad_data", "parse error near sesame-1234567")]) as stub:
         said = one_line(asking(stub, "--token-file", token, "--header", "X-Scope-OrgID: tenant-key-7"))
         assert stub.headers[0]["X-Scope-OrgID"] == "tenant-key-7"
-    assert said == f"Error: ask {stub.url}: parse error near *** (HTTP 400)"
+    assert said == f"Error: --query: ask {stub.url}: parse error near *** (HTTP 400)"
+
+
+def test_the_query_that_was_refused_is_named():
+    made = service_queries("inference/vllm-llama")
+    with prometheus(queries={QUERY: steady(1.0), made.work: steady(1.0)}) as stub:
+        said = one_line(asking(stub, "--ready-query", "wrong("))
+        assert said.startswith("Error: --ready-query: ask ")
+        told = call("--prometheus", stub.url, "--service", "inference/vllm-llama", "--since", "1h", *STARTUP)
+        assert one_line(told).startswith("Error: --service, ready: ask ")
+        assert "1 to 8192 are expected" in one_line(asking(stub, query="a" * 9000))
 
 
 @pytest.mark.parametrize(
@@ -353,6 +364,12 @@ def test_the_page_shades_what_is_unknown_and_shows_what_ran(tmp_path):
     assert text.count("<rect ") == 2
     assert "as it ran" in text
     assert "nan" not in text
+
+
+def test_the_images_go_without_matplotlib_and_developers_do_not():
+    locks = Path(__file__).parents[2] / "requirements"
+    holders = [lock.name for lock in sorted(locks.glob("*.lock")) if "\nmatplotlib==" in lock.read_text()]
+    assert holders == ["all.lock"]
 
 
 def test_a_place_that_cannot_be_written_is_named(load, tmp_path):

@@ -32,6 +32,14 @@ class Questions:
     ready: str = ""
     waiting: str = ""
     running: str = ""
+    service: bool = False
+    """Made for a service, not written by the user."""
+
+    def option(self, name: str) -> str:
+        """Say where a query is from."""
+        if self.service:
+            return f"--service, {name}"
+        return "--query" if name == "work" else f"--{name}-query"
 
     @property
     def count(self) -> int:
@@ -57,16 +65,16 @@ def from_prometheus(
     # Whole steps since the epoch: the same question a minute later meets the server's caches.
     end = UnixTime(np.floor((time.time() if now is None else now) / step) * step)
     start = UnixTime(end - np.floor(since / step) * step)
-    asked = RangeQuery(questions.work, start, end, Seconds(step))
     try:
-        answers = asyncio.run(_ask(server, asked, questions, on_points))
+        asked = RangeQuery(questions.work, start, end, Seconds(step))
     except ClusterError as error:
-        raise SourceError(str(error)) from error
+        raise SourceError(f"{questions.option('work')}: {error}") from error
+    answers = asyncio.run(_ask(server, asked, questions, on_points))
     columns: dict[str, FloatArray | None] = {}
     notes = []
     for name, answer in answers.items():
         notes += [f"the server warns: {warning}" for warning in answer.warnings]
-        columns[name] = _column(name, answer, asked, needed=name == "work")
+        columns[name] = _column(questions.option(name), answer, asked, needed=name == "work")
         if columns[name] is None:
             notes.append(f"the query for {name} gave nothing: it is not known")
     load = columns.pop("work")
@@ -82,18 +90,21 @@ async def _ask(
     server: PrometheusServer, asked: RangeQuery, questions: Questions, on_points: Callable[[int], None] | None
 ) -> dict[str, RangeAnswer]:
     answers = {}
-    async with Prometheus(server) as client:
-        for name in ("work", "ready", "waiting", "running"):
-            query = getattr(questions, name)
-            if query:
-                answers[name] = await client.query_range(replace(asked, query=query), on_points=on_points)
+    name = "work"
+    try:
+        async with Prometheus(server) as client:
+            for name in ("work", "ready", "waiting", "running"):
+                query = getattr(questions, name)
+                if query:
+                    answers[name] = await client.query_range(replace(asked, query=query), on_points=on_points)
+    except ClusterError as error:
+        raise SourceError(f"{questions.option(name)}: {error}") from error
     return answers
 
 
-def _column(name: str, answer: RangeAnswer, asked: RangeQuery, *, needed: bool) -> FloatArray | None:
+def _column(option: str, answer: RangeAnswer, asked: RangeQuery, *, needed: bool) -> FloatArray | None:
     """(points,): the one series of an answer; None where there is none and it is not needed."""
     series = answer.series
-    option = "--query" if name == "work" else f"--{name}-query"
     if len(series) > 1:
         named = ", ".join(one.name for one in series[:_NAMED])
         more = f" and {len(series) - _NAMED} more" if len(series) > _NAMED else ""

@@ -235,6 +235,7 @@ def _of_server(ctx: click.Context, progress: Progress, **where: Any) -> Source:
         ready=where["ready_query"] or (made.ready if made else ""),
         waiting=where["waiting_query"] or (made.waiting if made else ""),
         running=where["running_query"] or (made.running if made else ""),
+        service=made is not None,
     )
     with progress.bar("asking the server", questions.count * (int(where["since"] / where["step"]) + 1)) as update:
         return from_prometheus(
