@@ -4,6 +4,7 @@ Everything is an integer, so that sums do not depend on their order and equal co
 a real number; whoever compares with it leaves room for its rounding. Nothing is searched or decided here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -46,14 +47,23 @@ class Item:
     """Most it may carry of the whole capacity, in millionths."""
     spot: bool
 
-    def costs(self, low: int, high: int) -> tuple[Ints, Ints]:
-        """(cost, packed ties) of `low`, ..., `high` replicas."""
-        counts = np.arange(low, high + 1, dtype=np.int64)
+    def costs(self) -> tuple[Ints, Ints]:
+        """(cost, packed ties) of `lowest`, ..., `highest` replicas."""
+        counts = np.arange(self.lowest, self.highest + 1, dtype=np.int64)
         starts = np.maximum(counts - self.current, 0)
         paid = np.maximum(counts - self.reserved, 0)
         charged = np.maximum(counts - max(self.current, self.reserved), 0)
         ties = starts * _STARTS + counts * (min(self.gpus, _MOST_GPUS) * _GPUS + 1)
         return paid * self.keep + charged * self.start, ties
+
+    def cost_of(self, count: int) -> int:
+        """Return the cost of some replicas."""
+        charged = max(0, count - max(self.current, self.reserved))
+        return max(0, count - self.reserved) * self.keep + charged * self.start
+
+    def ties_of(self, count: int) -> int:
+        """Return what decides between equal costs, packed: started replicas, GPUs, replicas."""
+        return max(0, count - self.current) * _STARTS + count * (min(self.gpus, _MOST_GPUS) * _GPUS + 1)
 
     def segments(self, low: int, high: int) -> list[tuple[float, float, bool]]:
         """(cost of a unit of capacity, units, spot) beyond `low` replicas, each dearer than the one before."""
@@ -96,6 +106,18 @@ class States:
     gpus: Ints
     names: tuple[Ints, Ints]
     """Counts, negated and packed so that more of an earlier name sorts first."""
+
+    @classmethod
+    def of(
+        cls, counts: Sequence[int], *, cost: int, ties: int, covered: int, wanted: int, spot: int, gpus: int
+    ) -> "States":
+        """Return a single combination."""
+        names = [0, 0]
+        for index, count in enumerate(counts):
+            array, bits = _shift(index)
+            names[array] -= count << bits
+        one = np.array([cost, ties, covered, wanted, spot, gpus, *names], dtype=np.int64)[:, None]
+        return cls(one[0], one[1], one[2], one[3], one[4], one[5], (one[6], one[7]))
 
     def __len__(self) -> int:
         return len(self.cost)
