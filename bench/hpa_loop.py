@@ -70,7 +70,7 @@ class Way:
 
     name: str
     rule: Callable[[Fleet], Policy]
-    publish: Callable[[Policy, View], float]
+    publish: Callable[[Policy, View], "Published"]
     """The metric's total, from the rule and what it may see now."""
     average: float
     """The HPA's AverageValue."""
@@ -109,26 +109,36 @@ def _rate(fleet: Fleet) -> HpaRate:
     return HpaRate(np.full(len(fleet.load), TARGET))
 
 
-def _total(rule: Policy, view: View) -> float:
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a rule wants, and the metric that is to bring it about."""
+
+    wanted: float
+    told: float
+
+
+def _total(rule: Policy, view: View) -> Published:
     assert isinstance(rule, HpaRate)
-    return float(rule.metric(view)[0]) * CAPACITY
+    total = float(rule.metric(view)[0]) * CAPACITY
+    return Published(total, total)
 
 
-def _decided(rule: Policy, view: View) -> float:
-    return float(rule(view)[0])
+def _decided(rule: Policy, view: View) -> Published:
+    count = float(rule(view)[0])
+    return Published(count, count)
 
 
-def _audible(rule: Policy, view: View) -> float:
-    """Publish as actuation `Signal` does: outside of the band in which an HPA without `behavior` is deaf."""
-    return float(
-        beyond_tolerance(
-            int(rule(view)[0]),
-            current=int(view.replicas[0]),
-            tolerance_up=TOLERANCE,
-            tolerance_down=TOLERANCE,
-            maximum=MAXIMUM,
-        )
+def _audible(rule: Policy, view: View) -> Published:
+    """Publish as actuation `Signal` does: outside of the band in which an HPA with the usual tolerance is deaf."""
+    count = int(rule(view)[0])
+    told = beyond_tolerance(
+        count,
+        current=int(view.replicas[0]),
+        tolerance_up=TOLERANCE,
+        tolerance_down=TOLERANCE,
+        maximum=MAXIMUM,
     )
+    return Published(float(count), float(told))
 
 
 @dataclass(slots=True)
@@ -158,9 +168,12 @@ class Party:
     rule: Policy
     direct: Figures
     published: float = 0.0
+    bent: list[float] = field(default_factory=list)
+    """Counts that were published as another one, each until the rule wanted something else."""
     orders: list[Order] = field(default_factory=list)
     questions: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _last_wanted: float | None = None
 
     def answer(self, question: Question) -> float:
         """Tell the controller what is published."""
@@ -172,7 +185,11 @@ class Party:
 
     def decide(self) -> None:
         """Publish for the sync that begins."""
-        value = self.way.publish(self.rule, View(self.fleet))
+        decision = self.way.publish(self.rule, View(self.fleet))
+        value = decision.told
+        if decision.wanted not in {value, self._last_wanted}:
+            self.bent.append(decision.wanted)
+        self._last_wanted = decision.wanted
         with self.lock:
             if value != self.published or not self.orders:
                 self.orders.append(Order(self.fleet.step, time.monotonic(), value, int(self.fleet.replicas[0])))
@@ -269,6 +286,8 @@ def play_live(
 class Fate:
     """What became of the counts that a party published, and how long it took. Times are seconds of the trace."""
 
+    bent: int
+    """Wanted counts that were not published as they are, because the controller would have ignored them."""
     orders: int
     followed: int
     tolerance: int
@@ -300,6 +319,7 @@ def fate(party: Party) -> Fate:
         order.followed * STEP_S for order in followed if order.followed is not None and order.value > order.running
     ]
     return Fate(
+        bent=len(party.bent),
         orders=len(orders),
         followed=len(followed),
         tolerance=len(deaf),

@@ -63,7 +63,7 @@ def test_every_decision_of_the_real_controller_is_the_baseline_s_or_has_a_known_
 def test_left_alone_the_baseline_runs_as_many_once_the_controller_has_forgotten_how_it_began(stepped, name):
     one = stepped[name]
     later = slice(30, None)
-    assert np.abs(one.setting.alone()[later] - np.array(counted(one))[later]).max() <= 1
+    assert np.abs(one.setting.alone()[later] - np.array(counted(one))[later]).max() <= 2
 
 
 def test_the_controller_keeps_what_ran_at_first_for_five_minutes_and_the_baseline_does_not(stepped):
