@@ -6,8 +6,10 @@ import pytest
 from bench.hpa_loop import Slice, fate, play_live, prepared, ways
 from bench.hpa_runs import steepest
 from bench.hpa_steps import CAPACITY, SYNCS, Moment, Setting, Stepped, Verdict, counts, lengths
+from hack.cluster.addresses import Addresses
+from hack.cluster.components import Files, controller_manager
 from hack.cluster.errors import ClusterError
-from hack.real_hpa import DEFAULT_BEHAVIOR, Question, Seen
+from hack.real_hpa import CONTROLLER_FLAGS, DEFAULT_BEHAVIOR, Question, Seen
 from hack.real_hpa.clock import STABILIZATION_SECONDS
 from hack.real_hpa.metrics_api import values
 from hack.real_hpa.scalers import compressed
@@ -213,6 +215,16 @@ def test_times_of_a_behavior_are_divided_and_nothing_else():
 def test_a_time_that_cannot_be_divided_is_refused():
     with pytest.raises(ClusterError, match="periodSeconds 20 is no multiple of 15"):
         compressed({"scaleUp": {"policies": [{"type": "Pods", "value": 4, "periodSeconds": 20}]}})
+
+
+def test_flags_of_a_cluster_s_own_come_after_the_usual_ones_and_so_replace_them(tmp_path):
+    addresses = Addresses(slot=20, etcd=1, etcd_peer=2, api=3, controllers=4, scheduler=5, kwok=6)
+    files = Files(folder=tmp_path)
+    plain = controller_manager(tmp_path, addresses=addresses, files=files)
+    fast = controller_manager(tmp_path, addresses=addresses, files=files, flags=CONTROLLER_FLAGS)
+    assert fast == [*plain, *CONTROLLER_FLAGS]
+    periods = [flag.partition("=")[2] for flag in fast if flag.startswith("--horizontal-pod-autoscaler-sync-period=")]
+    assert periods == ["5s", "1s"]
 
 
 def test_a_missing_metric_is_an_empty_list_and_no_zero():
