@@ -8,10 +8,11 @@ from typing import Final
 
 from optiinfra.api.scalars import Duration
 from optiinfra.api.status_from import cut, to_measured, to_percent
-from optiinfra.api.v1alpha1.resource_optimization import ForecastStatus, LearnedStatus
+from optiinfra.api.v1alpha1.resource_optimization import ForecastStatus, LearnedStatus, StageStatus, StartUpStatus
 from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.scaler.decision import Infeasibility
 from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.start_up_summary import StartUp, said
 
 _DIGITS: Final = 2
 _LONGEST_HISTORY: Final = 7 * 86_400.0
@@ -52,6 +53,27 @@ def to_forecast(decision: ScalingDecision) -> ForecastStatus:
         backtested_error=to_measured(_short(decision.forecast_error)),
         message=f"{decision.load.replicas:.2g} busy replicas become {expected:.2g}",
     )
+
+
+def to_start_up(found: StartUp) -> StartUpStatus:
+    """Write how long pods take to serve, and where the time goes."""
+    return StartUpStatus(
+        p50=to_measured(_whole(found.p50)),
+        p95=to_measured(_whole(found.p95)),
+        samples=found.samples,
+        stages=tuple(
+            StageStatus(name=str(stage), p50=to_measured(_whole(one.p50)), p95=to_measured(_whole(one.p95)))
+            for stage, one in found.stages.items()
+            if not isinstance(one.p95, Unknown) and one.p95 > 0.0
+        ),
+        pending=found.pending,
+        stock_outs=found.stock_outs,
+        message=cut(said(found), 1024),
+    )
+
+
+def _whole(value: Value) -> Value:
+    return value if isinstance(value, Unknown) else float(round(value))
 
 
 def infeasibility(found: Infeasibility) -> str:

@@ -29,6 +29,7 @@ from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import LoadHistory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.scaling import ScalerMemory
+from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ _INTERVAL = 1800.0
 _JITTER = 0.2
 _PAUSE = 0.2
 _UNPACKED_LIMIT = 256 << 10
-_STARTUPS_KEPT = 32
-_LONGEST_STARTUP = 3600.0
 _NO_HISTORY = base64.b64encode(LoadHistory().to_bytes()).decode()
 
 
@@ -57,7 +56,7 @@ def pack(memory: ObjectMemory) -> bytes:
     targets = {
         name: {
             "history": base64.b64encode(target.history.to_bytes()).decode(),
-            "startups": [round(value, 1) for value in target.startups],
+            "startUp": base64.b64encode(target.start_up.to_bytes()).decode(),
             "pace": base64.b64encode(target.pace.to_bytes()).decode(),
             "scaler": base64.b64encode(target.scaler.to_bytes()).decode(),
         }
@@ -84,18 +83,22 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     if version != VERSION:
         raise InvalidCheckpointError(f"checkpoint of version {version}, this is {VERSION}; begin with none")
     inflater = zlib.decompressobj()
-    found: dict[str, tuple[LoadHistory, tuple[float, ...], PaceHistory, ScalerMemory]] = {}
+    found: dict[str, tuple[LoadHistory, StartUpMemory, PaceHistory, ScalerMemory]] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
             raise ValueError(f"more than {_UNPACKED_LIMIT} bytes unpacked")  # noqa: TRY301  one error with the rest
         for name, saved in orjson.loads(raw)["targets"].items():
             history = LoadHistory.from_bytes(base64.b64decode(saved["history"], validate=True))
-            startups = tuple(_startup(value) for value in saved["startups"][:_STARTUPS_KEPT])
-            # An older operator of this version kept neither pace nor scaler.
+            # An older operator of this version kept nothing but the history.
+            start_up = (
+                StartUpMemory.from_bytes(base64.b64decode(saved["startUp"], validate=True))
+                if "startUp" in saved
+                else StartUpMemory()
+            )
             pace = base64.b64decode(saved["pace"], validate=True) if "pace" in saved else PaceHistory().to_bytes()
             scaler = ScalerMemory.from_bytes(base64.b64decode(saved.get("scaler", ""), validate=True))
-            found[str(name)] = history, startups, PaceHistory.from_bytes(pace), scaler
+            found[str(name)] = history, start_up, PaceHistory.from_bytes(pace), scaler
     except (
         zlib.error,
         orjson.JSONDecodeError,
@@ -106,16 +109,9 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         ValueError,
     ) as error:
         raise InvalidCheckpointError(f"checkpoint: {error}; begin with none") from error
-    for name, (history, startups, pace_history, learned) in found.items():  # all or nothing
+    for name, (history, start_up, pace_history, learned) in found.items():  # all or nothing
         target = memory.target(name)
-        target.history, target.startups, target.pace, target.scaler = history, startups, pace_history, learned
-
-
-def _startup(value: float) -> float:
-    seconds = float(value)
-    if not 0.0 <= seconds <= _LONGEST_STARTUP:
-        raise ValueError(f"a start-up of {seconds} s")
-    return seconds
+        target.history, target.start_up, target.pace, target.scaler = history, start_up, pace_history, learned
 
 
 @dataclass(slots=True)

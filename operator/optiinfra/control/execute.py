@@ -101,6 +101,7 @@ def _note(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
             "from": before,
             "to": order,
             "rule": str(decision.rule),
+            "why": decision.message,
             "actuation": str(target.target.scaling.actuation),
         },
     )

@@ -14,6 +14,7 @@ from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.units import Seconds
 from optiinfra.domain.verdicts import VerdictMemory
 
@@ -44,8 +45,8 @@ class TargetMemory:
     ordered: int | None = None
     """Replicas that were last published or written; None while nothing is."""
     ordered_at: float = 0.0
-    startups: tuple[float, ...] = ()
-    """Seconds from creation to readiness of recent pods."""
+    start_up: StartUpMemory = field(default_factory=StartUpMemory)
+    """How long its own pods take to serve, by stage."""
     pace: PaceHistory = field(default_factory=PaceHistory)
     """How the engines' steps grow with their batch."""
     reuse: tuple[HitForecast, ...] | Unknown | None = None

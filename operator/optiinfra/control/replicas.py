@@ -16,11 +16,10 @@ from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, R
 from optiinfra.domain.groups import counted_pages
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import Unknown
+from optiinfra.domain.start_up import first_token_times, replica_pods
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.domain.workload import PodFacts, ScalerFacts, WorkloadFacts
+from optiinfra.domain.workload import ScalerFacts, WorkloadFacts
 
-_STARTUPS_KEPT = 32
-_LONGEST_STARTUP = 3600.0
 UNMEASURED_STARTUP = Seconds(180.0)
 """Start-up time assumed until one was measured; long, so that the first forecasts look far enough ahead."""
 _SAMPLE_TICKS = 2.0
@@ -82,7 +81,7 @@ def scaling_input(
     assert work.signals is not None
     assert work.limits is not None
     pages = counted_pages(facts)
-    p50, p95 = start_up(work, facts.pods, now=now)
+    p50, p95 = start_up(work, facts, now=now)
     scaler = facts.scaler
     return scaling.ScalingInput(
         signals=work.signals,
@@ -114,27 +113,13 @@ def scaling_input(
     )
 
 
-def start_up(work: TargetWork, pods: Sequence[PodFacts], *, now: UnixTime) -> tuple[Seconds, Seconds]:
-    """Median and 95th percentile of the workload's own start-ups, or a careful assumption until there is one."""
+def start_up(work: TargetWork, facts: WorkloadFacts, *, now: UnixTime) -> tuple[Seconds, Seconds]:
+    """Median and 95th percentile that are planned with: given, else of the workload's own pods, else careful."""
+    memory = work.memory.start_up
+    memory.observe(replica_pods(facts), now=now, first_tokens=first_token_times(counted_pages(facts)))
+    work.start_up = memory.summary(now)
     given = work.target.scaling.startup_time.seconds
-    if given is not None:
-        return given, given
-    fresh = [
-        pod.became_ready - pod.created
-        for pod in pods
-        # A pod that restarted became ready again: that time says nothing about a new pod.
-        if pod.became_ready is not None
-        and pod.restarts == 0
-        and 0.0 <= pod.became_ready - pod.created < _LONGEST_STARTUP
-        if now - pod.created < 7 * 86400
-    ]
-    known = (*work.memory.startups, *(value for value in fresh if value not in work.memory.startups))
-    work.memory.startups = known[-_STARTUPS_KEPT:]
-    if not work.memory.startups:
-        return UNMEASURED_STARTUP, UNMEASURED_STARTUP
-    ordered = sorted(work.memory.startups)
-    middle, late = ordered[(len(ordered) - 1) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    return Seconds(max(1.0, middle)), Seconds(max(1.0, late))
+    return (given, given) if given is not None else work.start_up.planned(prior=UNMEASURED_STARTUP)
 
 
 def decide(inputs: Sequence[Given], *, now: UnixTime) -> None:

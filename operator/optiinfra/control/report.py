@@ -11,7 +11,7 @@ from optiinfra.api.conditions import ConditionStatus, merge
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.status_from import cut, to_bottleneck, to_percent, to_refusal, to_unknown
-from optiinfra.api.status_scaling import to_forecast, to_learned
+from optiinfra.api.status_scaling import to_forecast, to_learned, to_start_up
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
 from optiinfra.api.v1alpha1.resource_optimization import (
     DesiredStatus,
@@ -184,6 +184,7 @@ def _target(target: TargetWork, old: ResourceOptimizationStatus, *, now: UnixTim
         scaler=cut(f"HorizontalPodAutoscaler/{facts.scaler.name}", 253) if facts is not None and facts.scaler else "",
         replicas=_replicas([target]),
         desired=_desired_of(target, now=now),
+        start_up=None if target.start_up is None else to_start_up(target.start_up),
         learned=to_learned(target.decision) if isinstance(target.decision, ScalingDecision) else None,
     )
 

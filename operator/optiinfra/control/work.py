@@ -26,6 +26,7 @@ from optiinfra.domain.readings import Unknown
 from optiinfra.domain.right_sizing import ContainerUsageHistory
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.start_up_summary import StartUp
 from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.utilization import Utilization
@@ -68,6 +69,8 @@ class TargetWork:
     diagnosis: Diagnosis | None = None
     utilization: Utilization | None = None
     surroundings: Surroundings = field(default_factory=Surroundings)
+    start_up: StartUp | None = None
+    """How long its pods take to serve; None where it was not looked at."""
     limits: Limits | None = None
     decision: ScalingDecision | Unknown | None = None
     clamped: Clamped | None = None

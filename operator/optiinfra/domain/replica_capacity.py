@@ -22,6 +22,7 @@ from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.pace import Pace
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.replica_load import USABLE_SHARE, LoadSample
+from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Ratio, Seconds
 
 LEAST_TICKS: Final = 8.0
@@ -34,6 +35,8 @@ PROVEN_KEPT: Final = 1.0 - 1.0 / 5760.0
 """Memory of the highest rate served: a day."""
 SHAPE_KEPT: Final = 1.0 - 1.0 / 40.0
 """Memory of a request's work: ten minutes."""
+LEAST_REQUESTS: Final = 5.0
+"""Requests from which their mean work is told."""
 BUSY_SHARE: Final = 0.5
 """A tick is saturated when what waits at both of its ends would keep the replicas busy for this share of it."""
 _SMOOTH: Final = 0.25
@@ -84,12 +87,13 @@ class CapacityMemory:
     work: float = 0.0
     """Decayed work served, for the work of a request."""
     requests: float = 0.0
+    """Decayed requests that it belongs to: those that finished, and half of those that run more than before."""
 
     @property
     def request_work(self) -> Value:
         """Mean work of a request."""
-        if self.requests <= _LEAST or self.work <= _LEAST:
-            return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no request was finished yet")
+        if self.requests < LEAST_REQUESTS or self.work <= _LEAST:
+            return Unknown(UnknownReason.TOO_FEW_SAMPLES, "hardly a request was finished yet")
         return self.work / self.requests
 
     @property
@@ -135,7 +139,7 @@ def observed(
     settings: EngineSettings,
     pace: Pace,
     objectives: Objectives,
-    inter_token_latency: Value,
+    signals: ServiceSignals,
     tick: Seconds,
 ) -> CapacityMemory:
     """Learn from one tick; what is not known teaches nothing.
@@ -147,40 +151,49 @@ def observed(
         settings: of the engines.
         pace: how their steps grow with the batch.
         objectives: what is promised.
-        inter_token_latency: its 95th percentile now.
+        signals: of the window; for the inter-token latency, and for the prompts that come with a generated token.
         tick: length of a tick.
     """
     if isinstance(one.served, Unknown) or not one.whole or one.served < 0.0:
         return memory
     if not isinstance(one.finished, Unknown):
+        # Work is counted while requests run. Of those that run more than before about half is done.
+        more = one.finished * tick + 0.5 * _more_running(one, before)
         memory = replace(
             memory,
-            work=memory.work * SHAPE_KEPT + one.served,
-            requests=memory.requests * SHAPE_KEPT + one.finished,
+            work=memory.work * SHAPE_KEPT + one.served * tick,
+            requests=max(0.0, memory.requests * SHAPE_KEPT + more),
         )
     rate = one.served / one.reporting
     smooth = memory.smooth + (rate - memory.smooth) * _SMOOTH
     memory = replace(memory, smooth=smooth, proven=max(memory.proven * PROVEN_KEPT, smooth))
     if rate <= _LEAST:
         return memory
-    late = not isinstance(inter_token_latency, Unknown) and inter_token_latency > objectives.inter_token_latency_p95
+    latency = signals.inter_token_latency_p95
+    late = not isinstance(latency, Unknown) and latency > objectives.inter_token_latency_p95
     if late or (_queued(memory, one, tick=tick) and before is not None and _queued(memory, before, tick=tick)):
         return replace(
             memory,
             saturated_sum=memory.saturated_sum * SATURATED_KEPT + rate,
             saturated_ticks=memory.saturated_ticks * SATURATED_KEPT + 1.0,
         )
-    use, paced = used_share(one, settings, pace=pace, objectives=objectives)
+    use, paced = used_share(one, settings, pace=pace, objectives=objectives, prompts=prompts_per_token(signals))
     if isinstance(use, Unknown):
         return memory
     # An estimate is rate / share in use. Busy ticks say more than idle ones, the extrapolation is shorter: they count
     # by the share in use, which leaves the rate itself.
     return replace(
         memory,
-        estimate_sum=memory.estimate_sum * ESTIMATE_KEPT + rate * USABLE_SHARE,
+        estimate_sum=memory.estimate_sum * ESTIMATE_KEPT + rate * (1.0 if paced else USABLE_SHARE),
         estimate_weight=memory.estimate_weight * ESTIMATE_KEPT + use,
         paced_weight=memory.paced_weight * ESTIMATE_KEPT + (use if paced else 0.0),
     )
+
+
+def _more_running(one: LoadSample, before: LoadSample | None) -> float:
+    if before is None or isinstance(one.running, Unknown) or isinstance(before.running, Unknown):
+        return 0.0
+    return one.running - before.running if before.reporting == one.reporting else 0.0
 
 
 def _queued(memory: CapacityMemory, one: LoadSample, *, tick: Seconds) -> bool:
@@ -191,11 +204,24 @@ def _queued(memory: CapacityMemory, one: LoadSample, *, tick: Seconds) -> bool:
     return one.waiting >= 1.0 and one.waiting * work >= BUSY_SHARE * one.served * tick
 
 
-def used_share(one: LoadSample, settings: EngineSettings, *, pace: Pace, objectives: Objectives) -> tuple[Value, bool]:
+def prompts_per_token(signals: ServiceSignals) -> float:
+    """Prompt tokens that are computed for each generated token; 0 where that is not known."""
+    generated, prompts = signals.generation_token_rate, signals.prompt_computed_rate
+    if isinstance(prompts, Unknown):
+        prompts = signals.prompt_token_rate
+    if isinstance(generated, Unknown) or isinstance(prompts, Unknown) or generated <= _LEAST:
+        return 0.0
+    return max(0.0, prompts / generated)
+
+
+def used_share(
+    one: LoadSample, settings: EngineSettings, *, pace: Pace, objectives: Objectives, prompts: float = 0.0
+) -> tuple[Value, bool]:
     """Share of a replica's throughput that is in use, and whether step times tell it.
 
-    Throughput at a batch B is B / (a + b B), a and b of `pace`. The largest batch is what slots, KV cache and the
-    promised inter-token latency allow.
+    Throughput at a batch B is B / (a + b B), a and b of `pace`; where prompts are a variable of their own (c), each
+    request of the batch brings its share of them: b + c x prompt tokens per generated token. The largest batch is what
+    slots, KV cache and the promised inter-token latency allow.
     """
     batch = one.running_each
     if isinstance(batch, Unknown):
@@ -207,20 +233,24 @@ def used_share(one: LoadSample, settings: EngineSettings, *, pace: Pace, objecti
         bounds.append(float(settings.batch_limit))
     if not isinstance(one.kv_cache, Unknown) and one.kv_cache >= _LEAST_USE:
         bounds.append(batch / one.kv_cache)
-    base, slope = pace.base, pace.slope_upper
-    paced = pace.identified and not isinstance(base, Unknown) and not isinstance(slope, Unknown)
+    line = _line(pace, prompts=prompts)
     promised = objectives.inter_token_latency_p95
-    if paced and math.isfinite(promised):
-        assert not isinstance(base, Unknown)
-        assert not isinstance(slope, Unknown)
-        if slope > 0.0:
-            bounds.append(max(1.0, (promised - base) / slope))
+    if line is not None and math.isfinite(promised) and line[1] > 0.0:
+        bounds.append(max(1.0, (promised - line[0]) / line[1]))
     if not bounds:
         return Unknown(UnknownReason.NOT_MEASURED, "neither batch limit nor KV cache usage is known"), False
     largest = max(batch, min(bounds))
-    if not paced:
+    if line is None:
         return min(1.0, max(_LEAST_USE, math.sqrt(batch / largest))), False
-    assert not isinstance(base, Unknown)
-    assert not isinstance(slope, Unknown)
+    base, slope = line
     now, most = batch / (base + slope * batch), largest / (base + slope * largest)
     return min(1.0, max(_LEAST_USE, now / most)), True
+
+
+def _line(pace: Pace, *, prompts: float) -> tuple[float, float] | None:
+    """(a, b) of a step's time by its batch, at the careful end of what is known; None where it is not."""
+    base, slope, each = pace.base, pace.slope_upper, pace.prompt_slope
+    if not pace.identified or isinstance(base, Unknown) or isinstance(slope, Unknown):
+        return None
+    slope += 0.0 if isinstance(each, Unknown) else max(0.0, each) * prompts
+    return (base, slope) if base + slope > 0.0 else None

@@ -122,12 +122,19 @@ _FIELDS: Final = (
 
 
 def load_of(
-    one: LoadSample, settings: EngineSettings, *, capacity: Value, request_work: Value
+    one: LoadSample,
+    settings: EngineSettings,
+    *,
+    capacity: Value,
+    request_work: Value,
+    before: LoadSample | None = None,
 ) -> ReplicaLoad | Unknown:
     """Tell how many replicas a tick's load keeps busy.
 
     Args:
         one: the tick.
+        before: the tick before it, where there is one: while replicas have room, who waits may be waiting for the next
+            step only, and is backlog when somebody waited a tick ago too.
         settings: for the batch limit.
         capacity: work per second that one replica serves at the objective.
         request_work: mean work of one request.
@@ -135,7 +142,7 @@ def load_of(
     if one.reporting <= 0:
         return Unknown(UnknownReason.UNREACHABLE, f"none of {one.expected} replicas reports")
     arrived = arrived_work(one, request_work=request_work)
-    waiting = 0.0 if isinstance(one.waiting, Unknown) else one.waiting
+    waiting = _backlogged(one, before, settings)
     parts: list[tuple[Resource, float]] = []
     backlog = math.nan
     if not isinstance(capacity, Unknown) and capacity > _LEAST:
@@ -159,6 +166,22 @@ def load_of(
         resource=resource,
         by_resource=tuple(parts),
     )
+
+
+def _backlogged(one: LoadSample, before: LoadSample | None, settings: EngineSettings) -> float:
+    """Return the requests that wait because replicas are full, or that have waited for a tick."""
+    if isinstance(one.waiting, Unknown):
+        return 0.0
+    batch, limit, held = one.running_each, settings.batch_limit, one.kv_cache
+    slots = (
+        Unknown(UnknownReason.NOT_MEASURED)
+        if isinstance(batch, Unknown) or isinstance(limit, Unknown)
+        else batch / max(1.0, limit)
+    )
+    room = [share < USABLE_SHARE for share in (slots, held) if not isinstance(share, Unknown)]
+    if not room or not all(room):
+        return one.waiting
+    return 0.0 if before is None or isinstance(before.waiting, Unknown) else min(one.waiting, before.waiting)
 
 
 def arrived_work(one: LoadSample, *, request_work: Value) -> Value:

@@ -204,10 +204,12 @@ class _Heard:
                 settings=given.settings,
                 pace=given.pace,
                 objectives=given.objectives,
-                inter_token_latency=given.signals.inter_token_latency_p95,
+                signals=given.signals,
                 tick=given.tick,
             )
-            load = load_of(one, given.settings, capacity=memory.capacity.work, request_work=memory.request_work)
+            load = load_of(
+                one, given.settings, capacity=memory.capacity.work, request_work=memory.request_work, before=near
+            )
             if isinstance(load, ReplicaLoad):
                 if not one.whole and load.replicas < level:
                     # A sum without some of the replicas looks like falling load.

@@ -43,7 +43,8 @@ def message(
     )
     match rule:
         case Rule.QUEUE_DRAIN:
-            why = f"the backlog of {load.backlog:.0f} replica-seconds needs {learned.need:.2g} to be cleared in time"
+            waits = f"{load.backlog:.0f} replica-seconds of work wait" if load.backlog >= 1.0 else "none waits yet"
+            why = f"{waits}, and {learned.need:.2g} are needed to clear what will by the time a new replica serves"
         case Rule.HOLD:
             why = "; ".join(blocked) if blocked else f"{what_if.binding} needs {what_if.lowest}"
             why = f"{learned.desired} would do, but {why}"
@@ -60,9 +61,9 @@ def message(
         case Rule.PAUSED:
             why = "scaling is paused"
         case Rule.PRIOR:
-            why = f"{learned.need:.2g} needed by the general experience; this load is known for too short a time"
+            why = f"{learned.need:.2g} are needed by what did best elsewhere: this load is known for too short a time"
         case _:
-            why = f"{learned.need:.2g} needed by what did best on this load ({learned.rule})"
+            why = f"{learned.need:.2g} are needed by what did best on this load ({learned.rule})"
     guess = "; what one replica serves is a guess yet" if capacity.basis is Basis.OCCUPANCY else ""
     return f"{desired} replicas ({rule}): {flight}; {why}{guess}"
 

@@ -17,6 +17,7 @@ from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
 from optiinfra.domain.replica_load import USABLE_SHARE
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.units import Seconds
 
 LATENCY_SHARE: Final = 0.8
 """Share of a promised latency that may be used up with fewer replicas."""
@@ -49,7 +50,7 @@ def what_if(
     capacity: ReplicaCapacity,
 ) -> WhatIf:
     """Tell how far a service could shrink."""
-    blocked = _blocks(signals, current=current, ready=ready, objectives=objectives)
+    blocked = _blocks(signals, settings, current=current, ready=ready, objectives=objectives)
     reporting = max(1, signals.replicas_reporting)
     running, kv_cache = signals.running_max, signals.kv_cache_usage_max
     bounds: list[tuple[int, str]] = [(0, "nothing")]
@@ -60,7 +61,9 @@ def what_if(
         spare = signals.kv_cache_evictable
         held = max(0.0, kv_cache - (0.0 if isinstance(spare, Unknown) else spare))
         bounds.append((_whole(held * reporting / USABLE_SHARE), "the KV cache"))
-    bounds.append((_by_latency(signals, pace=pace, objectives=objectives), "the inter-token latency"))
+    bounds.append((_by_token_latency(signals, pace=pace, objectives=objectives), "the inter-token latency"))
+    first = _in_proportion(signals, signals.time_to_first_token_p95, promised=objectives.time_to_first_token_p95)
+    bounds.append((first, "the time to first token"))
     bounds.append((_by_proof(signals, current=current, capacity=capacity), "that more was never proven"))
     lowest, binding = max(bounds, key=lambda bound: bound[0])
     return WhatIf(lowest, blocked, binding)
@@ -70,28 +73,34 @@ def _whole(replicas: float) -> int:
     return math.ceil(replicas - 1e-9)
 
 
-def _by_latency(signals: ServiceSignals, *, pace: Pace, objectives: Objectives) -> int:
+def _by_token_latency(signals: ServiceSignals, *, pace: Pace, objectives: Objectives) -> int:
     """Fewest replicas at which tokens still come in time.
 
-    A step grows with the batch at most in proportion; where `pace` knows how, at the upper end of what it knows.
+    A step grows with the batch at most in proportion; where `pace` knows how, at the upper end of what it knows. Steps
+    are means and the promise is a 95th percentile: they are compared by the ratio that is measured now.
     """
-    promised, latency, running = (
-        objectives.inter_token_latency_p95,
-        signals.inter_token_latency_p95,
-        signals.running_max,
-    )
+    promised, running = objectives.inter_token_latency_p95, signals.running_max
+    p95, mean = signals.inter_token_latency_p95, signals.inter_token_latency_mean
     if math.isinf(promised) or isinstance(running, Unknown) or running <= 0.0:
         return 0
     base, slope = pace.base, pace.slope_upper
     if pace.identified and not isinstance(base, Unknown) and not isinstance(slope, Unknown):
         if slope <= 0.0:
             return 0
-        batch = (LATENCY_SHARE * promised - base) / slope
+        spread = 1.0
+        if not isinstance(p95, Unknown) and not isinstance(mean, Unknown) and mean > 0.0:
+            spread = max(1.0, p95 / mean)
+        batch = (LATENCY_SHARE * promised / spread - base) / slope
         if batch >= 1.0:
             return _whole(running / batch)
-    if isinstance(latency, Unknown):
+    return _in_proportion(signals, p95, promised=promised)
+
+
+def _in_proportion(signals: ServiceSignals, latency: Value, *, promised: Seconds) -> int:
+    """Fewest replicas for a latency that grows at most as much as the load of each does."""
+    if isinstance(latency, Unknown) or math.isinf(promised):
         return 0
-    return _whole(signals.replicas_reporting * latency / promised)
+    return _whole(signals.replicas_reporting * latency / (LATENCY_SHARE * promised))
 
 
 def _by_proof(signals: ServiceSignals, *, current: int, capacity: ReplicaCapacity) -> int:
@@ -105,8 +114,12 @@ def _by_proof(signals: ServiceSignals, *, current: int, capacity: ReplicaCapacit
     return current - max(1, math.floor(current * share))
 
 
-def _blocks(signals: ServiceSignals, *, current: int, ready: int, objectives: Objectives) -> tuple[str, ...]:
+def _blocks(
+    signals: ServiceSignals, settings: EngineSettings, *, current: int, ready: int, objectives: Objectives
+) -> tuple[str, ...]:
     reasons = []
+    if isinstance(settings.batch_limit, Unknown) and isinstance(signals.kv_cache_usage_max, Unknown):
+        reasons.append(f"neither batch limit nor KV cache usage is known ({signals.kv_cache_usage_max.reason})")
     if signals.replicas_reporting < signals.replicas_expected:
         reasons.append(f"{signals.replicas_reporting} of {signals.replicas_expected} replicas report")
     if ready < current:

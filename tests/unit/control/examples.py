@@ -9,13 +9,14 @@ from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain.cost import PriceList
+from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, Savings
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import EngineKind, EngineReading, Unknown, UnknownReason
 from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
-from optiinfra.domain.replica_load import ReplicaLoad, Resource
+from optiinfra.domain.replica_load import LoadSample, ReplicaLoad, Resource
 from optiinfra.domain.scaler.decision import Alternative, Decision, ScalerReason
-from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.scaling import ScalerMemory, ScalingDecision, ScalingInput
 from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Money, Ratio, Seconds, UnixTime
@@ -195,6 +196,23 @@ def decision(desired: int, *, current: int = 4, floor: int | None = None) -> Sca
         learned=learned,
         history=Seconds(86_400.0),
         start_up=Seconds(180.0),
+    )
+
+
+def scaling_input(*, memory: ScalerMemory, running: float = 40.0, at: float = NOW) -> ScalingInput:
+    time = UnixTime(at)
+    one = LoadSample(time, 4, 4, running, 0.0, 4000.0, 4.0, 4.0, 0.3)
+    return ScalingInput(
+        signals=signals(time=time, running=running, running_max=running),
+        samples=(one,),
+        settings=EngineSettings(batch_limit=64.0),
+        current=4,
+        ready=4,
+        minimum=1,
+        maximum=20,
+        start_up_p50=Seconds(60.0),
+        start_up_p95=Seconds(90.0),
+        memory=memory,
     )
 
 

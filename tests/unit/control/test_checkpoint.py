@@ -5,6 +5,7 @@ import itertools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import orjson
@@ -21,22 +22,26 @@ from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.registry import Registry
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import Column
+from optiinfra.domain.scaling import decide
 from optiinfra.domain.units import UnixTime
 from tests.unit.control import virtual
-from tests.unit.control.examples import NOW, ro_body, signals
+from tests.unit.control.examples import NOW, pod, ro_body, scaling_input, signals
 
 KEY = ObjectKey("ResourceOptimization", "inference", "svc")
 
 
-def remembered(*names: str, points: int = 50, seed: int = 7) -> ObjectMemory:
+def remembered(*names: str, points: int = 50, seed: int = 7, noise: bool = False) -> ObjectMemory:
     memory = ObjectMemory()
+    random = Random(seed)
     for number, name in enumerate(names or ("vllm",)):
         target = memory.target(name)
         for step in range(points):
             at = UnixTime(NOW + 15 * step)
-            load = float((step * seed + number * 13) % 97) + step / 7
+            load = float((step * seed + number * 13) % 97) + step / 7 + (random.uniform(0.0, 9e3) if noise else 0.0)
             target.history.observe(signals(time=at, running=load, waiting=float(step % 5), work_rate=load * 31.7), 4)
-        target.startups = (61.25, 70.0)
+        target.start_up.observe([pod(created=UnixTime(NOW - 3600), became_ready=UnixTime(NOW - 3539))], now=NOW)
+        outcome = decide([scaling_input(memory=target.scaler, running=40.0 + number)], now=NOW)[0]
+        target.scaler = outcome.memory
     return memory
 
 
@@ -57,7 +62,10 @@ def test_what_is_packed_comes_back():
         assert target.history.series(Column.RUNNING).values == pytest.approx(
             before.history.series(Column.RUNNING).values, rel=0.05
         )
-        assert target.startups == (61.2, 70.0)
+        assert target.start_up.summary(NOW).p50 == before.start_up.summary(NOW).p50 == 61.0
+        assert target.scaler.tick == before.scaler.tick > 0
+        assert target.scaler.capacity == before.scaler.capacity
+        assert target.scaler.to_bytes() == before.scaler.to_bytes()
 
 
 def test_the_same_memory_packs_to_the_same_bytes():
@@ -71,13 +79,28 @@ def test_an_empty_history_is_not_worth_a_byte_and_comes_back_as_nothing():
     assert restored(pack(memory)).targets == {}
 
 
+def test_a_state_of_an_older_operator_has_the_history_alone():
+    old = {"history": GOOD["history"], "startups": [61.2]}
+    target = restored(packed({"targets": {"a": old}})).target("a")
+    assert len(target.history) == 50
+    assert target.scaler.row is None
+
+
+def test_what_was_learned_is_kept_where_histories_do_not_fit():
+    memory = remembered(*(f"variant-{number}" for number in range(8)), points=1500, noise=True)
+    found = restored(pack(memory))
+    assert any(not len(target.history) for target in found.targets.values())
+    assert all(target.scaler.row is not None for target in found.targets.values())
+
+
 def test_what_does_not_fit_is_left_out_largest_first():
-    memory = remembered(*(f"variant-{number}" for number in range(8)), points=2000)
+    memory = remembered(*(f"variant-{number}" for number in range(8)), points=1500, noise=True)
     small = memory.target("small")
     for step in range(3):
         small.history.observe(signals(time=UnixTime(NOW + 15 * step)), 4)
     state = pack(memory)
     assert len(state) <= STATE_LIMIT_BYTES
+    assert not all(len(target.history) for target in restored(state).targets.values())
     assert "small" in restored(state).targets
 
 
@@ -106,16 +129,17 @@ GOOD = orjson.loads(zlib.decompress(pack(remembered())))["targets"]["vllm"]
         packed({}),
         packed({"targets": []}),
         packed({"targets": {"a": None}}),
-        packed({"targets": {"a": {"history": "?", "startups": []}}}),
-        packed({"targets": {"a": {"history": "AAAA", "startups": []}}}),
-        packed({"targets": {"a": {"history": 5, "startups": []}}}),
-        packed({"targets": {"a": {"startups": []}}}),
-        packed({"targets": {"a": GOOD | {"startups": None}}}),
-        packed({"targets": {"a": GOOD | {"startups": ["soon"]}}}),
-        packed({"targets": {"a": GOOD | {"startups": ["nan"]}}}),
-        packed({"targets": {"a": GOOD | {"startups": [-5.0]}}}),
-        packed({"targets": {"a": GOOD | {"startups": [1e300]}}}),
-        packed({"targets": {"a": GOOD | {"startups": [[1]]}}}),
+        packed({"targets": {"a": {"history": "?"}}}),
+        packed({"targets": {"a": {"history": "AAAA"}}}),
+        packed({"targets": {"a": {"history": 5}}}),
+        packed({"targets": {"a": {}}}),
+        packed({"targets": {"a": GOOD | {"startUp": None}}}),
+        packed({"targets": {"a": GOOD | {"startUp": "soon"}}}),
+        packed({"targets": {"a": GOOD | {"startUp": "AAAA"}}}),
+        packed({"targets": {"a": GOOD | {"pace": "AAAA"}}}),
+        packed({"targets": {"a": GOOD | {"scaler": None}}}),
+        packed({"targets": {"a": GOOD | {"scaler": "AAAA"}}}),
+        packed({"targets": {"a": GOOD | {"scaler": GOOD["scaler"][:-40]}}}),
     ],
 )
 def test_a_damaged_state_is_one_error_and_leaves_nothing_half_restored(state):
@@ -128,9 +152,7 @@ def test_a_damaged_state_is_one_error_and_leaves_nothing_half_restored(state):
 def test_one_damaged_target_does_not_leave_the_other_half_of_the_truth():
     memory = ObjectMemory()
     with pytest.raises(InvalidCheckpointError):
-        unpack(
-            packed({"targets": {"good": GOOD, "worse": {"history": "AAAA", "startups": []}}}), memory, version=VERSION
-        )
+        unpack(packed({"targets": {"good": GOOD, "worse": {"history": "AAAA"}}}), memory, version=VERSION)
     assert memory.targets == {}
 
 
@@ -139,11 +161,6 @@ def test_a_state_that_unpacks_to_gigabytes_is_refused_before_it_does():
     assert len(bomb) < 100_000
     with pytest.raises(InvalidCheckpointError, match="262144 bytes"):
         restored(bomb)
-
-
-def test_more_startups_than_are_kept_are_cut():
-    state = packed({"targets": {"a": GOOD | {"startups": [float(n) for n in range(500)]}}})
-    assert len(restored(state).target("a").startups) == 32
 
 
 @settings(deadline=None)

@@ -14,7 +14,7 @@ from optiinfra.domain.pace import Pace
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.replica_capacity import Basis, CapacityMemory, observed, used_share
 from optiinfra.domain.units import Seconds, UnixTime
-from tests.unit.domain.scaling_service import NOW, UNMEASURED, sample
+from tests.unit.domain.scaling_service import NOW, UNMEASURED, sample, signals
 
 LIMIT = EngineSettings(batch_limit=64.0)
 TICK = Seconds(15.0)
@@ -24,7 +24,7 @@ NOTHING = CapacityMemory()
 PACE = Pace(base=0.01, slope=1e-4, slope_lower=0.9e-4, slope_upper=1e-4, samples=20, batch_lowest=4, batch_highest=40)
 
 
-def lived(ones, *, settings=LIMIT, pace=UNFITTED, latency=UNMEASURED, memory=NOTHING):
+def lived(ones, *, settings=LIMIT, pace=UNFITTED, latency=UNMEASURED, memory=NOTHING, **rates):
     before = None
     for one in ones:
         memory = observed(
@@ -34,7 +34,7 @@ def lived(ones, *, settings=LIMIT, pace=UNFITTED, latency=UNMEASURED, memory=NOT
             settings=settings,
             pace=pace,
             objectives=Objectives(),
-            inter_token_latency=latency,
+            signals=signals(inter_token_latency_p95=latency, **rates),
             tick=TICK,
         )
         before = one
@@ -71,8 +71,15 @@ def test_tokens_that_come_too_late_mean_that_the_objective_is_reached():
 def test_step_times_extrapolate_to_the_largest_batch():
     # 16 running of 64: B / (a + b B) is 16 / 11.6 ms now and 64 / 16.4 ms then.
     memory = lived(ticks(20, kv_cache=0.1), pace=PACE)
-    expected = 2000.0 * (64 / 16.4) / (16 / 11.6) * 0.9
+    expected = 2000.0 * (64 / 16.4) / (16 / 11.6)
     assert (memory.capacity.basis, memory.capacity.work) == (Basis.STEP_TIMES, pytest.approx(expected))
+
+
+def test_prompts_that_come_with_the_batch_make_it_slower():
+    # 0.01 ms a prompt token, 40 of them for each generated one: 0.1 + 0.4 ms a request.
+    apart = replace(PACE, prompt_slope=1e-5)
+    memory = lived(ticks(20, kv_cache=0.1), pace=apart, prompt_computed_rate=4000.0, generation_token_rate=100.0)
+    assert memory.capacity.work == pytest.approx(2000.0 * (64 / 42.0) / (16 / 18.0))
 
 
 def test_the_kv_cache_and_the_promised_latency_bound_the_batch():

@@ -25,7 +25,7 @@ NOT_KNOWN = Unknown(UnknownReason.TOO_FEW_SAMPLES, "not learned")
         ({"arrived": 20.0}, 4000.0, Resource.WORK, 5.0),
         ({"arrived": UNMEASURED, "served": 16_000.0}, 4000.0, Resource.WORK, 4.0),
         # without a capacity slots speak, and who waits wants one
-        ({"running": 100.0, "waiting": 72.8}, NOT_KNOWN, Resource.BATCH_SLOTS, 3.0),
+        ({"running": 250.0, "waiting": 153.2}, NOT_KNOWN, Resource.BATCH_SLOTS, 7.0),
     ],
 )
 def test_the_largest_limit_is_the_load(values, capacity, resource, replicas):
@@ -33,10 +33,23 @@ def test_the_largest_limit_is_the_load(values, capacity, resource, replicas):
     assert (load.resource, load.replicas) == (resource, pytest.approx(replicas, rel=1e-3))
 
 
-def test_a_backlog_is_replica_seconds_and_no_load():
-    load = load_of(one_of(waiting=30.0), LIMIT, capacity=2000.0, request_work=1000.0)
-    assert load.backlog == pytest.approx(15.0)
-    assert load.replicas == pytest.approx(4.0)
+@pytest.mark.parametrize(
+    ("now", "before", "backlog"),
+    [
+        # Replicas have room: who waits may be waiting for the next step only.
+        ({"waiting": 30.0}, None, 0.0),
+        ({"waiting": 30.0}, {"waiting": 0.0}, 0.0),
+        ({"waiting": 30.0}, {"waiting": 50.0}, 15.0),
+        ({"waiting": 30.0}, {"waiting": 10.0}, 5.0),
+        ({"waiting": 30.0, "running": 250.0}, None, 15.0),
+        ({"waiting": 30.0, "kv_cache": 0.95}, {"waiting": 0.0}, 15.0),
+        ({"waiting": 30.0, "running": UNMEASURED, "kv_cache": UNMEASURED}, None, 15.0),
+    ],
+)
+def test_a_backlog_is_replica_seconds_of_those_whom_no_replica_can_take(now, before, backlog):
+    earlier = None if before is None else one_of(**before)
+    load = load_of(one_of(**now), LIMIT, capacity=2000.0, request_work=1000.0, before=earlier)
+    assert load.backlog == pytest.approx(backlog)
 
 
 def test_without_any_limit_there_is_a_reason():

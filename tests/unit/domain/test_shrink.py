@@ -38,8 +38,21 @@ def asked(*, current=8, ready=8, pace=UNFITTED, capacity=MEASURED, objectives=Ob
         ({"kv_cache_usage_max": 0.95, "kv_cache_evictable": 0.5}, 4, "the KV cache"),
         # A step of 10 ms and 1 ms a request; 80 ms are allowed of 100: 70 a replica.
         ({"running_max": 280.0, "pace": PACE, "settings": EngineSettings(batch_limit=512.0)}, 4, "inter-token latency"),
-        # Without step times latency is taken to grow with the batch: 8 replicas x 60 ms / 100 ms.
-        ({"inter_token_latency_p95": 0.06}, 5, "inter-token latency"),
+        # Without step times latency is taken to grow with the batch: 8 replicas x 40 ms / 80 ms.
+        ({"inter_token_latency_p95": 0.04}, 4, "inter-token latency"),
+        # A p95 that is twice the mean halves what the mean step may take: (40 - 10) / 1 requests a replica.
+        (
+            {
+                "running_max": 120.0,
+                "pace": PACE,
+                "settings": EngineSettings(batch_limit=512.0),
+                "inter_token_latency_p95": 0.05,
+                "inter_token_latency_mean": 0.025,
+            },
+            4,
+            "inter-token latency",
+        ),
+        ({"time_to_first_token_p95": 1.0}, 5, "time to first token"),
         ({}, 1, "the KV cache"),
     ],
 )
@@ -72,6 +85,7 @@ def test_a_replica_that_does_next_to_nothing_has_nothing_to_prove():
         ({"running": UNMEASURED}, "not known"),
         ({"waiting": 9.0}, "9 requests wait"),
         ({"queue_time_p95": 11.0}, "queue time"),
+        ({"settings": EngineSettings(), "kv_cache_usage_max": UNMEASURED}, "neither batch limit nor KV cache"),
     ],
 )
 def test_what_blocks(values, word):

@@ -319,6 +319,36 @@ class LearnedStatus(ApiModel):
     """Why the objective cannot be held at a bearable price, and what would help; empty while it can."""
 
 
+class StageStatus(ApiModel):
+    """One stage of a start-up."""
+
+    name: Name
+    """Pending, Node, Sandbox, Init, Image, Load, Ready or FirstToken."""
+    p50: Measured
+    """Median, in seconds."""
+    p95: Measured
+    """95th percentile, in seconds; of fewer than twenty pods the longest."""
+
+
+class StartUpStatus(ApiModel):
+    """How long the workload's own pods take from their creation until they serve."""
+
+    p50: Measured
+    """Median, in seconds."""
+    p95: Measured
+    """95th percentile, in seconds; of fewer than twenty pods the longest."""
+    samples: Count
+    """Pods that it was measured on."""
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=8, json_schema_extra=MAP_BY_NAME)] = ()
+    """Where the time goes; stages that took no time are left out."""
+    pending: Count = 0
+    """Pods that have no node now."""
+    stock_outs: Count = 0
+    """Pods that waited for a node for more than two minutes in the last day."""
+    message: Sentence = ""
+    """The same in a sentence."""
+
+
 class TargetStatus(ApiModel):
     """One workload of the service."""
 
@@ -336,6 +366,8 @@ class TargetStatus(ApiModel):
     """The decision for it."""
     learned: LearnedStatus | None = None
     """What the decision rests on; absent while there is none."""
+    start_up: StartUpStatus | None = None
+    """How long its pods take to serve; absent while it was not looked at."""
 
 
 class ResourceOptimizationStatus(ApiModel):
