@@ -76,6 +76,11 @@ class Way:
     """The HPA's AverageValue."""
     behavior: Behavior | None = None
 
+    @property
+    def tolerance(self) -> float:
+        """Within which share of what runs the controller ignores a count."""
+        return float((self.behavior or {}).get("scaleUp", {}).get("tolerance", TOLERANCE))
+
 
 def ways() -> tuple[Way, ...]:
     """The plain rate metric; our decision as the documentation says, for `Signal` and `Own`; and each piece left out.
@@ -312,7 +317,7 @@ def fate(party: Party) -> Fate:
     orders = [order for order in settled if order.value != order.running]
     followed = [order for order in orders if order.followed is not None]
     left = [order for order in orders if order.followed is None]
-    deaf = [order for order in left if abs(order.value / order.running - 1.0) <= TOLERANCE + 1e-9]
+    deaf = [order for order in left if abs(order.value / order.running - 1.0) <= party.way.tolerance + 1e-9]
     held = [order for order in left if order.value < order.running and order not in deaf]
     reads = [order.read * SPEED for order in orders if order.read is not None]
     rises = [

@@ -157,7 +157,7 @@ class Stepped:
         view = SeenByController(self.fleet, running=seen.running)
         self._total = float(self._source.metric(view)[0])
         by_length = {length: _limited(rule(view)) for length, rule in self._rules.items()}
-        self._open = _Open(at, time.monotonic(), seen, by_length)
+        self._open = _Open(at, time.monotonic(), seen, self._total, by_length)
 
     def _verdict(self, real: int, was: "_Open", now: Moment) -> Verdict:
         if real == was.by_length[SYNCS]:
@@ -166,16 +166,19 @@ class Stepped:
         within = {was.by_length[length] for length in lengths(moments, now)}
         written = self.setting.behavior is not None
         current, raw, highest = was.seen.asked, was.by_length[1], max(within)
+        untouched = int(np.ceil(was.total / self.setting.target - 1e-9))
         first = not self.ticks or now.earliest - self.ticks[0].moment.latest < STABILIZATION_SECONDS
-        risen = bool(self.ticks) and self.ticks[-1].real > self.ticks[-1].seen.asked
+        change = self.ticks[-1].real - self.ticks[-1].seen.asked if self.ticks else 0
         # One question after the other: a later reason is only looked for where no earlier one is enough.
         by_reason: Sequence[tuple[Verdict, bool]] = (
             (Verdict.WINDOW, real in within),
             (Verdict.FIRST, first and real == max(highest, self.setting.initial)),
             (Verdict.FEW, not written and real in {min(each, max(2 * current, 4)) for each in within}),
             (Verdict.OLDER, written and highest > current and real == max(raw, current)),
-            (Verdict.PERIOD, written and risen and current <= real < highest),
+            (Verdict.PERIOD, written and change > 0 and current <= real < highest),
             (Verdict.PODS, was.seen.running != was.seen.asked),
+            # Its count of pods is a moment older than ours. Of an older one the tolerance need not hold.
+            (Verdict.PODS, change != 0 and real == min(max(untouched, highest), 2 * current)),
         )
         return next((verdict for verdict, holds in by_reason if holds), Verdict.OTHER)
 
@@ -187,6 +190,8 @@ class _Open:
     asked: float
     answered: float
     seen: Seen
+    total: float
+    """Of the metric, in replicas."""
     by_length: dict[int, int]
     """What the baseline would do with a window of so many syncs."""
 
