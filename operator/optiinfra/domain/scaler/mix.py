@@ -19,7 +19,7 @@ from typing import Final
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaler import mix_words
 from optiinfra.domain.scaler.mix_search import MOST_VARIANTS
-from optiinfra.domain.scaler.mix_whole import GPU_PARTS, Settled, Whole, settle, whole
+from optiinfra.domain.scaler.mix_whole import GPU_PARTS, Settled, Whole, clearly_cheaper, settle, whole
 from optiinfra.domain.scaler.observation import ScalerInputError
 from optiinfra.domain.scaler.variant import Mix, Variant
 from optiinfra.domain.units import Ratio, Seconds
@@ -72,7 +72,7 @@ def mix(
         need=need,
         desired=waiting,
         unweighed=_unweighed(given, settled, desired, need=need),
-        from_nothing=settle(fresh.problem, wanted),
+        from_nothing=clearly_cheaper(fresh.problem, wanted, settled.counts),
         horizon=horizon,
     )
 

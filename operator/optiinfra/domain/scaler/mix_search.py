@@ -43,7 +43,7 @@ class Found:
 class _Search:
     """One run. `limit` is the cost of the best answer known; what is surely dearer is dropped."""
 
-    def __init__(self, problem: Problem, need: int) -> None:
+    def __init__(self, problem: Problem, need: int, *, below: float) -> None:
         self.problem = problem
         self.need = need
         items = problem.items
@@ -61,7 +61,8 @@ class _Search:
         self.order = sorted(bounded, key=lambda i: (not (grouped and items[i].spot), i))
         self.order += sorted(free, key=lambda i: (-by_price[i], i))
         self.cheap_first = sorted(range(len(items)), key=lambda i: (by_price[i], i))
-        self.limit = self.dropped = self.spot_room = float(_FAR)
+        self.limit = below
+        self.dropped = self.spot_room = float(_FAR)
         self.best: tuple[int, ...] | None = None
         self.tables = [item.costs() for item in items]
         self.states = self._begin()
@@ -295,10 +296,10 @@ class _Search:
             left = left - below * item.capacity
 
 
-def cheapest(problem: Problem, need: int) -> Found | None:
-    """Return the cheapest counts that cover `need`; None where none does within the limits."""
-    reach = sum(item.highest * item.capacity for item in problem.items)
-    return None if need > reach or not problem.items else _Search(problem, need).run()
+def cheapest(problem: Problem, need: int, *, below: float = float(_FAR)) -> Found | None:
+    """Return the cheapest counts that cover `need`; None where none does within the limits, at a cost below `below`."""
+    most = sum(item.highest * item.capacity for item in problem.items)
+    return None if need > most or not problem.items else _Search(problem, need, below=below).run()
 
 
 def reach(problem: Problem) -> int:

@@ -19,6 +19,8 @@ from optiinfra.domain.units import Ratio, Seconds
 
 GPU_PARTS: Final = 16
 """GPUs are counted in sixteenths."""
+CLEARLY: Final = 0.01
+"""Share of the cost from which a difference is worth telling."""
 _DIGITS: Final = 8
 
 
@@ -162,3 +164,12 @@ def _within(problem: Problem, need: int) -> tuple[Found | None, bool]:
     )
     anyhow = replace(problem, spot_share=MILLION)
     return cheapest(replace(anyhow, items=items), need) or cheapest(anyhow, need), False
+
+
+def clearly_cheaper(problem: Problem, need: int, counts: Sequence[int]) -> tuple[int, ...] | None:
+    """Return counts that meet the need, as far as `counts` do, at a clearly lower cost; None where there are none."""
+    rows = list(zip(problem.items, counts, strict=True))
+    cost = float(sum(item.cost_of(count) for item, count in rows))
+    covered = sum(count * item.capacity for item, count in rows)
+    found = cheapest(problem, min(need, covered), below=cost * (1.0 - CLEARLY)) if cost > 0.0 else None
+    return None if found is None else found.counts

@@ -28,7 +28,7 @@ def told(
     need: float,
     desired: Sequence[int],
     unweighed: Sequence[int],
-    from_nothing: Settled,
+    from_nothing: Sequence[int] | None,
     horizon: Seconds,
 ) -> Mix:
     """Put a mix together from the counts of the variants that were weighed and of those that were not."""
@@ -130,19 +130,19 @@ def _alternatives(
     others: Mapping[str, int],
     *,
     need: float,
-    from_nothing: Settled,
+    from_nothing: Sequence[int] | None,
     horizon: Seconds,
 ) -> list[MixAlternative]:
     """Return what runs now, each variant alone as far as the limits allow, and what would be cheapest from nothing."""
     everyone = (*given.variants, *given.unweighed)
     tried: list[tuple[str, Sequence[int], str]] = [
         ("AsItRuns", [v.within(v.placed) for v in given.variants], "what runs now"),
-        (
-            "FromNothing",
-            from_nothing.counts,
-            f"cheapest if nothing ran; starting it does not pay itself back within {horizon / 60.0:.0f} minutes",
-        ),
     ]
+    if from_nothing is not None:
+        text = f"cheaper if nothing ran; starting it does not pay itself back within {horizon / 60.0:.0f} minutes"
+        if given.problem.gpus is not None:
+            text = "cheaper if nothing ran; starting it does not pay itself back, or has no GPUs beside what runs"
+        tried.append(("FromNothing", from_nothing, text))
     lowest = [item.lowest for item in given.problem.items]
     wanted = given.units(need)
     for index, variant in enumerate(given.variants):
