@@ -27,7 +27,7 @@ _SENTENCES = frozenset({"message", "summary", "unknown"})
 _FIGURES = frozenset({"lower", "upper", "patch", "horizon"})
 """Numbers in the dress of a text."""
 
-_BACKGROUND = frozenset({"learned", "alternatives"})
+_BACKGROUND = frozenset({"learned", "alternatives", "forecast"})
 """Parts whose words are what numbers made of them: which rule leads is no news by itself."""
 
 _DIGITS = re.compile(r"\d+")

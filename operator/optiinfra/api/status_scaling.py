@@ -46,12 +46,22 @@ def to_learned(decision: ScalingDecision) -> LearnedStatus:
 
 def to_forecast(decision: ScalingDecision) -> ForecastStatus:
     """Write what load is expected when a replica asked for now would serve."""
-    expected = max(0.0, decision.learned.forecast)
+    learned = decision.learned
+    expected = max(0.0, learned.forecast)
+    notes = [f"{decision.load.replicas:.2g} busy replicas become {expected:.2g}"]
+    if learned.burst is True:
+        notes.append("the load is in a burst")
+    if learned.changed is True:
+        notes.append("the load changed for good within the last hour")
     return ForecastStatus(
         horizon=Duration.of(_seconds(decision.start_up)),
         replicas=math.ceil(expected - 1e-6),
-        backtested_error=to_measured(_short(decision.forecast_error)),
-        message=f"{decision.load.replicas:.2g} busy replicas become {expected:.2g}",
+        upper=to_measured(_short(learned.forecast_upper)),
+        coverage=to_measured(_short(learned.forecast_coverage)),
+        forecaster=str(learned.forecaster),
+        backtested_error=to_measured(_short(learned.forecast_error)),
+        level_error=to_measured(_short(learned.forecast_level_error)),
+        message="; ".join(notes),
     )
 
 

@@ -20,7 +20,7 @@ from optiinfra.domain.evidence import Direction, Evidence
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.pace import Pace
-from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.replica_capacity import CapacityMemory, ReplicaCapacity, observed
 from optiinfra.domain.replica_load import LoadSample, ReplicaLoad, load_of
 from optiinfra.domain.scaler import checkpoint
@@ -42,9 +42,6 @@ MOST_SAMPLES: Final = 4
 NOT_FITTED: Final = Pace()
 FORECAST_OFF: Final = Tuning(noise=1e9)
 """No trend exceeds its noise so far: the forecast is then that the load stays."""
-
-
-_NOT_TESTED: Final = Unknown(UnknownReason.TOO_FEW_SAMPLES, "no forecast has come due yet")
 
 
 @dataclass(slots=True)
@@ -137,11 +134,6 @@ class ScalingDecision:
     start_up: Seconds
     shrink_blocked: tuple[str, ...] = ()
     """Why it may not shrink now; empty when it may."""
-
-    @property
-    def forecast_error(self) -> Value:
-        """Back-tested mean absolute error of the forecast, as a share of the mean load."""
-        return _NOT_TESTED
 
     @property
     def direction(self) -> Direction:

@@ -16,6 +16,7 @@ from optiinfra.domain.readings import EngineKind, EngineReading, Unknown, Unknow
 from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
 from optiinfra.domain.replica_load import LoadSample, ReplicaLoad, Resource
 from optiinfra.domain.scaler.decision import Alternative, Decision, ScalerReason
+from optiinfra.domain.scaler.ledger import Forecaster
 from optiinfra.domain.scaling import ScalerMemory, ScalingDecision, ScalingInput
 from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.signals import ServiceSignals
@@ -181,6 +182,15 @@ def decision(desired: int, *, current: int = 4, floor: int | None = None) -> Sca
         cost=1.2,
         alternatives=(Alternative("hold 20 min, margin 10 %", 1.3, 0.0),),
         infeasible=None,
+        forecaster=Forecaster.LEVEL,
+        forecast_point=float(desired),
+        forecast_upper=desired + 0.5,
+        forecast_coverage=0.97,
+        forecast_error=0.05,
+        forecast_level_error=0.05,
+        forecast_records=(),
+        burst=False,
+        changed=False,
     )
     return ScalingDecision(
         desired=desired,

@@ -279,9 +279,17 @@ class ForecastStatus(ApiModel):
     """How far ahead."""
     replicas: Count | None = None
     """Replicas that the load expected then keeps busy, rounded up; absent when there is no forecast."""
+    upper: Measured
+    """Upper end of it, in replicas; more is meant to come in one minute of thirty-one."""
+    coverage: Measured
+    """Share of the last day's minutes in which really no more came."""
+    forecaster: Short
+    """Whom the back-test believes: the level, the trend, the daily or the weekly profile."""
     backtested_error: Measured
-    """Mean absolute error of the method on this object's own past, as a share of the mean load, or why it is not known.
+    """Mean absolute error of that one on this object's last day, as a share of the mean load, or why it is not known.
     """
+    level_error: Measured
+    """The same of repeating the last minute."""
     message: Sentence = ""
     """The forecast in a sentence."""
 
