@@ -117,9 +117,9 @@ class Variant(ApiModel):
     role: Role = Role.UNIFIED
     """Its part of the work: Unified, Prefill or Decode."""
     capacity_type: CapacityType = CapacityType.ON_DEMAND
-    """OnDemand or Spot."""
+    """OnDemand or Spot. Spot may be lost all at once: it carries at most half of its role, if that meets the need."""
     max_share: Annotated[Share, ShareBetween(0.01, 1)] | None = None
-    """Share of the service's capacity that may run here, such as 60%."""
+    """Most of its role's capacity that may run here, such as 60%; the variant's minimum comes before it."""
     scaling: Scaling | None = None
     """Scaling of this variant; left out: the object's `scaling`."""
 
@@ -147,7 +147,7 @@ class ResourceOptimizationSpec(ApiModel):
         ]
         | None
     ) = None
-    """Several deployments of one service (GPU types, spot and on-demand, prefill and decode)."""
+    """Several deployments of one service (GPU types, spot and on-demand, prefill and decode), mixed by role."""
     mode: Mode | None = None
     """Recommend writes nothing, Approve waits for a human, Auto acts. Built-in: Recommend."""
     modes: Modes = Modes()
