@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from optiinfra.cli import replay_picture
+from optiinfra.cli import replay_picture, replay_prometheus
 from optiinfra.cli.main import main
 from optiinfra.control.checkpoint import VERSION, pack
 from optiinfra.control.memory import ObjectMemory
@@ -79,6 +79,44 @@ def test_a_gap_is_lived_through_as_unknown_and_said(now):
         told = asking(stub, "--replica-capacity", 1000)
     assert told.exit_code == 0, told.output
     assert "of the time the load is not known: lived through as unknown, not counted" in told.stdout
+
+
+def test_a_rate_is_not_believed_where_its_window_was_not_full(now):
+    """As Prometheus answers: the rate fades out when scrapes end, and fades in when they begin again."""
+
+    def load(time):
+        since, until = time - (now - 1000), (now - 2000) - time
+        share = 1.0 if until >= 0 or since >= 60 else max(0.0, 1.0 + until / 60.0) if since < 0 else since / 60.0
+        return 8000.0 * share if share > 0.3 else None
+
+    with prometheus(queries={QUERY: {(): load}}) as stub:
+        told = asking(stub, "--replica-capacity", 1000, "--initial", 10, "--json")
+    assert told.exit_code == 0, told.output
+    document = json.loads(told.stdout)
+    assert document["late10"] == 0.0
+    assert document["source"]["unknown_share"] == pytest.approx((1000 + 2 * 30) / 3600, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [
+        ("up", 0.0),
+        ("sum(rate(a[1m])) + 4 * sum(rate(b[2m]))", 120.0),
+        ("rate(a[1h30m])", 5400.0),
+        ("max_over_time(rate(a[30s])[10m:15s])", 600.0),
+        ('sum(rate(a{pod=~"x-[0-9]+"}[ 500ms ]))', 0.5),
+    ],
+)
+def test_the_window_of_a_query_is_its_longest(query, seconds):
+    assert replay_prometheus.window_of(query) == pytest.approx(seconds)
+
+
+def test_only_what_is_beside_a_gap_is_taken_away():
+    nan = np.nan
+    values = np.array([1.0, 2, 3, nan, 5, 6, 7, 8, nan, nan])
+    told = replay_prometheus.without_edges(values, steps=2)
+    assert np.array_equal(told, np.array([1.0, nan, nan, nan, nan, nan, nan, nan, nan, nan]), equal_nan=True)
+    assert np.array_equal(replay_prometheus.without_edges(values, steps=0), values, equal_nan=True)
 
 
 def test_a_replica_s_capacity_is_learned_where_queues_lasted(now):

@@ -1,10 +1,12 @@
 """A load to replay from a Prometheus-compatible server: one number over time, and what else the server knows.
 
 A query that gives several series is refused, because adding them up here would hide what they are. Points that are
-missing or NaN stay unknown.
+missing or NaN stay unknown. So do those beside a gap: a rate whose window holds only a part of its samples is too low,
+and would look like a load that falls before every gap and jumps after it.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +22,12 @@ from optiinfra.domain.replay.fluid import STEP_S, FloatArray
 from optiinfra.domain.replay.past import PastError, recorded
 from optiinfra.domain.units import Seconds, UnixTime
 
+_WINDOW: Final = re.compile(r"\[\s*((?:\d+(?:ms|[smhdwy]))+)\s*(?::[^\]]*)?\]")
+"""A range selector or a subquery of PromQL."""
+_PART: Final = re.compile(r"(\d+)(ms|[smhdwy])")
+_SECONDS: Final = {
+    "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0, "y": 31_536_000.0,
+}  # fmt: skip
 _NAMED: Final = 5
 """Series that an error names."""
 
@@ -80,7 +88,7 @@ def from_prometheus(
     load = columns.pop("work")
     assert load is not None
     try:
-        past = recorded(load, step_s=step, **columns)
+        past = recorded(without_edges(load, steps=round(window_of(questions.work) / step)), step_s=step, **columns)
     except PastError as error:
         raise SourceError(f"{server.shown}: {error}") from error
     return Source(server.shown, past, tuple(dict.fromkeys(notes)))
@@ -119,3 +127,18 @@ def _column(option: str, answer: RangeAnswer, asked: RangeQuery, *, needed: bool
             "into each rate's window"
         )
     return series[0].on_grid(start=asked.start, step=asked.step, points=asked.points)
+
+
+def window_of(query: str) -> float:
+    """Seconds of the longest window in a query; 0 where there is none."""
+    windows = (_PART.findall(found[1]) for found in _WINDOW.finditer(query))
+    return max((sum(int(number) * _SECONDS[unit] for number, unit in parts) for parts in windows), default=0.0)
+
+
+def without_edges(values: FloatArray, *, steps: int) -> FloatArray:
+    """(points,): without `steps` points on both sides of what is missing; the ends of the range are no gaps."""
+    if steps <= 0:
+        return values
+    missing = np.isnan(values).astype(np.float64)
+    near = np.convolve(missing, np.ones(2 * steps + 1), mode="same") > 0.5
+    return np.where(near, np.nan, values)
