@@ -23,6 +23,7 @@ from optiinfra.domain.cost import PriceList, workload_cost_per_hour
 from optiinfra.domain.groups import count_groups
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.replica_capacity import Basis
 from optiinfra.domain.scaler.mix import mix
 from optiinfra.domain.scaler.mix_states import MOST_REPLICAS
 from optiinfra.domain.scaler.tuning import DEFAULT
@@ -69,10 +70,13 @@ class _Judged:
 
     @property
     def capacity(self) -> Value:
-        value = self.decision.capacity.work
-        if not isinstance(value, Unknown) and not 0.0 < value < float("inf"):
+        """What one replica serves; a guess is good enough to size a target by itself, not to move its work elsewhere."""
+        known = self.decision.capacity
+        if known.basis is Basis.OCCUPANCY:
+            return Unknown(UnknownReason.TOO_FEW_SAMPLES, "what one replica serves is a guess yet")
+        if not isinstance(known.work, Unknown) and not 0.0 < known.work < float("inf"):
             return Unknown(UnknownReason.INVALID, "a replica that serves nothing cannot be weighed")
-        return value
+        return known.work
 
 
 def mixed_targets(
@@ -85,7 +89,8 @@ def mixed_targets(
     """Return what to ask of each target that was mixed, by its name; None where nothing was.
 
     Args:
-        service: its targets are decided; those without a decision, or that are paused, keep what they have.
+        service: its targets are decided; those without a decision, or that are paused, keep what they have, and so does
+            one whose capacity was never measured: what it lacks is asked of the others first.
         nodes: by name, for the GPU model and pool of the nodes that pods run on.
         now: the time, for how long pods have waited for a node.
         prices: by pool of the nodes; the service's own prices where a pool has none.

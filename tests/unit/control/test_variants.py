@@ -197,6 +197,17 @@ def test_what_nobody_can_weigh_yet_does_not_grow_but_its_lack_is_asked_of_the_ot
     assert found["rest"].desired == 6
 
 
+def test_a_guessed_capacity_sizes_its_own_target_and_moves_no_work():
+    guess = ReplicaCapacity(5000.0, Basis.OCCUPANCY, 900.0, Ratio(0.6))
+    made = given(two(), rest=decided(4, current=4), spot=decided(2, current=2))
+    made.targets[1].decision = replace(made.targets[1].decision, capacity=guess)
+    found = mixed(made)
+    assert {name: one.desired for name, one in found.items()} == {"rest": 4, "spot": 2}
+    for work in made.targets:
+        work.decision = replace(work.decision, capacity=guess)
+    assert mixed(made) is None
+
+
 def test_without_prices_gpus_are_compared():
     made = given(two(), rest=decided(4, current=4), spot=decided(2, current=2))
     found = mixed_targets(made, {}, now=NOW)

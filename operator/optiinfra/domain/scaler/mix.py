@@ -9,6 +9,10 @@ What is replaced goes only when what replaces it is ready. Spot may be lost all 
 of the whole by itself. A variant without stock is not asked for more, and the next cheapest is. The rules and the order
 in which they give way are in `mix_whole`.
 
+The settled capacity never falls when the need rises, and asking again with the answer changes nothing. While one
+variant replaces another both count, so that for this while the sum of what is asked for may be larger for a smaller
+need.
+
 It knows no load, no steps and no cooldowns, and one role at a time: prefill and decode replace each other by nothing.
 """
 

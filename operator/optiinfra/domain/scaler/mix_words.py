@@ -100,16 +100,13 @@ def _reason(given: Whole, settled: Settled, index: int, *, desired: int, grows: 
 
 
 def _left(variant: Variant, count: int) -> Choice:
-    missing = "its capacity" if isinstance(variant.capacity, Unknown) else "neither its price nor its GPUs"
+    missing = "neither its price nor its GPUs are known"
+    if isinstance(variant.capacity, Unknown):
+        missing = "what a replica serves is not known"
     if count > variant.within(variant.current):
-        reason, why = MixReason.LAST_RESORT, f"no other variant can give more; {missing} is known"
-        if isinstance(variant.capacity, Unknown):
-            why = f"no other variant can give more; {missing} is not known"
+        reason, why = MixReason.LAST_RESORT, f"no other variant can give more, though {missing}"
     else:
-        reason = MixReason.CAPACITY_UNKNOWN
-        why = f"{missing} is not known yet, so it is left as it is"
-        if not isinstance(variant.capacity, Unknown):
-            why = f"{missing} are known, so it is left as it is"
+        reason, why = MixReason.CAPACITY_UNKNOWN, f"{missing} yet, so it is left as it is"
     return Choice(variant.name, count, count, reason, f"{variant.name}: {count} ({reason}): {why}")
 
 

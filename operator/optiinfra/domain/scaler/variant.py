@@ -115,7 +115,7 @@ class MixReason(StrEnum):
     AT_SHARE = "AtMaxShare"
     STOCKED_OUT = "StockedOut"
     CAPACITY_UNKNOWN = "CapacityUnknown"
-    """Nobody knows yet what it is worth: it is left as it is."""
+    """Nobody knows yet what it is worth (what it serves, or both price and GPUs): it is left as it is."""
     LAST_RESORT = "LastResort"
     """Nobody knows what it is worth, but no other variant can give more."""
 
