@@ -1,7 +1,10 @@
 """`optiinfra replay scaling` on a server's history and on a checkpoint: what it reads, learns, says and refuses."""
 
 import base64
+import io
 import json
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 
 from optiinfra.cli import replay_picture, replay_prometheus
 from optiinfra.cli.main import main
+from optiinfra.cli.replay_scaling import Progress
 from optiinfra.control.checkpoint import VERSION, pack
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.domain.units import UnixTime
@@ -413,3 +417,35 @@ def test_the_images_go_without_matplotlib_and_developers_do_not():
 def test_a_place_that_cannot_be_written_is_named(load, tmp_path):
     plot = tmp_path / "absent" / "p.html"
     assert "cannot be written" in one_line(call(load, "--replica-capacity", 1000, *STARTUP, "--plot", plot))
+
+
+# ---- progress, and what is imported
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_where_somebody_looks(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = Progress()
+    with progress.stage("the decision", 250) as on_sync:
+        for sync in range(250):
+            on_sync(sync)
+    assert "the decision" in sys.stderr.getvalue()
+    assert "100%" in sys.stderr.getvalue()
+    assert progress.seconds >= 0.0
+
+
+def test_progress_stays_out_of_pipes(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Progress().stage("the decision", 250) as on_sync:
+        on_sync(99)
+    assert sys.stderr.getvalue() == ""
+
+
+def test_a_file_costs_no_import_of_what_only_others_need():
+    script = "import sys, optiinfra.cli.replay_scaling; print(*sorted(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "aiohttp", "kubernetes", "kopf"} & set(told.stdout.split())
