@@ -70,7 +70,7 @@ class _Judged:
 
     @property
     def capacity(self) -> Value:
-        """What one replica serves; a guess is good enough to size a target by itself, not to move its work elsewhere."""
+        """What one replica serves. A guess may size a target by itself, but it moves no work elsewhere."""
         known = self.decision.capacity
         if known.basis is Basis.OCCUPANCY:
             return Unknown(UnknownReason.TOO_FEW_SAMPLES, "what one replica serves is a guess yet")
