@@ -37,6 +37,7 @@ _REASONS: Final = {
     ReasonCode.PAUSED: "Scaling is paused, so that what runs stays.",
     ReasonCode.LOAD_UNKNOWN: "The load is not known, so that nothing is given back.",
     ReasonCode.HOLD: "Less would do now, but giving back is not shown to be safe.",
+    ReasonCode.CHEAPEST_THAT_HELD: "The cheapest target of a plain HPA that held the objective on the last load.",
     ReasonCode.PEAKS: "Less would do on average, and the peaks need this many.",
     ReasonCode.AT_MINIMUM: "The least that is allowed is enough.",
     ReasonCode.AT_MAXIMUM: "More is needed than is allowed.",
@@ -79,6 +80,7 @@ _REASONS: Final = {
 
 _PROPOSALS: Final = {
     RecommendationType.REPLICAS: "Change the number of replicas",
+    RecommendationType.HPA_TARGET: "Change the target of the scaler",
     RecommendationType.RESOURCES: "Change the container's requests",
     RecommendationType.KV_CACHE: "Change the KV-cache settings",
     RecommendationType.BATCH_SIZE: "Change the batch limit",
@@ -103,6 +105,7 @@ STEP_TEXTS: Final = {
 
 _WATCHED: Final = {
     RecommendationType.REPLICAS: PlanStepKind.WATCH_QUEUE,
+    RecommendationType.HPA_TARGET: PlanStepKind.WATCH_QUEUE,
     RecommendationType.RESOURCES: PlanStepKind.WATCH_LATENCY,
     RecommendationType.KV_CACHE: PlanStepKind.WATCH_KV_CACHE,
     RecommendationType.BATCH_SIZE: PlanStepKind.WATCH_LATENCY,

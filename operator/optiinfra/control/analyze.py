@@ -76,7 +76,7 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
     replicas.decide(inputs, now=work.at)
     for service in work.services:
         with isolated(service, step="analyze"):
-            _propose(service, work.nodes, times)
+            _propose(service, work.nodes, times, now=work.at)
     for cluster in work.clusters:
         with isolated(cluster, step="analyze"):
             _cluster(cluster, now=work.at, times=times)
@@ -115,7 +115,7 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
     return inputs
 
 
-def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: AnalysisTimes) -> None:
+def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: AnalysisTimes, *, now: UnixTime) -> None:
     if service.problem is not None:
         return
     spec = service.obj.spec
@@ -123,6 +123,7 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         if target.facts is None or target.signals is None or target.diagnosis is None:
             continue
         answers: list[Proposal | Refusal] = replicas.proposals(service, target)
+        answers += replicas.hpa_target(service, target, now=now)
         given = engine_analysis.advice_input(service, target, nodes)
         answers += engine_analysis.advise(service, target, given)
         if spec.right_sizing.enabled:

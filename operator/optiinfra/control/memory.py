@@ -7,6 +7,7 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 
 from dataclasses import dataclass, field
 
+from optiinfra.domain.evidence import Proposal, Refusal
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
@@ -45,6 +46,9 @@ class TargetMemory:
     ordered: int | None = None
     """Replicas that were last published or written; None while nothing is."""
     ordered_at: float = 0.0
+    hpa_target: Proposal | Refusal | None = None
+    """What was last said of the target of the user's own scaler; None until it was asked for."""
+    hpa_target_at: float = 0.0
     start_up: StartUpMemory = field(default_factory=StartUpMemory)
     """How long its own pods take to serve, by stage."""
     pace: PaceHistory = field(default_factory=PaceHistory)

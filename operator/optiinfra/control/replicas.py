@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.control.isolation import isolated
 from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.domain import hpa_target as domain_hpa_target
 from optiinfra.domain import replica_load, scaling
 from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, Refusal
@@ -24,6 +25,8 @@ UNMEASURED_STARTUP = Seconds(180.0)
 """Start-up time assumed until one was measured; long, so that the first forecasts look far enough ahead."""
 _SAMPLE_TICKS = 2.0
 """Ticks of pages that a rate is taken over: one is short against the interval at which engines are read."""
+_TARGET_LASTS = 6 * 3600.0
+_REFUSAL_LASTS = 1800.0
 _DISABLED = "ScalingDisabled"
 """What an HPA says whose workload was set to zero by hand."""
 
@@ -140,6 +143,29 @@ def decide(inputs: Sequence[Given], *, now: UnixTime) -> None:
         target.decision = outcome.decision
         target.memory.scaler = outcome.memory
         target.memory.decided = target.memory.decided or isinstance(outcome.decision, scaling.ScalingDecision)
+
+
+def hpa_target(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> list[Proposal | Refusal]:
+    """Say which target the user's own scaler should have; replayed anew after hours, because it takes 50 ms."""
+    decision, facts, memory = target.decision, target.facts, target.memory
+    if facts is None or facts.scaler is None or facts.scaler.owned_by_us or target.limits is None:
+        return []
+    if not isinstance(decision, scaling.ScalingDecision):
+        return []
+    kept = memory.hpa_target
+    lasts = _TARGET_LASTS if isinstance(kept, Proposal) else _REFUSAL_LASTS
+    if kept is None or not 0.0 <= now - memory.hpa_target_at < lasts:
+        kept = memory.hpa_target = domain_hpa_target.propose(
+            memory.history,
+            decision,
+            minimum=target.limits.minimum,
+            maximum=target.limits.maximum,
+            late_share=float(service.settings.objectives.late_share),
+            scaler=facts.scaler.name,
+            subject=target.target.name,
+        )
+        memory.hpa_target_at = now
+    return [kept]
 
 
 def proposals(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:

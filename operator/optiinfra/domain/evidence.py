@@ -50,6 +50,8 @@ class RecommendationType(StrEnum):
 
     REPLICAS = "Replicas"
     """Change the number of replicas (or the bounds of the scaler)."""
+    HPA_TARGET = "HPATarget"
+    """Change the metric target of the user's own scaler."""
     RESOURCES = "Resources"
     """Change CPU or memory requests of a container."""
     KV_CACHE = "KVCache"
