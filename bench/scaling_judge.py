@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 
 import optiinfra
+from bench.scaling_judge_cases import Case, Span, prepared
 from bench.scaling_judge_drawn import Source, folder
 from bench.scaling_judge_engines import REGIMES, SHORT
+from bench.scaling_judge_operator import operator_paths
 from bench.scaling_judge_requests import Requests
 from bench.scaling_judge_rules import OURS, Decider, deciders
-from bench.scaling_judge_runs import Case, Judged, Span, judge, prepared
+from bench.scaling_judge_runs import Judged, judge
 from bench.scaling_judge_tables import as_dict, section
 from bench.traces import TraceError
 from optiinfra.domain.replay.fluid import FloatArray
@@ -34,6 +36,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "second-judge.md"
 BEGIN = "<!-- second judge: written by python -m bench.scaling_judge --docs -->"
 END = "<!-- second judge: end -->"
 SEED = 1
+TABLE_FROM = 6
+"""Lines of a section before the rows of its table: name, blank, description, blank, header, rule."""
 DAY_CPU_S = 150.0
 """CPU time in which a day of eight replicas must be simulated."""
 QUICK_HOURS = 3.0
@@ -107,12 +111,29 @@ def made_with(*, seed: int) -> str:
     )
 
 
+def merged(old: str, new: str) -> str:
+    """Add the rows of an old section that a new one of the same case has not; a section ends with its table."""
+    before, after = old.splitlines(), new.splitlines()
+    if before[:TABLE_FROM] != after[:TABLE_FROM]:
+        return new
+    fresh = {line.split(" | ")[0]: line for line in after[TABLE_FROM:]}
+    rows = [fresh.pop(line.split(" | ")[0], line) for line in before[TABLE_FROM:]]
+    return "\n".join([*after[:TABLE_FROM], *rows, *fresh.values()])
+
+
 def rewrite(path: Path, sections: Sequence[str]) -> None:
-    """Replace the sections of the traces that were played, between the markers; the others stay as they are."""
+    """Replace the sections of the traces that were played, between the markers; the others stay as they are.
+
+    Where only some deciders were played over the very same case, the rows of the others stay as well.
+    """
     page = path.read_text(encoding="utf-8")
     begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
     kept = [f"### {part.strip()}" for part in page[begin:end].split("### ")[1:]]
-    by_name = {part.partition("\n")[0]: part for part in (*kept, *(text.strip() for text in sections))}
+    by_name = {part.partition("\n")[0]: part for part in kept}
+    for text in sections:
+        part = text.strip()
+        name = part.partition("\n")[0]
+        by_name[name] = merged(by_name.get(name, ""), part)
     path.write_text(
         page[:begin] + "\n\n" + "\n\n".join(by_name[name] for name in sorted(by_name)) + "\n\n" + page[end:],
         encoding="utf-8",
@@ -142,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--most-requests", type=int, default=400_000, help="shorten the span by hours to hold no more")
     parser.add_argument("--engine", choices=sorted(REGIMES), help=f"default: {SHORT}, the larger one for long requests")
     parser.add_argument("--round-robin", action="store_true", help="route in turn instead of to the fewest requests")
+    parser.add_argument("--gateway", action="store_true", help="hold the queue at the router, not in the replicas")
     parser.add_argument("--docs", action="store_true", help=f"rewrite the tables of {DOCUMENT.name}")
     parser.add_argument("--seed", type=int, default=SEED, help="of all that is drawn")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -161,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{one.name:<60} {one.value:>10.4g} {one.unit}")
         return int(any(one.limit is not None and one.value > one.limit for one in rows))
     span = Span(options.history_hours * 3600.0, options.hours * 3600.0, options.most_requests)
-    rules = [one for one in deciders() if options.deciders in one.name]
+    rules = [one for one in (*deciders(), *operator_paths()) if options.deciders in one.name]
     sections, told = [], []
     try:
         until = span.history_s + span.length_s
@@ -174,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seed=options.seed,
                 regime=REGIMES[options.engine] if options.engine else None,
                 routing=Routing.ROUND_ROBIN if options.round_robin else Routing.LEAST_LOADED,
+                gateway=options.gateway,
             )
             found = played(case, rules)
             sections.append(section(case, found, made_with=made_with(seed=options.seed)))

@@ -1,9 +1,11 @@
 """Simulated replicas behind a router, on steps of 5 s: what the second judge has instead of a fluid queue.
 
 Each replica is one engine of `optiinfra_sim` (continuous batching, KV blocks, preemption). A replica asked for is paid
-from then on and serves after the start-up; a request goes to the serving replica with the fewest unanswered ones (or in
-turn) and stays there. Giving back takes the newest starting ones first, then the newest serving ones: those take
-nothing new, finish all they have, and are paid until they are gone. Where nothing serves, requests wait at the router.
+from then on and serves after the start-up. A request goes to the serving replica with the fewest unanswered ones (or in
+turn) and stays there, as behind a plain Service; with `gateway` it waits at the router instead until a replica has
+room, as behind an inference gateway that holds its own queue. Giving back takes the newest starting ones first, then
+the newest serving ones: those take nothing new, finish all they have, and are paid until they are gone. Where nothing
+serves, requests wait at the router.
 Nothing here decides, and nothing looks ahead: requests are handed over as they arrive.
 """
 
@@ -20,6 +22,8 @@ from optiinfra_sim.request import Request
 from optiinfra_sim.routing import Routing
 from optiinfra_sim.settings import EngineSettings
 
+ROOM = 2
+"""Requests that may wait in a replica's own queue before a gateway holds further ones back."""
 FINE = tuple(float(bound) for bound in np.geomspace(0.002, 20.0, 240))
 """Bounds of the histogram of inter-token latencies: four per cent apart."""
 
@@ -75,6 +79,8 @@ class Replicas:
     requests: Requests
     start_up_s: float
     routing: Routing = Routing.LEAST_LOADED
+    gateway: bool = False
+    """Whether what no replica has room for waits at the router, where every replica can take it from."""
     now: float = 0.0
     serving: list[Replica] = field(default_factory=list)
     starting: list[Replica] = field(default_factory=list)
@@ -129,8 +135,13 @@ class Replicas:
             self._serve(self.starting.pop(0))
         at = self.requests.at
         while self._next < len(at) and at[self._next] < end:
-            self._route(self._request(self._next))
+            request = self._request(self._next)
             self._next += 1
+            if self.gateway and self._router:
+                self._router.append(request)
+                self._hand_out(at=request.arrival)
+            else:
+                self._route(request)
         for replica in (*self.serving, *self.draining):
             if replica.engine is not None:
                 replica.engine.advance(to=end, settle=False)
@@ -143,6 +154,7 @@ class Replicas:
             self.draining.remove(replica)
             self._leave(replica)
         self.now = end
+        self._hand_out(at=end)
         return self._look()
 
     def engines(self) -> dict[str, Engine]:
@@ -170,8 +182,7 @@ class Replicas:
         engine.metrics.inter_token_latency = SharedHistogram(own.bounds, self.inter_token)
         replica.engine = engine
         self.serving.append(replica)
-        while self._router:
-            self._route(self._router.popleft())
+        self._hand_out(at=self.now)
 
     def _leave(self, replica: Replica) -> None:
         if replica.engine is not None:
@@ -187,26 +198,36 @@ class Replicas:
             content=self.requests.content_of(index),
         )
 
+    def _hand_out(self, *, at: float) -> None:
+        """Give out what waits at the router, oldest first, as long as somebody takes it."""
+        while self._router:
+            engine = self._chosen(at)
+            if engine is None:
+                return
+            engine.submit(self._router.popleft())
+
     def _route(self, request: Request) -> None:
-        if not self.serving:
+        engine = self._chosen(max(request.arrival, self.now))
+        if engine is None:
             self._router.append(request)
-            return
-        at = max(request.arrival, self.now)
-        fewest: Engine | None = None
-        if self.routing is Routing.ROUND_ROBIN:
-            self._turn += 1
-            fewest = self.serving[self._turn % len(self.serving)].engine
         else:
-            least = -1
-            for replica in self.serving:
-                engine = replica.engine
-                assert engine is not None
-                engine.advance(to=at, settle=False)
-                owed = engine.outstanding
-                if fewest is None or owed < least:
-                    fewest, least = engine, owed
-        assert fewest is not None
-        fewest.submit(request)
+            engine.submit(request)
+
+    def _chosen(self, at: float) -> Engine | None:
+        """The replica that gets the next request; None where nothing serves, or none has room behind a gateway."""
+        if self.routing is Routing.ROUND_ROBIN and self.serving:
+            self._turn += 1
+            return self.serving[self._turn % len(self.serving)].engine
+        fewest: Engine | None = None
+        least = -1
+        for replica in self.serving:
+            engine = replica.engine
+            assert engine is not None
+            engine.advance(to=at, settle=False)
+            owed = engine.outstanding
+            if (fewest is None or owed < least) and not (self.gateway and engine.waiting >= ROOM):
+                fewest, least = engine, owed
+        return fewest
 
     def _scheduled(self, request: Request) -> None:
         self.waiting_work -= float(self._work[request.number])

@@ -6,7 +6,7 @@ record holds what has happened and nothing of what will: loads to come are zero 
 queues or requests in flight get the engines' own instead of what stands for them in the fluid model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from optiinfra.domain.replay.baselines import HpaRate, KedaInFlight
 from optiinfra.domain.replay.baselines_llm import DynamoLoad, WvaV1, WvaV2
 from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, Fleet, FloatArray, Policy, View
 from optiinfra.domain.replay.learned import Learned
+from optiinfra_sim.engine import Engine
 
 OURS = "OptiInfra (work / C)"
 
@@ -31,6 +32,8 @@ class Gauges:
     first: int = 0
     """Step of the record at which the simulated engines began; there are no pages of before."""
     looks: list[Look] = field(default_factory=list)
+    scrape: Callable[[Mapping[str, Engine], float, float], None] | None = None
+    """Who reads the engines' pages after each step: engines by name, time of the record, time of the engines."""
 
     def seen(self, view: View, steps: int) -> list[Look]:
         """Looks of the newest steps that a view may see; empty while there are none."""

@@ -1,20 +1,17 @@
-"""One decider over one trace, played by both judges: simulated engines, and the fluid queue on the same load.
+"""One decider over one case, played by both judges: simulated engines, and the fluid queue on the same load.
 
-A long trace is judged on a stated span. What comes before the span is history: every decider lives through it in the
-fluid model, so that a rule that learns has something learned, and its replicas at the end of it are there, ready, when
-the span begins. Only the span is counted, by both judges. The record of what was seen is extended step by step with
-what the simulated fleet did; the loads to come are not in it.
+In the history that precedes the span every decider plays in the fluid model; its replicas at the end of it are there,
+ready, when the span begins. Only the span is counted, by both judges. The record of what was seen is extended step by
+step with what the simulated fleet did; the loads to come are not in it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from bench.scaling_judge_drawn import Source
-from bench.scaling_judge_engines import Capacity, Regime, measured, quantile, regime_for
+from bench.scaling_judge_cases import Case
+from bench.scaling_judge_engines import quantile
 from bench.scaling_judge_fleet import Look, Replicas
-from bench.scaling_judge_requests import Requests
 from bench.scaling_judge_rules import Decider, Gauges
 from optiinfra.domain.replay.figures import WINDOW_S, Figures, Ledger, windows
 from optiinfra.domain.replay.fluid import (
@@ -28,52 +25,11 @@ from optiinfra.domain.replay.fluid import (
     play,
     rise_limited,
 )
-from optiinfra_sim.routing import Routing
-from optiinfra_sim.settings import EngineSettings
 
 MAXIMUM = 500
 LATE_S = 10.0
 RUN_ON_S = 120.0
 """What is unanswered at the end is lived through so long without orders, unpaid: a late first token is seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What of a trace is judged: so many seconds after so much history, in whole hours fewer where requests abound."""
-
-    history_s: float
-    length_s: float
-    most_requests: int = 400_000
-
-    def within(self, requests: Requests) -> tuple[float, float]:
-        """Return (begin, end) of the span: less history where the trace is short, fewer hours where it is dense."""
-        begin = max(0.0, min(self.history_s, requests.length_s - self.length_s)) // STEP_S * STEP_S
-        end = min(begin + self.length_s, requests.length_s)
-        while end - begin > 3600.0 and ((requests.at >= begin) & (requests.at < end)).sum() > self.most_requests:
-            end = begin + max(3600.0, (end - begin - 1.0) // 3600.0 * 3600.0)
-        return begin, end
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A trace at a size, on an engine whose capacity was measured."""
-
-    name: str
-    regime: Regime
-    settings: EngineSettings
-    capacity: Capacity
-    history: FloatArray
-    """Load before the span, in replicas, on steps of 5 s."""
-    requests: Requests
-    """Those of the span."""
-    replicas: float
-    start_up_s: float
-    routing: Routing = Routing.LEAST_LOADED
-
-    @property
-    def load(self) -> FloatArray:
-        """Load of history and span, in replicas."""
-        return np.concatenate([self.history, self.requests.load() / self.capacity.work])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,39 +49,6 @@ class Judged:
     kv_use: float
     """Mean over steps and serving replicas."""
     requests: int
-
-
-def prepared(
-    source: Source,
-    *,
-    replicas: float,
-    start_up_s: float,
-    span: Span,
-    seed: int,
-    regime: Regime | None = None,
-    routing: Routing = Routing.LEAST_LOADED,
-) -> Case:
-    """Measure the engine on the trace's requests, then bring the trace to size; a short trace is judged as a whole."""
-    shapes = source.shapes()
-    chosen = regime or regime_for(shapes)
-    shapes = shapes.within(chosen.max_model_len)
-    context = float((shapes.prompt + shapes.output / 2.0).mean())
-    settings = chosen.settings(mean_context=context, prefix_caching=bool(shapes.content))
-    capacity = measured(settings, shapes, routing=routing, seed=seed)
-    requests = source.make(replicas * capacity.work).within(chosen.max_model_len)
-    history_s, end_s = span.within(requests)
-    steps = round(history_s / STEP_S)
-    return Case(
-        name=requests.name,
-        regime=chosen,
-        settings=settings,
-        capacity=capacity,
-        history=requests.load()[:steps] / capacity.work,
-        requests=requests.between(history_s, end_s),
-        replicas=replicas,
-        start_up_s=start_up_s,
-        routing=routing,
-    )
 
 
 def judge(case: Case, decider: Decider) -> Judged:
@@ -176,7 +99,9 @@ class Simulated:
         while record.step < steps:
             record.order(policy(view))
             record.advance()
-        replicas = Replicas(case.settings, case.requests, start_up_s=case.start_up_s, routing=case.routing)
+        replicas = Replicas(
+            case.settings, case.requests, start_up_s=case.start_up_s, routing=case.routing, gateway=case.gateway
+        )
         replicas.begin(int(record.replicas[0]))
         record.ready, record.starting = record.replicas, np.zeros(1, dtype=np.int64)
         return cls(case, record, policy, gauges, replicas, [])
@@ -216,6 +141,8 @@ class Simulated:
         self.gauges.looks.append(look)
         record.step += 1
         self._note(self.replicas)
+        if self.gauges.scrape is not None:
+            self.gauges.scrape(self.replicas.engines(), record.step * STEP_S, self.replicas.now)
 
     def ledger(self) -> Ledger:
         """The counted span by windows of five minutes, as the fluid judge's figures want it."""
@@ -260,13 +187,3 @@ class Simulated:
             kv_use=float(np.mean([look.kv_use for look in self.gauges.looks])),
             requests=len(waits),
         )
-
-
-def every(case: Case, rules: Sequence[Decider]) -> list[Judged]:
-    """All deciders over one case, in turn."""
-    return [judge(case, rule) for rule in rules]
-
-
-def resized(case: Case, *, start_up_s: float) -> Case:
-    """The same case with another start-up time."""
-    return replace(case, start_up_s=start_up_s)

@@ -6,7 +6,8 @@ No figure is printed without the others beside it.
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from bench.scaling_judge_runs import Case, Judged
+from bench.scaling_judge_cases import Case
+from bench.scaling_judge_runs import Judged
 from bench.scaling_tables import cell, table
 
 HEADER = (
@@ -33,9 +34,10 @@ def heading(case: Case) -> str:
     settings, capacity, requests = case.settings, case.capacity, case.requests
     history_h, span_h = len(case.history) * 5.0 / 3600.0, requests.length_s / 3600.0
     span = f"{span_h:.2g} h" + (f" after {history_h:.3g} h of history" if history_h else ", no history")
+    queue = " with a queue at the gateway" if case.gateway else ""
     text = (
         f"{span}, {len(requests)} requests (prompt {requests.prompt.mean():.0f}, answer {requests.output.mean():.0f} "
-        f"tokens on average), R = {case.replicas:g}, start-up {case.start_up_s:g} s, {case.routing} routing. "
+        f"tokens on average), R = {case.replicas:g}, start-up {case.start_up_s:g} s, {case.routing} routing{queue}. "
         f"Engine {case.regime.name}: {settings.max_num_seqs} sequences, {settings.max_num_batched_tokens} tokens a "
         f"step, {settings.num_blocks} blocks of {settings.block_size}; a step takes {settings.step_seconds * 1e3:.1f} "
         f"ms + {settings.sequence_seconds * 1e3:.2f} ms a sequence + {settings.prefill_token_seconds * 1e3:.3f} ms a "
@@ -65,7 +67,8 @@ def row(one: Judged) -> tuple[str, ...]:
 
 def section(case: Case, found: Sequence[Judged], *, made_with: str) -> str:
     """One trace: what was simulated, by what, and its table."""
-    return f"### {case.name}\n\n{made_with} {heading(case)}\n\n{table(HEADER, [row(one) for one in found])}"
+    name = f"{case.name}, queue at the gateway" if case.gateway else case.name
+    return f"### {name}\n\n{made_with} {heading(case)}\n\n{table(HEADER, [row(one) for one in found])}"
 
 
 def as_dict(case: Case, found: Sequence[Judged]) -> dict[str, object]:
@@ -76,6 +79,7 @@ def as_dict(case: Case, found: Sequence[Judged]) -> dict[str, object]:
         "replicas": case.replicas,
         "start_up_s": case.start_up_s,
         "routing": str(case.routing),
+        "gateway": case.gateway,
         "history_s": len(case.history) * 5.0,
         "span_s": case.requests.length_s,
         "requests": len(case.requests),

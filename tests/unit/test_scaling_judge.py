@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from bench import scaling_judge
+from bench.scaling_judge_cases import Case, Span
 from bench.scaling_judge_drawn import _arrivals, folder
 from bench.scaling_judge_engines import REGIMES, Capacity, measured, quantile
 from bench.scaling_judge_fleet import Look, Replicas
+from bench.scaling_judge_operator import operator_paths
 from bench.scaling_judge_requests import Requests, azure, mooncake
 from bench.scaling_judge_rules import Decider, Gauges, JudgedKeda, JudgedWvaV1, deciders
-from bench.scaling_judge_runs import Case, Simulated, Span, judge
+from bench.scaling_judge_runs import Simulated, judge
 from bench.traces import TraceError
+from optiinfra.domain.readings import Unknown
 from optiinfra.domain.replay.baselines import HpaRate
 from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, Fleet, View
 from optiinfra_sim.histogram import Histogram
@@ -112,6 +115,20 @@ def test_in_turn_ignores_who_is_busy():
     replicas.begin(2)
     run(replicas, 20.0)
     assert replicas.first_token == pytest.approx([2.0, 2.0, 9.8])
+
+
+def test_a_new_replica_takes_over_a_queue_only_from_a_gateway():
+    first_tokens = []
+    for gateway in (False, True):
+        replicas = Replicas(ONE_BY_ONE, requests_at(*[0.0] * 12, length_s=100.0), start_up_s=5.0, gateway=gateway)
+        replicas.begin(1)
+        replicas.order(2)
+        run(replicas, 50.0)
+        assert replicas.finished == 12
+        first_tokens.append(replicas.first_token)
+    # All twelve wait at the first replica; a gateway gives the second one half of what is left after five seconds.
+    assert first_tokens[0] == pytest.approx(2.0 * np.arange(1, 13))
+    assert first_tokens[1].max() < 20.0
 
 
 # Replicas start, drain, and are paid for
@@ -220,6 +237,27 @@ def test_keda_sees_requests_in_flight_and_wva_the_engines_queues():
     assert JudgedKeda(np.array([0.7]), gauges).metric(view).tolist() == [7.0]
     # Five wait at each replica: more than WVA's 5 - 3 of spare queue, so one more.
     assert JudgedWvaV1(gauges)(view).tolist() == [3]
+
+
+def test_the_operators_path_knows_pages_and_nothing_of_the_judges_capacity():
+    settings = replace(ONE_BY_ONE, max_num_seqs=8, max_num_batched_tokens=800, step_seconds=0.05, sequence_seconds=0.01)
+    requests = replace(poisson(2.0, 600.0), output=np.full(len(poisson(2.0, 600.0)), 40, dtype=np.int64))
+    asked, told = [], []
+    for factor in (1.0, 3.0):
+        case = case_of(requests, settings=settings)
+        case = replace(case, capacity=replace(CAPACITY, work=CAPACITY.work * factor))
+        simulated = Simulated.of(replace(case, history=np.zeros(0)), operator_paths()[1])
+        simulated.record.ready = np.array([2])
+        simulated.replicas.begin(2 - simulated.replicas.asked)
+        simulated.play()
+        asked.append(simulated.record.asked[0].tolist())
+        told.append(simulated.policy.told)
+    # How many begin is the judge's matter; afterwards the units of its record change nothing.
+    assert asked[0] == asked[1]
+    assert len(told[0]) == 39
+    # 2 requests a second of 40 steps of 0.06 s and more: about six in flight.
+    assert 0.2 < told[0][-1].load.replicas < 3.0
+    assert not isinstance(told[0][-1].capacity.work, Unknown)
 
 
 # Figures
@@ -385,6 +423,18 @@ def test_only_played_traces_are_rewritten(tmp_path):
     assert "old b" not in text
 
 
+def test_rows_of_deciders_that_were_not_played_again_stay_where_the_case_is_the_same():
+    head = "### a\n\n2026, seed 1. C = 5.\n\n| decider | cost |\n|---|---|\n"
+    old = f"{head}| HPA | 1.5 |\n| ours | 1.2 |"
+    assert scaling_judge.merged(old, f"{head}| ours | 1.1 |\n| other | 1.3 |").splitlines()[6:] == [
+        "| HPA | 1.5 |",
+        "| ours | 1.1 |",
+        "| other | 1.3 |",
+    ]
+    changed = f"{head}| ours | 1.1 |".replace("C = 5", "C = 6")
+    assert scaling_judge.merged(old, changed) == changed
+
+
 def test_a_folder_without_traces_is_refused_in_a_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         scaling_judge.main(["--traces", str(tmp_path)])
@@ -394,7 +444,7 @@ def test_a_folder_without_traces_is_refused_in_a_line(tmp_path, capsys):
 def test_figures_of_a_folder_are_printed_as_json(tmp_path, capsys, monkeypatch):
     rows = "".join(f"2023-11-16 18:{15 + n // 12}:{n % 12 * 5:02d}.0,300,20\n" for n in range(40))
     (tmp_path / "AzureLLMInferenceTrace_tiny.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
-    monkeypatch.setattr("bench.scaling_judge_runs.measured", lambda *_, **__: CAPACITY)
+    monkeypatch.setattr("bench.scaling_judge_cases.measured", lambda *_, **__: CAPACITY)
     assert scaling_judge.main(["--traces", str(tmp_path), "--deciders", "0.7", "--replicas", "2", "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert told["trace"] == "AzureLLMInferenceTrace_tiny"
