@@ -132,6 +132,20 @@ def test_a_search_that_is_cut_short_says_how_much_dearer_it_could_be():
     assert 0.0 <= found.gap < 0.01
 
 
+def test_a_search_that_is_cut_short_still_comes_to_rest():
+    drawn = random.Random(8)
+    many = [
+        variant(f"v{number}", capacity=drawn.uniform(4900.0, 5100.0), price=3.0, start=0.0, maximum=512)
+        for number in range(8)
+    ]
+    seen = []
+    for _ in range(6):
+        found = mix(7_777_777.0, many)
+        seen.append(found.settled)
+        many = [replace(v, current=found.desired[v.name], ready=found.desired[v.name]) for v in many]
+    assert seen[-1] == seen[-2]
+
+
 # What a mix keeps, whatever it is given.
 
 capacities = st.sampled_from([4.0, 5.0, 10.0, 10.3, 25.0])

@@ -8,9 +8,9 @@ fewest GPUs, the fewest replicas, the most capacity, and the name that comes fir
 
 The number of combinations that are looked at is bounded (`MOST_CELLS`, `MOST_STATES`). Where the bound is met the
 answer may not be the cheapest; it says by how much it could be dearer (and a need at the very edge of the GPUs that
-are allowed may be called out of reach). Prices and capacities as they occur never meet it with two to four variants;
-eight variants of 512 replicas that all cost nearly the same do. It decides nothing about time, readiness or what
-happens when the need cannot be met.
+are allowed may be called out of reach). It is hardly ever met with two to four variants; eight of 512 replicas that all
+cost nearly the same do meet it. What runs now is an answer that is always looked at. Nothing is decided here about
+time, readiness or what happens when the need cannot be met.
 """
 
 from collections.abc import Sequence
@@ -116,7 +116,11 @@ class _Search:
         )
 
     def _first_answer(self) -> None:
-        """Fill up with the cheapest first, within every share of the need: no answer is dearer than that."""
+        """Keep what runs, or fill up with the cheapest first, within every share of the need: whatever costs less."""
+        asis = [min(max(item.current, item.lowest), item.highest) for item in self.problem.items]
+        if self.problem.fits(asis, self.need):
+            # So that a search that is cut short changes nothing that is as cheap.
+            self._offer(asis)
         items, counts, left = self.problem.items, list(self.low), self.need
         left -= sum(low * item.capacity for item, low in zip(items, self.low, strict=True))
         room = self.need * self.problem.spot_share // MILLION

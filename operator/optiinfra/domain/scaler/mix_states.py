@@ -85,6 +85,19 @@ class Problem:
     gpus: int | None = None
     """Sixteenths of GPUs that may be held, what runs now and what is asked for counted together; None: any number."""
 
+    def fits(self, counts: Sequence[int], need: int) -> bool:
+        """Tell whether counts, which lie within their limits, meet the need and keep every share and the GPUs."""
+        rows = list(zip(self.items, counts, strict=True))
+        total = sum(count * item.capacity for item, count in rows)
+        spot = sum(count * item.capacity for item, count in rows if item.spot)
+        least = sum(item.lowest * item.capacity for item in self.items if item.spot)
+        held = sum(max(count, item.current) * item.gpus for item, count in rows)
+        shares = all(
+            count <= item.lowest or count * item.capacity * MILLION <= item.share * total for item, count in rows
+        )
+        kept = spot <= least or spot * MILLION <= self.spot_share * total
+        return total >= need and shares and kept and (self.gpus is None or held <= self.gpus)
+
     def held(self, index: int, counts: Ints) -> Ints:
         """GPUs that are held while `counts` replicas come up beside the current ones."""
         item = self.items[index]

@@ -153,22 +153,8 @@ def _alternatives(
         named = {v.name: count for v, count in zip(given.variants, other, strict=True)}
         if named != counts and all(named != one.settled for one in found):
             price = hourly(everyone, named | others)
-            found.append(MixAlternative(name, named, price, _reaches(given, other, wanted), text))
+            found.append(MixAlternative(name, named, price, given.problem.fits(other, wanted), text))
     return found
-
-
-def _reaches(given: Whole, counts: Sequence[int], wanted: int) -> bool:
-    items, total = given.problem.items, given.covered(counts)
-    spot = sum(count * item.capacity for count, item in zip(counts, items, strict=True) if item.spot)
-    least = sum(item.lowest * item.capacity for item in items if item.spot)
-    shares = all(
-        count <= item.lowest or count * item.capacity * MILLION <= item.share * total
-        for count, item in zip(counts, items, strict=True)
-    )
-    kept = spot <= least or spot * MILLION <= given.problem.spot_share * total
-    budget = given.problem.gpus
-    held = sum(max(count, item.current) * item.gpus for count, item in zip(counts, items, strict=True))
-    return total >= wanted and shares and kept and (budget is None or held <= budget)
 
 
 def _shortfalls(given: Whole, settled: Settled, *, need: float) -> list[Shortfall]:
