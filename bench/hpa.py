@@ -30,13 +30,15 @@ from hack.binaries import BinaryError
 from hack.binaries.catalogue import KUBERNETES
 from hack.cluster.errors import ClusterError
 from hack.real_hpa import SPEED
-from optiinfra.domain.replay.figures import DAY_S, Figures
+from optiinfra.domain.replay.figures import DAY_S, MONTH_DAYS, Figures
 from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, SYNC_S
 
 OWN_TRACE: Final = Path(__file__).resolve().parent / "data" / "servegen"
 MINUTES: Final = 45.0
 HISTORY_HOURS: Final = 48.0
 """What is forgotten after two days hardly counts, and a longer past takes minutes to live through."""
+COUNT: Final = 1.0
+"""AverageValue of an HPA whose metric is the count itself."""
 DIFFERENT: Final = 0.02
 """Share of ticks that may differ without a known reason: a process that the machine held up, not a rule."""
 
@@ -98,9 +100,13 @@ def comparison_table(compared: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
+def _counts(figures: Figures, *, seconds: float) -> tuple[float, float]:
+    """Return incidents and actions of a piece, from figures a month and a day."""
+    return figures.incidents * seconds / DAY_S / MONTH_DAYS, figures.actions_per_day * seconds / DAY_S
+
+
 def _cell(figures: Figures, *, seconds: float) -> str:
-    actions = figures.actions_per_day * seconds / DAY_S
-    windows = figures.incidents * seconds / DAY_S / 30.0
+    windows, actions = _counts(figures, seconds=seconds)
     return f"{figures.cost:.3f} | {figures.late10:.2%} | {windows:.0f} | {actions:.0f}"
 
 
@@ -156,7 +162,7 @@ def told(played: Played) -> str:
     """Everything that one run came to, as text."""
     compared = [Compared.of(stepped) for stepped in played.stepped]
     syncs = np.concatenate([np.diff([tick.moment.asked for tick in one.ticks]) for one in played.stepped]) * SPEED
-    counted = [(party, fate(party)) for party in played.parties if party.way.average == 1.0]
+    counted = [(party, fate(party)) for party in played.parties if party.way.average == COUNT]
     where = [
         f"{party.piece.name}: {party.piece.syncs * SYNC_S / 60.0:.0f} minutes after "
         f"{party.piece.start * SYNC_S / 3600.0:.1f} h of history, start-up {party.piece.start_up_s:.0f} s, "
@@ -199,8 +205,18 @@ def results(played: Played) -> list[Result]:
     for party in played.parties:
         name = f"{party.piece.name}, {party.way.name}"
         for where, figures in (("alone", party.direct), ("with the real HPA", party.figures)):
+            windows, actions = _counts(figures, seconds=party.piece.syncs * SYNC_S)
             found.append(Result(f"{name}, {where}: cost", figures.cost, ""))
             found.append(Result(f"{name}, {where}: late10", figures.late10, "share"))
+            found.append(Result(f"{name}, {where}: incidents", windows, ""))
+            found.append(Result(f"{name}, {where}: actions", actions, ""))
+        if party.way.average == COUNT:
+            came_of = fate(party)
+            found.append(Result(f"{name}: counts ignored within the tolerance", came_of.tolerance, ""))
+            if came_of.until_read is not None:
+                found.append(Result(f"{name}: until the controller reads a count", came_of.until_read, "s"))
+            if came_of.until_scaled is not None:
+                found.append(Result(f"{name}: until a rise is carried out", came_of.until_scaled, "s"))
     return found
 
 
