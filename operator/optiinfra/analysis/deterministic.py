@@ -37,6 +37,7 @@ _REASONS: Final = {
     ReasonCode.PAUSED: "Scaling is paused, so that what runs stays.",
     ReasonCode.LOAD_UNKNOWN: "The load is not known, so that nothing is given back.",
     ReasonCode.HOLD: "Less would do now, but giving back is not shown to be safe.",
+    ReasonCode.MIX: "The cheapest mix of the service's variants asks for this many here.",
     ReasonCode.CHEAPEST_THAT_HELD: "The cheapest target of a plain HPA that held the objective on the last load.",
     ReasonCode.PEAKS: "Less would do on average, and the peaks need this many.",
     ReasonCode.AT_MINIMUM: "The least that is allowed is enough.",

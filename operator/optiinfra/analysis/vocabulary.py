@@ -25,6 +25,7 @@ class ReasonCode(StrEnum):
     LOAD_UNKNOWN = "LoadUnknown"
     HOLD = "Hold"
     PEAKS = "Peaks"
+    MIX = "Mix"
     CHEAPEST_THAT_HELD = "CheapestThatHeld"
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"

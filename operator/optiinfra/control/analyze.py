@@ -76,6 +76,7 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
     replicas.decide(inputs, now=work.at)
     for service in work.services:
         with isolated(service, step="analyze"):
+            replicas.mix(service, work)
             _propose(service, work.nodes, times, now=work.at)
     for cluster in work.clusters:
         with isolated(cluster, step="analyze"):

@@ -65,6 +65,7 @@ class Collector:
         work.at = UnixTime(self.clock())
         work.nodes = self._nodes()
         cluster = next((known for _, known in self.registry.clusters()), None)
+        work.prices = {} if cluster is None else _prices_by_pool(cluster.spec)
         for key in work.keys:
             known = self.registry.get(key)
             if known is None or known.metadata.deleting:
@@ -145,8 +146,7 @@ class Collector:
 
     def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
         memory = self.memories.setdefault(key, ObjectMemory())
-        prices = {"": prices_of(obj.spec, "")} | {pool.name: prices_of(obj.spec, pool.name) for pool in obj.spec.pools}
-        return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=prices)
+        return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=_prices_by_pool(obj.spec))
 
 
 def _step(settings: Settings) -> Seconds:
@@ -163,6 +163,10 @@ def _pool_of(node: NodeFacts, pools: list[Pool]) -> str:
         if all(node.labels.get(key) == value for key, value in pool.node_selector.items()):
             return pool.name
     return ""
+
+
+def _prices_by_pool(spec: ClusterResourceOptimizationSpec) -> dict[str, PriceList]:
+    return {"": prices_of(spec, "")} | {pool.name: prices_of(spec, pool.name) for pool in spec.pools}
 
 
 def prices_of(spec: ClusterResourceOptimizationSpec, pool: str) -> PriceList:

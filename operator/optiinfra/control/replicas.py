@@ -4,12 +4,14 @@ All targets of a round are one fleet and decided in one pass. An input that make
 object: the others are then decided one by one.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.control.isolation import isolated
-from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.control.variants import mixed_targets
+from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain import hpa_target as domain_hpa_target
 from optiinfra.domain import replica_load, scaling
 from optiinfra.domain.cost import saving
@@ -17,6 +19,7 @@ from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, R
 from optiinfra.domain.groups import counted_pages
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import Unknown
+from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.start_up import first_token_times, replica_pods
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import ScalerFacts, WorkloadFacts
@@ -143,6 +146,25 @@ def decide(inputs: Sequence[Given], *, now: UnixTime) -> None:
         target.decision = outcome.decision
         target.memory.scaler = outcome.memory
         target.memory.decided = target.memory.decided or isinstance(outcome.decision, scaling.ScalingDecision)
+
+
+def mix(service: ServiceWork, work: Work) -> None:
+    """Let variants of one service share its load the cheapest way; a target that may not shrink keeps what it has."""
+    mixed = mixed_targets(service, work.nodes, now=work.at, prices=work.prices) if len(service.targets) > 1 else None
+    for target in service.targets:
+        decision, found = target.decision, (mixed or {}).get(target.target.name)
+        if found is None or not isinstance(decision, scaling.ScalingDecision) or found.desired == decision.desired:
+            continue
+        desired = found.desired
+        if desired < decision.current and decision.shrink_blocked:
+            desired = max(desired, min(decision.current, decision.desired))
+        target.decision = dataclasses.replace(
+            decision,
+            desired=desired,
+            floor=min(decision.floor, desired),
+            rule=Rule.MIX,
+            message=f"{desired} replicas ({Rule.MIX}): {found.choice.message}; alone: {decision.message}",
+        )
 
 
 def hpa_target(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> list[Proposal | Refusal]:

@@ -159,6 +159,8 @@ class Work:
     """Round ids that were promised to callers; their objects' statuses are written even when nothing changed."""
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     """Nodes with their pods and agents; empty with scope Namespaces."""
+    prices: Mapping[str, PriceList] = field(default_factory=dict)
+    """By pool name; "" for nodes of no pool. Empty without a ClusterResourceOptimization."""
     services: list[ServiceWork] = field(default_factory=list)
     clusters: list[ClusterWork] = field(default_factory=list)
     broken: list[BrokenWork] = field(default_factory=list)

@@ -30,6 +30,8 @@ class Rule(StrEnum):
     """Less would do, but giving back is not shown to be safe now; the message says why."""
     PEAKS = "Peaks"
     """Less would do on average; the peaks of the last window need this many."""
+    MIX = "Mix"
+    """The cheapest mix of the service's variants asks for so many here; the message says why."""
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"
 

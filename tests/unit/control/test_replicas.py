@@ -6,10 +6,13 @@ import pytest
 
 from optiinfra.control import replicas
 from optiinfra.control.replicas import ScalingTimes
+from optiinfra.control.work import Work
 from optiinfra.domain.evidence import Proposal, Refusal
 from optiinfra.domain.readings import EngineReading, Signal, Unknown
 from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.units import Seconds, UnixTime
+from tests.unit.control import test_variants as variants
 from tests.unit.control.examples import NOW, decision, facts, limits, page, pod, ro, scaler, service, signals
 
 TIMES = ScalingTimes(tick=Seconds(15.0), hold=Seconds(180.0), stale_after=Seconds(45.0))
@@ -152,3 +155,25 @@ def test_limits_are_the_scalers_narrowed_by_the_object():
     assert (target.limits.minimum, target.limits.maximum) == (2, 6)
     assert limits().gpus_per_replica == 1.0
     assert given.problem is None
+
+
+def test_variants_share_their_load_the_cheapest_way_and_who_may_not_shrink_keeps_what_he_has():
+
+    made = variants.given(
+        variants.two(maxShare="40%"), rest=variants.decided(5, current=5), spot=variants.decided(1, current=1)
+    )
+    work = Work(round_id="r", at=NOW, keys=(), nodes=variants.NODES, prices=variants.POOLS, services=[made])
+    replicas.mix(made, work)
+    by_name = {target.target.name: target.decision for target in made.targets}
+    assert (by_name["spot"].desired, by_name["spot"].rule) == (2, Rule.MIX)
+    assert "alone:" in by_name["spot"].message
+    assert (by_name["rest"].desired, by_name["rest"].rule) == (5, Rule.LEARNED)
+
+    ready = variants.given(
+        variants.two(maxShare="40%"), rest=variants.decided(5, current=5), spot=variants.decided(2, current=2)
+    )
+    silent = replace(ready.targets[0].decision, shrink_blocked=("1 of 5 replicas reports",))
+    assert ready.targets[0].target.name == "rest"
+    ready.targets[0].decision = silent
+    replicas.mix(ready, replace(work, services=[ready]))
+    assert ready.targets[0].decision.desired == 5
