@@ -156,14 +156,16 @@ def mix(service: ServiceWork, work: Work) -> None:
         if found is None or not isinstance(decision, scaling.ScalingDecision) or found.desired == decision.desired:
             continue
         desired = found.desired
+        short = "".join(f"; {shortfall.message}" for shortfall in found.mix.shortfalls)
         if desired < decision.current and decision.shrink_blocked:
             desired = max(desired, min(decision.current, decision.desired))
         target.decision = dataclasses.replace(
             decision,
             desired=desired,
-            floor=min(decision.floor, desired),
+            # Where the mix grows a variant its floor has to hold what is asked for, or a scaler would take it back.
+            floor=max(decision.floor, desired) if desired > decision.desired else min(decision.floor, desired),
             rule=Rule.MIX,
-            message=f"{desired} replicas ({Rule.MIX}): {found.choice.message}; alone: {decision.message}",
+            message=f"{desired} replicas ({Rule.MIX}): {found.choice.message}{short}; alone: {decision.message}",
         )
 
 
