@@ -10,8 +10,8 @@ from optiinfra.api.scalars import Duration
 from optiinfra.api.status_from import cut, to_measured, to_percent
 from optiinfra.api.v1alpha1.resource_optimization import ForecastStatus, LearnedStatus, StageStatus, StartUpStatus
 from optiinfra.domain.readings import Unknown, Value
-from optiinfra.domain.scaler.decision import Infeasibility
 from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.scaling_words import infeasibility
 from optiinfra.domain.start_up_summary import StartUp, said
 
 _DIGITS: Final = 2
@@ -84,16 +84,6 @@ def to_start_up(found: StartUp) -> StartUpStatus:
 
 def _whole(value: Value) -> Value:
     return value if isinstance(value, Unknown) else float(round(value))
-
-
-def infeasibility(found: Infeasibility) -> str:
-    """Say why the objective is not held, and what would help."""
-    return (
-        f"the objective is not held at a bearable price: {found.late_share:.1%} of two days' work was late. The safest "
-        f"rule would leave {found.best_late_share:.1%} late at cost {found.best_cost:.2g} (1 is always busy); with a "
-        f"quarter of the start-up time {found.shorter_start_late_share:.1%}, with {found.spares} warm spares "
-        f"{found.spares_late_share:.1%}; or relax objectives.lateShare"
-    )
 
 
 def _seconds(value: float) -> float:

@@ -134,6 +134,7 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         target.findings = (
             target.diagnosis.finding(),
             *engine_analysis.findings(service, given),
+            *replicas.findings(target),
             *_idle_finding(target, times),
         )
 

@@ -15,13 +15,14 @@ from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain import hpa_target as domain_hpa_target
 from optiinfra.domain import replica_load, scaling
 from optiinfra.domain.cost import saving
-from optiinfra.domain.evidence import Direction, Proposal, RecommendationType, Refusal
+from optiinfra.domain.evidence import Direction, Finding, FindingType, Proposal, RecommendationType, Refusal
 from optiinfra.domain.groups import counted_pages
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling_rules import Rule
+from optiinfra.domain.scaling_words import infeasibility
 from optiinfra.domain.start_up import first_token_times, replica_pods
-from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.units import Ratio, Seconds, UnixTime
 from optiinfra.domain.workload import ScalerFacts, WorkloadFacts
 
 UNMEASURED_STARTUP = Seconds(180.0)
@@ -190,6 +191,16 @@ def hpa_target(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> li
         )
         memory.hpa_target_at = now
     return [kept]
+
+
+def findings(target: TargetWork) -> list[Finding]:
+    """Say where the objective cannot be held at a bearable price."""
+    decision = target.decision
+    if not isinstance(decision, scaling.ScalingDecision) or decision.learned.infeasible is None:
+        return []
+    text = infeasibility(decision.learned.infeasible)
+    kind = FindingType.INFEASIBLE_OBJECTIVE
+    return [Finding(kind, "BurstsFasterThanStartUp", text, Ratio(0.8), decision.evidence)]
 
 
 def proposals(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:

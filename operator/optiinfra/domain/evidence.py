@@ -43,6 +43,8 @@ class FindingType(StrEnum):
     UNDER_USED = "UnderUsed"
     OVER_REQUESTED = "OverRequested"
     EMPTYABLE_NODE = "EmptyableNode"
+    INFEASIBLE_OBJECTIVE = "InfeasibleObjective"
+    """No rule that cannot see the future holds the objective at a bearable price."""
 
 
 class RecommendationType(StrEnum):

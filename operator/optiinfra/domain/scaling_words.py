@@ -9,7 +9,7 @@ from optiinfra.domain.evidence import Evidence
 from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
 from optiinfra.domain.replica_load import ReplicaLoad, Resource
-from optiinfra.domain.scaler.decision import Decision
+from optiinfra.domain.scaler.decision import Decision, Infeasibility
 from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.shrink import WhatIf
 from optiinfra.domain.signals import ServiceSignals
@@ -92,3 +92,13 @@ def evidence(
         Evidence("start_up", float(start_up), "seconds", _INSTANT, "kubernetes", "p95"),
     ]
     return tuple(facts)
+
+
+def infeasibility(found: Infeasibility) -> str:
+    """Say why the objective is not held, and what would help."""
+    return (
+        f"the objective is not held at a bearable price: {found.late_share:.1%} of two days' work was late. The safest "
+        f"rule would leave {found.best_late_share:.1%} late at cost {found.best_cost:.2g} (1 is always busy); with a "
+        f"quarter of the start-up time {found.shorter_start_late_share:.1%}, with {found.spares} warm spares "
+        f"{found.spares_late_share:.1%}; or relax objectives.lateShare"
+    )

@@ -7,8 +7,9 @@ import pytest
 from optiinfra.control import replicas
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.work import Work
-from optiinfra.domain.evidence import Proposal, Refusal
+from optiinfra.domain.evidence import FindingType, Proposal, Refusal
 from optiinfra.domain.readings import EngineReading, Signal, Unknown
+from optiinfra.domain.scaler.decision import Infeasibility
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.units import Seconds, UnixTime
@@ -146,6 +147,17 @@ def test_the_users_own_scaler_gets_a_target_or_the_reason_why_not():
     assert later[0].setting.startswith("HorizontalPodAutoscaler/hpa")
     target.facts = replace(target.facts, scaler=scaler(owned_by_us=True))
     assert replicas.hpa_target(given, target, now=UnixTime(NOW + 3600.0)) == []
+
+
+def test_an_objective_that_cannot_be_held_is_a_finding_with_what_would_help():
+    _, target, _ = round_of(known=watched())
+    assert replicas.findings(target) == []
+    made = decision(4)
+    lost = Infeasibility(0.04, 0.03, 2.5, 0.004, 0.01, spares=3)
+    target.decision = replace(made, learned=replace(made.learned, infeasible=lost))
+    (found,) = replicas.findings(target)
+    assert found.type is FindingType.INFEASIBLE_OBJECTIVE
+    assert "quarter of the start-up time 0.4%, with 3 warm spares 1.0%" in found.message
 
 
 def test_limits_are_the_scalers_narrowed_by_the_object():
