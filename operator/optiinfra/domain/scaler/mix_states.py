@@ -138,7 +138,8 @@ class States:
     @property
     def left(self) -> Ints:
         """Capacity that is still to be covered."""
-        return np.maximum(self.wanted - self.covered, 0)
+        left: Ints = np.maximum(self.wanted - self.covered, 0)
+        return left
 
     def rank(self) -> Ints:
         """Place of each in the order of preference."""

@@ -148,11 +148,11 @@ def _alternatives(
         alone = min(item.lowest + -(-missing // item.capacity), max(item.highest, item.lowest))
         text = f"all on {variant.name}, the others at their minimum"
         tried.append((f"Only {variant.name}", [*lowest[:index], alone, *lowest[index + 1 :]], text))
-    found = []
+    found: list[MixAlternative] = []
     for name, other, text in tried:
         named = {v.name: count for v, count in zip(given.variants, other, strict=True)}
         if named != counts and all(named != one.settled for one in found):
-            price = hourly(everyone, named | others)
+            price = hourly(everyone, {**named, **others})
             found.append(MixAlternative(name, named, price, given.problem.fits(other, wanted), text))
     return found
 
