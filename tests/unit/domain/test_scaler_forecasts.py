@@ -1,6 +1,6 @@
 """Forecasters against loads whose answer is known: who is believed, who is off, and what the upper end covers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -95,6 +95,11 @@ def test_a_daily_wave_is_forecast_by_its_profile_after_the_second_day_and_not_be
     third = life.play(wave[None, 10_000:11_520])
     assert wave[11_517] < 8.0 < float(third.point[0])
     assert float(third.point[0]) == pytest.approx(wave[11_518 + 44], rel=0.01)
+    # It asks for what it expects, with the headroom that it is given.
+    mean = np.full(1, 8.0, dtype=F4)
+    needed = life.memory.need(margin=np.full(1, 0.1, dtype=F4), mean=mean)
+    point = float(third.point[0])
+    assert float(needed[0]) == pytest.approx(point + 0.1 * np.sqrt(8.0 * point), rel=0.01)
 
 
 def test_on_white_noise_everything_is_off():
@@ -175,7 +180,7 @@ def test_the_upper_end_covers_what_it_says_on_steady_and_on_drifting_loads():
 
 
 def test_the_aim_of_the_upper_end_is_the_critical_ratio_of_the_dearest_price():
-    assert miss(DEFAULT) == pytest.approx(1.0 / (1.0 + 3.0 * 10.0))
+    assert miss(DEFAULT) == pytest.approx(1.0 / (1.0 + DEFAULT.late_price * DEFAULT.late_price_most))
 
 
 def test_an_upper_end_is_the_empirical_quantile():
@@ -312,15 +317,14 @@ def services(current, *, start_up=180.0):
     )
 
 
-def lived(loads, *, begin=1_700_000_000.0):
+def lived(loads, *, begin=1_700_000_000.0, start_up=180.0):
     """A scaler after these loads, the replicas it asked for, the time, and its last decision."""
     scaler, current, now = Scaler(np.array([10])), 10, begin
     for load in loads:
         now += 15.0
         one = Observation(arrived=np.array([load]), backlog=np.zeros(1), ready=np.array([float(current)]))
-        decision = scaler.decide((one,), services(current), now=UnixTime(now))
-        current = int(decision.desired[0])
-    return scaler, current, now, decision.of(0)
+        current = int(scaler.desired((one,), services(current, start_up=start_up), now=UnixTime(now))[0])
+    return scaler, current, now, scaler.decide((), services(current, start_up=start_up), now=UnixTime(now)).of(0)
 
 
 def test_a_decision_says_first_that_nothing_is_known_and_later_what_is():
@@ -374,3 +378,42 @@ def test_a_level_that_changed_restarts_the_sums():
     assert told.index(True) == 2
     assert sum(told) == 1
     assert WINDOW_TICKS * 3 == 60
+
+
+def test_a_trend_that_back_tests_badly_is_no_longer_extrapolated():
+    draw = np.random.default_rng(4)
+    life = Life(2)
+    drawn = 8.0 * draw.gamma(8.0, 0.125, size=2_200)
+    ramps = 8.0 + 4.0 * np.abs((np.arange(2_200) % 800) - 400) / 400.0
+    life.play(np.stack([drawn, ramps])[:, :400])
+    assert life.memory.trending.all(), "nothing was judged yet"
+    life.play(np.stack([drawn, ramps])[:, 400:])
+    assert life.memory.trending.tolist() == [False, True]
+    rise = np.linspace(8.0, 16.0, 20, dtype=F4)
+    for tick, load in enumerate(rise):
+        features = life.load.observe(
+            np.full(2, load, dtype=F4),
+            tick=2_200 + tick,
+            start_ticks=np.full(2, 12),
+            tuning=DEFAULT,
+            trending=life.memory.trending,
+        )
+    assert (features.slope > 0.3).all()
+    assert features.later[0, 1] == features.later[0, 0] == features.level[0]
+    assert features.later[1, 1] > features.level[1] + 3.0
+
+
+@pytest.mark.parametrize("expected", [0.0, 2.0, 9.0, 30.0])
+def test_a_believed_profile_only_adds(expected):
+    scaler, current, now, plain = lived(np.full(500, 8.0))
+    assert plain.forecast_added == 0.0
+    scaler.state.forecasts.profile[:] = expected
+    asked = scaler.decide((), services(current), now=UnixTime(now)).of(0)
+    assert asked.desired >= plain.desired
+    assert asked.forecast_added >= 0.0
+    assert (asked.forecast_added > 0.0) == (expected > 8.0)
+    assert (asked.desired > plain.desired) == (expected > 12.0)
+    if expected > 8.0:
+        assert asked.need >= expected * 0.95
+    scaler.tuning = replace(DEFAULT, profiles=False)
+    assert scaler.decide((), services(current), now=UnixTime(now)).of(0).desired == plain.desired

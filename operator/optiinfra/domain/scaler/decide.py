@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optiinfra.domain.scaler.decision import REASONS, FleetDecision, ScalerReason
-from optiinfra.domain.scaler.grid import CHOSEN, GAIN_OF, prior
+from optiinfra.domain.scaler.grid import CHOSEN, GAIN_OF, MARGIN, prior
 from optiinfra.domain.scaler.load import LEVEL_TICKS, Features
 from optiinfra.domain.scaler.observation import Observation, ScalerInputError, Services
 from optiinfra.domain.scaler.order import foreseen_backlog, order
@@ -182,7 +182,7 @@ def _live(state: FleetState, one: Observation, services: Services, *, usable: Bo
         tuning=tuning,
     )
     newborn = state.load.seen == 0
-    features = state.load.observe(load, tick=tick, start_ticks=start, tuning=tuning)
+    features = state.load.observe(load, tick=tick, start_ticks=start, tuning=tuning, trending=state.forecasts.trending)
     state.forecasts.observe(
         load,
         features,
@@ -278,7 +278,9 @@ class _Answer:
 
     desired: Ints
     wanted: Floats
-    """The mean of what the shadows ask for."""
+    """The mean of what the shadows ask for, or what a believed profile does."""
+    added: Floats
+    """What the profile added to it."""
     need: Floats
     """The same including the queue."""
     later: Floats
@@ -297,6 +299,11 @@ def _answer(state: FleetState, services: Services, tuning: Tuning) -> _Answer:
     current = np.where(unseen, services.current, state.real.replicas[:, 0]).astype(np.float32)
     start = services.start_ticks.astype(np.float32)
     wanted = (state.weights * needs(features)[:, :CHOSEN]).sum(axis=1)
+    added = np.zeros_like(wanted)
+    if tuning.profiles:
+        margin = (state.weights * MARGIN[:CHOSEN]).sum(axis=1)
+        added = np.maximum(state.forecasts.need(margin=margin, mean=features.mean) - wanted, 0.0)
+        wanted = wanted + added
     trending = (state.weights * _TRENDING).sum(axis=1)
     now = features.now[:, 0] + (features.now[:, 1] - features.now[:, 0]) * trending
     later = features.later[:, 0] + (features.later[:, 1] - features.later[:, 0]) * trending
@@ -322,7 +329,7 @@ def _answer(state: FleetState, services: Services, tuning: Tuning) -> _Answer:
     target = np.where(unseen | services.paused, current, target)
     desired = np.minimum(np.maximum(target.astype(np.int64), services.minimum), services.maximum)
     state.desired = desired
-    return _Answer(desired=desired, wanted=wanted, need=need, later=later, foreseen=foreseen)
+    return _Answer(desired=desired, wanted=wanted, added=added, need=need, later=later, foreseen=foreseen)
 
 
 def _reasons(state: FleetState, services: Services, answer: _Answer) -> Ints:
@@ -375,4 +382,5 @@ def _explained(state: FleetState, services: Services, tuning: Tuning) -> FleetDe
         infeasible=(measured > JUDGED_HOURS) & lost,
         mean=state.load.mean.copy(),
         outlook=state.forecasts.outlook(),
+        forecast_added=answer.added,
     )

@@ -114,7 +114,7 @@ class Decision:
     forecast_point: float | Unknown
     """What that one expects when an order of now is ready, in replicas."""
     forecast_upper: float | Unknown
-    """Upper end of it, in replicas; more comes in one minute of thirty-one."""
+    """Upper end of it, in replicas, at the quantile that lateness at its dearest is worth."""
     forecast_coverage: float | Unknown
     """Share of the last day's minutes in which really no more came."""
     forecast_error: float | Unknown
@@ -122,6 +122,8 @@ class Decision:
     forecast_level_error: float | Unknown
     """The same of repeating the last minute."""
     forecast_records: tuple[ForecastRecord, ...]
+    forecast_added: float
+    """Replicas, unrounded, that a believed profile added to the need; never negative."""
     burst: bool | Unknown
     """The load is in a burst now."""
     changed: bool | Unknown
@@ -154,6 +156,7 @@ class FleetDecision:
     infeasible: npt.NDArray[np.bool_]
     mean: Floats
     outlook: Outlook
+    forecast_added: Floats
 
     def __len__(self) -> int:
         return len(self.desired)
@@ -200,6 +203,7 @@ class FleetDecision:
             forecast_error=records[int(self.outlook.forecaster[row])].error,
             forecast_level_error=records[0].error,
             forecast_records=records,
+            forecast_added=float(self.forecast_added[row]),
             burst=bool(self.outlook.burst[row]) if self.outlook.burst_told[row] else _YOUNG,
             changed=bool(self.outlook.changed[row]) if self.outlook.changed_told[row] else _YOUNG,
         )

@@ -6,7 +6,9 @@
 The horizon is the start-up plus what the signal lags, in whole minutes. Once a minute the level, the trend, the daily
 and the weekly profile say what they expect; `ledger` judges them when the minute comes, `conformal` adds the upper end
 to the one that is believed, `changes` looks for change-points (profiles are distrusted, and forget faster) and bursts.
-A forecast here never lowers a decision. It refuses to speak before it has been judged: `outlook` says who was.
+The decision uses two answers: `trending`, whether the trend may be extrapolated at all, and `need`, what a believed
+profile asks for beyond what the shadows do. A forecast never lowers a decision. It refuses to speak before it has been
+judged: `outlook` says who was.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import numpy.typing as npt
 from optiinfra.domain.scaler import ledger
 from optiinfra.domain.scaler.changes import LEAST_WINDOWS, Changes
 from optiinfra.domain.scaler.conformal import Conformal
-from optiinfra.domain.scaler.ledger import FIRST_PROFILE, FORECASTERS, MINUTE, ErrorLedger
+from optiinfra.domain.scaler.ledger import FIRST_PROFILE, FORECASTERS, MINUTE, TREND, ErrorLedger
 from optiinfra.domain.scaler.load import LAG_TICKS, LEVEL_TICKS, Features
 from optiinfra.domain.scaler.profiles import DAILY_BIN_TICKS, DAY_TICKS, WEEKLY_BIN_TICKS, Profile
 from optiinfra.domain.scaler.tuning import WINDOW_TICKS, Tuning
@@ -96,6 +98,8 @@ class ForecastMemory:
     point: Floats
     upper: Floats
     bounded: Bools
+    profile: Floats
+    """Highest forecast of a believed profile; 0 where none is believed."""
 
     @classmethod
     def empty(cls, workloads: int) -> "ForecastMemory":
@@ -111,6 +115,7 @@ class ForecastMemory:
             point=np.zeros(workloads, dtype=np.float32),
             upper=np.zeros(workloads, dtype=np.float32),
             bounded=np.zeros(workloads, dtype=np.bool_),
+            profile=np.zeros(workloads, dtype=np.float32),
         )
 
     def observe(
@@ -182,6 +187,8 @@ class ForecastMemory:
         self.point = points[np.arange(len(level)), self.forecaster]
         self.upper, enough = self.conformal.upper(self.point, mean=features.mean, miss=miss_share)
         self.bounded = enough & measured
+        speaking = (self.ledger.believed & said)[:, FIRST_PROFILE:]
+        self.profile = np.where(speaking, points[:, FIRST_PROFILE:], 0.0).max(axis=1).astype(np.float32)
         self.conformal.note(
             np.where(measured, self.point, -1.0).astype(np.float32),
             self.upper,
@@ -198,6 +205,22 @@ class ForecastMemory:
         self.clean[:] = 0
         self.forecaster[:] = 0
         self.bounded[:] = False
+        self.profile[:] = 0.0
+
+    @property
+    def trending(self) -> Bools:
+        """Where a trend may be extrapolated: until it was judged, and while it loses less than the level.
+
+        Its absolute error does not matter here: what it adds where nothing comes is bought at the prices.
+        """
+        useful = self.ledger.share[:, TREND] < ledger.USELESS
+        may: Bools = useful | (self.ledger.scored[:, TREND] < ledger.LEAST_SCORED)
+        return may
+
+    def need(self, *, margin: Floats, mean: Floats) -> Floats:
+        """Replicas for what a believed profile expects, with a headroom of `margin` as shadows have it; 0 for none."""
+        wanted: Floats = self.profile + margin * np.sqrt(np.maximum(mean * self.profile, 0.0))
+        return wanted
 
     def outlook(self) -> Outlook:
         """Say what is expected, and how far that can be believed."""

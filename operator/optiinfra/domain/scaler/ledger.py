@@ -37,6 +37,8 @@ ON: Final = 0.95
 """A forecaster is believed from this share of the level's loss,"""
 OFF: Final = 0.98
 """and until this one."""
+USELESS: Final = 0.995
+"""From this share of the level's loss a trend is not extrapolated in a decision."""
 GAIN_PRIOR: Final = 0.5
 """Share of a forecast change that is said while nothing was learned,"""
 GAIN_WEIGHT: Final = 0.01
@@ -58,6 +60,7 @@ class Forecaster(StrEnum):
 
 FORECASTERS: Final = tuple(Forecaster)
 COUNT: Final = len(FORECASTERS)
+TREND: Final = FORECASTERS.index(Forecaster.TREND)
 FIRST_PROFILE: Final = FORECASTERS.index(Forecaster.DAILY)
 
 

@@ -100,8 +100,13 @@ class LoadMemory:
             lost=counts(),
         )
 
-    def observe(self, load: Floats, *, tick: int, start_ticks: Ints, tuning: Tuning) -> Features:
-        """Take in one tick and read the features. `load` is finite; what was not measured is the caller's matter."""
+    def observe(
+        self, load: Floats, *, tick: int, start_ticks: Ints, tuning: Tuning, trending: Bools | None = None
+    ) -> Features:
+        """Take in one tick and read the features. `load` is finite; what was not measured is the caller's matter.
+
+        Where `trending` is false the slope is told, but not extrapolated.
+        """
         first = self.seen == 0
         if first.any():
             self.recent[first] = load[first, None]
@@ -117,7 +122,7 @@ class LoadMemory:
         slope = self._slope(self.recent[:, newest], noise=tuning.noise)
         gains = np.array(GAINS, dtype=np.float32)
         ahead = start_ticks.astype(np.float32) + np.float32(LAG_TICKS + 1.0)
-        trend = gains[None, :] * slope[:, None]
+        trend = gains[None, :] * (slope if trending is None else np.where(trending, slope, np.float32(0.0)))[:, None]
         later = level[:, None] + trend * ahead[:, None]
         # The first samples are single ticks, which stray: what they foresaw is forgotten once there is a minute.
         self.forecasts[self.seen == LEVEL_TICKS] = 0.0

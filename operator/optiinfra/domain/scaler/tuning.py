@@ -87,6 +87,8 @@ class Tuning:
     """How long the capacity is kept for its return: four hours."""
     settle_ticks: int = 20
     """Ticks after the first start-up before shadows are scored: their common beginning says nothing about them."""
+    profiles: bool = True
+    """A believed daily or weekly profile may add to the need."""
 
 
 DEFAULT: Final = Tuning()
