@@ -26,8 +26,8 @@ from bench.scaling_judge_engines import REGIMES, SHORT
 from bench.scaling_judge_operator import operator_paths
 from bench.scaling_judge_requests import Requests
 from bench.scaling_judge_rules import OURS, Decider, deciders
-from bench.scaling_judge_runs import Judged, judge
-from bench.scaling_judge_tables import as_dict, section
+from bench.scaling_judge_runs import Judged, in_fluid, judge
+from bench.scaling_judge_tables import as_dict, fluid_table, section
 from bench.traces import TraceError
 from optiinfra.domain.replay.fluid import FloatArray
 from optiinfra_sim.routing import Routing
@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=Path, help="folder of trace files")
     parser.add_argument("--only", default="", help="part of the names of the traces to play")
-    parser.add_argument("--deciders", default="", help="part of the names of the deciders to play")
+    parser.add_argument("--deciders", default="", help="parts of the names of the deciders to play, with commas")
     parser.add_argument("--replicas", type=float, default=8.0, help="mean number of busy replicas (default 8)")
     parser.add_argument("--start-up", type=float, default=180.0, metavar="SECONDS", help="default 180")
     parser.add_argument("--history-hours", type=float, default=53.0, help="before the judged span, in the fluid model")
@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=sorted(REGIMES), help=f"default: {SHORT}, the larger one for long requests")
     parser.add_argument("--round-robin", action="store_true", help="route in turn instead of to the fewest requests")
     parser.add_argument("--gateway", action="store_true", help="hold the queue at the router, not in the replicas")
+    parser.add_argument("--fluid", action="store_true", help="only the fluid model, on the load of the same requests")
     parser.add_argument("--docs", action="store_true", help=f"rewrite the tables of {DOCUMENT.name}")
     parser.add_argument("--seed", type=int, default=SEED, help="of all that is drawn")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -183,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{one.name:<60} {one.value:>10.4g} {one.unit}")
         return int(any(one.limit is not None and one.value > one.limit for one in rows))
     span = Span(options.history_hours * 3600.0, options.hours * 3600.0, options.most_requests)
-    rules = [one for one in (*deciders(), *operator_paths()) if options.deciders in one.name]
+    wanted = options.deciders.split(",")
+    rules = [one for one in (*deciders(), *operator_paths()) if any(part in one.name for part in wanted)]
     sections, told = [], []
     try:
         until = span.history_s + span.length_s
@@ -198,6 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 routing=Routing.ROUND_ROBIN if options.round_robin else Routing.LEAST_LOADED,
                 gateway=options.gateway,
             )
+            if options.fluid:
+                print(fluid_table(case, {rule.name: in_fluid(case, rule) for rule in rules}), flush=True)
+                continue
             found = played(case, rules)
             sections.append(section(case, found, made_with=made_with(seed=options.seed)))
             told.append(as_dict(case, found))

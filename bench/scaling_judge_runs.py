@@ -53,13 +53,16 @@ class Judged:
 
 def judge(case: Case, decider: Decider) -> Judged:
     """Play one decider in both models."""
-    load = case.load
-    fluid = _record(case, load)
-    play(fluid, decider.fluid(fluid))
-    counted = Ledger.of(fluid, count_from_s=len(case.history) * STEP_S).figures()[0]
     simulated = Simulated.of(case, decider)
     simulated.play()
-    return simulated.judged(decider.name, fluid=counted)
+    return simulated.judged(decider.name, fluid=in_fluid(case, decider))
+
+
+def in_fluid(case: Case, decider: Decider) -> Figures:
+    """Play one decider in the fluid model alone, on the load of the same requests; days take seconds."""
+    fluid = _record(case, case.load)
+    play(fluid, decider.fluid(fluid))
+    return Ledger.of(fluid, count_from_s=len(case.history) * STEP_S).figures()[0]
 
 
 def _record(case: Case, load: FloatArray) -> Fleet:

@@ -3,12 +3,13 @@
 No figure is printed without the others beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from bench.scaling_judge_cases import Case
 from bench.scaling_judge_runs import Judged
 from bench.scaling_tables import cell, table
+from optiinfra.domain.replay.figures import Figures
 
 HEADER = (
     "decider",
@@ -63,6 +64,13 @@ def row(one: Judged) -> tuple[str, ...]:
         f"{one.preemptions}",
         cell(one.fluid),
     )
+
+
+def fluid_table(case: Case, found: Mapping[str, Figures]) -> str:
+    """What the fluid model alone says of the load of the same requests."""
+    rows = [(name, cell(figures), f"{figures.actions_per_day:.0f}") for name, figures in found.items()]
+    header = ("decider", "fluid: cost (late10, incidents, worst hour)", "actions / d")
+    return f"### {case.name}, fluid model only\n\n{heading(case)}\n\n{table(header, rows)}"
 
 
 def section(case: Case, found: Sequence[Judged], *, made_with: str) -> str:
