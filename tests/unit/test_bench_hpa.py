@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bench.hpa_delay import Late
 from bench.hpa_loop import Slice, fate, play_live, prepared, ways
 from bench.hpa_runs import steepest
 from bench.hpa_steps import CAPACITY, SYNCS, Moment, Setting, Stepped, Verdict, counts, lengths
@@ -14,7 +15,7 @@ from hack.real_hpa.clock import STABILIZATION_SECONDS
 from hack.real_hpa.metrics_api import values
 from hack.real_hpa.scalers import compressed
 from optiinfra.domain.replay.baselines import HpaRate
-from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, play
+from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, View, play
 
 TARGET = np.array([0.7])
 JUMP = np.concatenate([np.full(60, 3.0), np.full(60, 9.0), np.full(180, 3.0)])
@@ -188,6 +189,22 @@ def test_the_model_goes_on_from_the_history_that_the_same_rule_made():
     play(whole, HpaRate(TARGET))
     assert party.fleet.step == 40 * STEPS_PER_SYNC
     assert party.fleet.asked[0, :40].tolist() == whole.asked[0, :40].tolist()
+
+
+# ---- late orders
+
+
+def test_an_order_that_comes_late_changes_nothing_until_then():
+    given = iter([5, 6, 7, 8, 9])
+    rule = Late(lambda _: np.array([next(given)]), syncs=2)
+    one = setting(initial=3)
+    taken = [int(rule(View(one.fleet()))[0]) for _ in range(5)]
+    assert taken == [3, 3, 5, 6, 7]
+
+
+def test_an_order_that_is_not_late_is_the_rule_s():
+    one = setting()
+    assert play(one.fleet(), Late(HpaRate(TARGET), syncs=0)).asked[0].tolist() == one.alone().tolist()
 
 
 # ---- the pieces and the objects
