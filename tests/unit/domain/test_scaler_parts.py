@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from optiinfra.domain.scaler.grid import CHOSEN, SHADOWS, prior
 from optiinfra.domain.scaler.load import LoadMemory
-from optiinfra.domain.scaler.order import late_part
+from optiinfra.domain.scaler.order import late_part, order
 from optiinfra.domain.scaler.pipeline import Pipeline
 from optiinfra.domain.scaler.prices import Realised, prices
 from optiinfra.domain.scaler.references import References
@@ -101,6 +101,43 @@ def test_a_clean_ramp_is_extrapolated_and_a_noisy_level_is_not():
     draw = np.random.default_rng(0)
     slopes = [float(observed(draw.normal(8.0, 1.0, 40))[1].slope[0]) for _ in range(40)]
     assert np.mean(np.array(slopes) > 0.0) < 0.25
+
+
+def test_a_clean_bend_is_seen_before_three_minutes_are_over():
+    _, bent = observed([5.0] * 60 + [5.0 + 0.1 * tick for tick in range(5)])
+    assert float(bent.slope[0]) == pytest.approx(0.1, rel=1e-2)
+
+
+def test_a_young_service_keeps_its_highest_level_less_and_less():
+    high = [2.0] * 10 + [9.0] * 8
+    floors = [float(observed(high + [2.0] * more)[1].least[0]) for more in (12, 60, 120, 200)]
+    assert floors == sorted(floors, reverse=True)
+    assert floors[0] > 7.0
+    assert floors[-1] < 2.0
+
+
+def asked(need, *, current):
+    none = np.zeros(1, dtype=F4)
+    target, _ = order(
+        np.array([need], dtype=F4),
+        queue=none,
+        foreseen=none - 1.0,
+        later=none,
+        current=np.array([current], dtype=F4),
+        minimum=none + 1.0,
+        maximum=none + 1000.0,
+        tuning=DEFAULT,
+    )
+    return float(target[0])
+
+
+def test_replicas_are_given_back_in_lumps_and_all_that_are_free():
+    assert asked(7.4, current=8.0) == 8.0
+    assert asked(6.4, current=8.0) == 7.0
+    assert asked(93.0, current=100.0) == 100.0
+    assert asked(89.0, current=100.0) == 90.0
+    assert asked(1.0, current=3.0) == 2.0
+    assert asked(0.3, current=1.0) == 1.0
 
 
 def test_a_falling_load_has_no_trend():

@@ -182,6 +182,7 @@ def _live(state: FleetState, one: Observation, services: Services, *, usable: Bo
         tuning=tuning,
     )
     newborn = state.load.seen == 0
+    state.load.highest[newborn] = ready[newborn] / np.float32(tuning.first_headroom)
     features = state.load.observe(load, tick=tick, start_ticks=start, tuning=tuning, trending=state.forecasts.trending)
     state.forecasts.observe(
         load,

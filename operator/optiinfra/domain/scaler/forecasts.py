@@ -219,7 +219,7 @@ class ForecastMemory:
 
     def need(self, *, margin: Floats, mean: Floats) -> Floats:
         """Replicas for what a believed profile expects, with a headroom of `margin` as shadows have it; 0 for none."""
-        wanted: Floats = self.profile + margin * np.sqrt(np.maximum(mean * self.profile, 0.0))
+        wanted: Floats = np.where(self.profile > 0.0, self.profile + margin * mean, np.float32(0.0))
         return wanted
 
     def outlook(self) -> Outlook:

@@ -1,8 +1,9 @@
 """What is kept of a workload's load, and the features that every shadow reads: level, trend, held maxima, collapse.
 
 All loads are in replicas: work per second over what one replica serves. A trend counts only as far as it exceeds its
-own noise. A steady load that collapses within an hour is more often an outage upstream than lost customers, so its
-capacity is kept for its return; two collapses in a row that did not return turn that off until one does.
+own noise, over three minutes or over five samples, whichever is clearer. A steady load that collapses within an hour is
+more often an outage upstream than lost customers, so its capacity is kept for its return; two collapses in a row that
+did not return turn that off until one does.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ Bools = npt.NDArray[np.bool_]
 RECENT: Final = 20
 LEVEL_TICKS: Final = 4
 TREND_TICKS: Final = 12
+FAST_TICKS: Final = 5
 YOUNG_TICKS: Final = 8
 """A trend is looked for only then."""
 LAG_TICKS: Final = 2.5
@@ -32,6 +34,18 @@ _RETURNED: Final = 0.5
 _LOST_MOST: Final = 2
 _READY_AGAIN: Final = -2 * TICKS_PER_HOUR
 """Value of `until` from which a new collapse may be seen: two hours after one was given up."""
+
+
+def clear_trend(loads: Floats, *, noise: float) -> Floats:
+    """Slope of least squares in replicas a tick, less `noise` standard errors; `loads` newest first, (workloads,)."""
+    ticks = loads.shape[1]
+    centred = (np.arange(ticks, dtype=np.float32) - (ticks - 1) / 2.0)[None, :] * np.float32(-1.0)
+    spread = float((centred**2).sum())
+    slope = (centred * loads).sum(axis=1) / np.float32(spread)
+    rest = loads - loads.mean(axis=1, keepdims=True) - slope[:, None] * centred
+    error = np.sqrt((rest**2).sum(axis=1) / np.float32((ticks - 2) * spread))
+    clear: Floats = (slope - np.float32(noise) * error).astype(np.float32)
+    return clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +64,7 @@ class Features:
     later: Floats
     """(workloads, gains): the load when what is ordered now is ready."""
     least: Floats
-    """Never ask for less: half the last hour, or the level before a collapse."""
+    """Never ask for less: half the last hour, the level before a collapse, or a young service's highest level."""
     collapsed: Bools
 
 
@@ -70,6 +84,8 @@ class LoadMemory:
     windows: Floats
     """(workloads, WINDOWS): means of five minutes, newest first."""
     mean: Floats
+    highest: Floats
+    """Highest level since the beginning, or what the first replicas were meant for."""
     before: Floats
     """Level before the present collapse; 0 while there is none."""
     until: Ints
@@ -95,6 +111,7 @@ class LoadMemory:
             window_ticks=zeros(),
             windows=zeros(WINDOWS),
             mean=zeros(),
+            highest=zeros(),
             before=zeros(),
             until=np.full(workloads, _READY_AGAIN, dtype=np.int64),
             lost=counts(),
@@ -119,7 +136,7 @@ class LoadMemory:
         self._count_window(load, tick=tick)
         newest = (tick - np.arange(TREND_TICKS)) % RECENT
         level = self.recent[:, newest[:LEVEL_TICKS]].mean(axis=1)
-        slope = self._slope(self.recent[:, newest], noise=tuning.noise)
+        slope = self._slope(self.recent[:, newest], tuning=tuning)
         gains = np.array(GAINS, dtype=np.float32)
         ahead = start_ticks.astype(np.float32) + np.float32(LAG_TICKS + 1.0)
         trend = gains[None, :] * (slope if trending is None else np.where(trending, slope, np.float32(0.0)))[:, None]
@@ -129,6 +146,10 @@ class LoadMemory:
         self.forecasts[:, :, tick % HOLDS[-1]] = later
         kept = self._collapse(level, tuning=tuning)
         hour = self.windows[:, : 3600 // 300].mean(axis=1)
+        # The first samples are single ticks, no level.
+        self.highest = np.maximum(self.highest, np.where(self.seen < LEVEL_TICKS, 0.0, level)).astype(np.float32)
+        youth = np.maximum(1.0 - self.seen / (tuning.young_floor_hours * TICKS_PER_HOUR), 0.0).astype(np.float32)
+        least = np.maximum(np.float32(tuning.hour_floor) * hour, kept)
         return Features(
             level=level,
             slope=slope,
@@ -136,7 +157,7 @@ class LoadMemory:
             held=self._held(tick),
             now=level[:, None] + trend * np.float32(LAG_TICKS),
             later=later,
-            least=np.maximum(np.float32(tuning.hour_floor) * hour, kept),
+            least=np.maximum(least, youth * self.highest),
             collapsed=kept > 0.0,
         )
 
@@ -166,16 +187,12 @@ class LoadMemory:
             self.window[:] = 0.0
             self.window_ticks[:] = 0.0
 
-    def _slope(self, loads: Floats, *, noise: float) -> Floats:
-        """Least squares over three minutes, newest first, less its standard errors; never negative."""
-        centred = (np.arange(TREND_TICKS, dtype=np.float32) - (TREND_TICKS - 1) / 2.0)[None, :] * np.float32(-1.0)
-        spread = float((centred**2).sum())
-        slope = (centred * loads).sum(axis=1) / np.float32(spread)
-        rest = loads - loads.mean(axis=1, keepdims=True) - slope[:, None] * centred
-        error = np.sqrt((rest**2).sum(axis=1) / np.float32((TREND_TICKS - 2) * spread))
-        return np.where(self.seen < YOUNG_TICKS, 0.0, np.maximum(slope - np.float32(noise) * error, 0.0)).astype(
-            np.float32
-        )
+    def _slope(self, loads: Floats, *, tuning: Tuning) -> Floats:
+        """Return the clearer of two trends, newest sample first; never negative, none while young."""
+        slow = clear_trend(loads, noise=tuning.noise)
+        fast = clear_trend(loads[:, :FAST_TICKS], noise=tuning.fast_noise)
+        clear = np.maximum(np.maximum(slow, fast), 0.0)
+        return np.where(self.seen < YOUNG_TICKS, 0.0, clear).astype(np.float32)
 
     def _held(self, tick: int) -> Floats:
         """Maxima over the hold times, nested: each adds to the one before."""

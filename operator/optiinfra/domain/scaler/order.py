@@ -2,8 +2,8 @@
 
 The queue is rolled forward over the start-up time with what is already starting. If a backlog would be left when an
 order of now is ready, the order clears it within the drain time instead of growing in proportion. Nothing is given
-back while a backlog is there or foreseen, nor for a fraction of a replica; a rise of a large service goes a little
-further at once; Kubernetes' rise limit and the service's limits hold.
+back while a backlog is there or foreseen, nor before a whole lump of replicas is free; a rise of a large service goes a
+little further at once; Kubernetes' rise limit and the service's limits hold.
 """
 
 import numpy as np
@@ -41,8 +41,10 @@ def order(
     target = np.ceil(need - np.float32(tuning.rounding))
     bump = np.maximum(current * np.float32(tuning.rise_share) - np.float32(tuning.rise_slack), 0.0)
     higher = np.ceil(need + (bump - np.float32(tuning.rounding)))
-    free = np.float32(tuning.shrink_slack) + current * np.float32(tuning.shrink_share)
+    # A lump, not an offset: an offset is paid for as long as the load falls, and gives back one replica at a time.
+    free = np.minimum(np.float32(tuning.shrink_slack), current * np.float32(tuning.shrink_slack_share))
     lower = np.minimum(np.ceil(need + free), current)
+    lower = np.where(current - lower < current * np.float32(tuning.shrink_lump), current, lower)
     blocked = late | (queue > 0.0)
     target = np.where(target > current, higher, np.where(blocked, current, lower))
     target = np.clip(target, minimum, maximum)

@@ -28,7 +28,8 @@ def needs(features: Features) -> Floats:
     """Replicas that each shadow wants, (workloads, shadows), before the queue and rounding."""
     held = features.held[:, CELL]
     mean = features.mean[:, None]
-    wanted = held + MARGIN * np.sqrt(np.maximum(mean * held, 0.0)) + SPARES * mean
+    # The same headroom at any load: a rise begins where the load is low, and is as steep there.
+    wanted = held + (MARGIN + SPARES) * mean
     asked: Floats = np.maximum(wanted, features.least[:, None])
     return asked
 

@@ -22,7 +22,7 @@ GAINS: Final = (0.0, 0.9)
 HOLDS: Final = (4, 12, 40, 80, 160)
 """Ticks over which the forecast's maximum is held: 1, 3, 10, 20 and 40 minutes."""
 MARGINS: Final = (-0.10, -0.05, 0.0, 0.05, 0.10, 0.20, 0.30, 0.50)
-"""Headroom, as a share of the mean load; it grows with the square root of the load."""
+"""Headroom, as a share of the mean load of a day, whatever the load is now."""
 TARGETS: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Targets of the plain HPAs that live beside the shadows."""
 REFERENCE: Final = 2
@@ -42,13 +42,13 @@ class Tuning:
     young_factor: float = 100.0
     """A first jump can spend a day's budget: the price is higher around the first half day."""
     young_hours: float = 6.0
-    incident_price: float = 20.0
+    incident_price: float = 26.0
     """What a bad window costs, in windows of mean load."""
     incident_allowed: float = 0.7
     """Incidents allowed, as a share of those that the reference HPA has on the same load."""
     incident_prior: float = 1.0
     """One incident is forgiven to both sides at the beginning."""
-    incident_hours: float = 72.0
+    incident_hours: float = 120.0
     """Memory of incidents."""
     incident_price_least: float = 0.1
     incident_price_most: float = 8.0
@@ -56,7 +56,7 @@ class Tuning:
     """How much dearer a shadow may be and still count: the mean of many is steadier than the best one."""
     temperature_hours: float = 24.0
     """The temperature is higher by sqrt(1 + this / age): little evidence does not choose."""
-    forget_hours: float = 72.0
+    forget_hours: float = 120.0
     """Memory of costs and lateness."""
     prior_hours: float = 6.0
     """What the prior is worth beside measurements."""
@@ -66,17 +66,25 @@ class Tuning:
     """A backlog is cleared within this time; four times the queue objective."""
     rounding: float = 0.15
     """Replicas: a need this little above a whole number is that number."""
-    shrink_slack: float = 0.2
-    """Replicas that must be free beyond the need before one is given back."""
-    shrink_share: float = 0.08
-    """The same as a share of the replicas; HPA's tolerance is 0.1."""
+    shrink_slack: float = 0.5
+    """Replicas that stay free beyond the need when some are given back."""
+    shrink_slack_share: float = 0.06
+    """The same at most, as a share of the replicas: half a replica is much for a small service."""
+    shrink_lump: float = 0.09
+    """Share of the replicas that is given back at once or not at all; HPA's tolerance is 0.1."""
     rise_share: float = 0.05
     """A rise of a large service goes this share further, so that one order does the work of three."""
     rise_slack: float = 0.4
     hour_floor: float = 0.5
     """Never below this share of the last hour's mean."""
     noise: float = 1.5
-    """Standard errors that are taken off a trend before it is believed."""
+    """Standard errors that are taken off a trend of three minutes before it is believed."""
+    fast_noise: float = 6.0
+    """The same for a trend of five samples, which are easily in line by chance."""
+    young_floor_hours: float = 1.0
+    """A service that is younger keeps capacity for the highest level it has seen, less and less as it grows up."""
+    first_headroom: float = 1.3
+    """What runs at the beginning somebody chose: it is taken for the highest level times this."""
     realised_hours: float = 48.0
     """Memory of the lateness that really happened."""
     realised_prior_hours: float = 16.0
