@@ -45,6 +45,18 @@ BEGIN, END = "<!-- scaling: written by python -m bench.scaling --docs -->", "<!-
 START_UPS = (60.0, 180.0, 300.0, 600.0, 960.0)
 SIZES = (2.0, 8.0, 32.0)
 MIDDLE = (8.0, 180.0)
+BESIDE = (
+    "HPA rate 0.7",
+    "KEDA in flight 0.7",
+    "predictive-HPA linear 0.7",
+    "predictive-HPA Holt-Winters 0.7",
+    "WVA v1",
+    "WVA v2",
+    "Dynamo load planner",
+    "KPA 0.7",
+    "static peak",
+)
+"""Rules that are played at every size and start-up on the traces of several days."""
 WORSE = 1.03
 SLACK = {"cost": 0.0, "late10": 0.0005, "incidents": 20.0, "actions_per_day": 4.0}
 """Added to 3 %: one incident of a day and a half is 20 a month."""
@@ -80,18 +92,24 @@ def quick(*, accept: bool) -> list[Result]:
 
 
 def full(traces: Sequence[Trace], *, thorough: bool) -> tables.Judged:
-    """Play every rule; the rules beside HPA only in the middle unless `thorough`."""
+    """Play every rule; beside HPA, some at all sizes on long traces, and else in the middle unless `thorough`."""
     by_name = {trace.name: trace for trace in traces}
     cases = cases_of(traces)
     middle = [case for case in cases if (case.replicas, case.start_up_s) == MIDDLE]
     swept = {rule.name: _told(rule.name, outcomes(rule, cases, by_name)) for rule in hpa_rules()}
     ours = _told(OURS.name, outcomes(OURS, cases, by_name))
+    many = cases if thorough else [case for case in cases if case in middle or _long(by_name[case.trace])]
     others = {
-        rule.name: _told(rule.name, outcomes(rule, cases if thorough else middle, by_name)) for rule in other_rules()
+        rule.name: _told(rule.name, outcomes(rule, many if rule.name in BESIDE else middle, by_name))
+        for rule in other_rules()
     }
-    others["static peak"] = _told("static peak", static_peak(middle, by_name))
+    others["static peak"] = _told("static peak", static_peak(many, by_name))
     future = _told("known future", known_future(cases if thorough else middle, by_name))
     return tables.Judged(tuple(cases), {trace.name: trace.days for trace in traces}, ours, swept, others, future)
+
+
+def _long(trace: Trace) -> bool:
+    return trace.days >= tables.MULTI_DAY
 
 
 def _told(name: str, found: dict[Case, Outcome]) -> dict[Case, Outcome]:
@@ -144,6 +162,11 @@ def document(judged: tables.Judged, traces: Sequence[Trace], *, fleet_s: float, 
             "cost (late10, incidents per 30 days, worst hour); `-`: no setting holds the limits, or not played.",
             "",
             tables.by_start_up(judged),
+            "## What else people run, by start-up and size",
+            "",
+            "cost (late10, incidents per 30 days), traces of three days and more. A static peak knows the future.",
+            "",
+            tables.by_baseline(judged, rules=BESIDE),
             f"## Every rule, R = {MIDDLE[0]:g}, start-up {MIDDLE[1]:g} s",
             tables.by_rule(judged, replicas=MIDDLE[0], start_up_s=MIDDLE[1]),
             END,

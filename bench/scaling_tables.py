@@ -34,6 +34,11 @@ def cell(figures: Figures) -> str:
     return f"{figures.cost:.3f} ({figures.late10:.2%}, {figures.incidents:.0f}, {figures.worst_hour:.0%})"
 
 
+def short(figures: Figures) -> str:
+    """One run in a narrow cell: cost (late10, incidents per 30 days)."""
+    return f"{figures.cost:.2f} ({figures.late10:.1%}, {figures.incidents:.0f})"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -103,6 +108,22 @@ def by_start_up(judged: Judged) -> str:
         "actions / d, ours / tuned",
     )
     return table(header, rows)
+
+
+def by_baseline(judged: Judged, *, rules: Sequence[str]) -> str:
+    """Ours beside what else people run, over sizes and start-ups, on the traces of several days."""
+    played = {"OptiInfra": judged.ours, **{name: (judged.swept | judged.others)[name] for name in rules}}
+    rows = [
+        (
+            case.trace,
+            f"{case.replicas:g}",
+            f"{case.start_up_s:g} s",
+            *(short(found[case].figures) if case in found else "-" for found in played.values()),
+        )
+        for case in judged.cases
+        if judged.days[case.trace] >= MULTI_DAY
+    ]
+    return table(("trace", "R", "start-up", *played), rows)
 
 
 @dataclass(frozen=True, slots=True)
