@@ -150,7 +150,10 @@ def load_of(
             parts.append((Resource.WORK, arrived / capacity))
         if not isinstance(request_work, Unknown):
             backlog = waiting * request_work / capacity
-    limit = settings.batch_limit
+    limit, each = settings.batch_limit, one.running_each
+    if isinstance(limit, Unknown) and waiting >= 1.0 and not isinstance(each, Unknown):
+        # Who waits although replicas run no more than this: that is their limit, whatever it was set to.
+        limit = each
     if not isinstance(limit, Unknown) and limit >= 1.0 and not isinstance(one.running, Unknown):
         slots = USABLE_SHARE * limit
         # Without the work of a request its backlog has no length: it is taken to want a slot at once.

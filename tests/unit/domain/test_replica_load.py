@@ -52,6 +52,12 @@ def test_a_backlog_is_replica_seconds_of_those_whom_no_replica_can_take(now, bef
     assert load.backlog == pytest.approx(backlog)
 
 
+def test_what_runs_while_others_wait_is_the_batch_limit_where_none_is_known():
+    full = one_of(running=60.0, waiting=300.0, reporting=1, expected=1, kv_cache=0.5, served=0.0, finished=0.0)
+    found = load_of(full, EngineSettings(), capacity=NOT_KNOWN, request_work=NOT_KNOWN, before=full)
+    assert (found.resource, found.replicas) == (Resource.BATCH_SLOTS, pytest.approx(360.0 / 54.0))
+
+
 def test_without_any_limit_there_is_a_reason():
     silent = one_of(running=UNMEASURED, kv_cache=UNMEASURED, arrived=UNMEASURED, served=UNMEASURED)
     found = load_of(silent, LIMIT, capacity=NOT_KNOWN, request_work=NOT_KNOWN)
