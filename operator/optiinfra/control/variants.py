@@ -117,7 +117,7 @@ def needed(judged: Sequence[_Judged]) -> float:
     """Return the work per second that variants of known capacity are to serve, headroom included.
 
     It rises with the need, except for a small fraction of a replica. It falls below what runs only as far as no
-    decision knows a reason against it, with the room to spare that a single target would want.
+    decision knows a reason against it, with the room to spare and in the lumps that a single target would want.
     """
     rows = [(one, one.capacity) for one in judged if not isinstance(one.capacity, Unknown)]
     smallest = min(capacity for _, capacity in rows)
@@ -133,8 +133,9 @@ def needed(judged: Sequence[_Judged]) -> float:
     wanted += sum(lacks) * smallest
     if wanted > runs:
         return max(runs, wanted - DEFAULT.rounding * smallest)
-    slack = DEFAULT.shrink_slack * smallest + DEFAULT.shrink_share * runs
-    return min(runs, max(kept, wanted + slack))
+    slack = min(DEFAULT.shrink_slack * smallest, DEFAULT.shrink_slack_share * runs)
+    less = max(kept, wanted + slack)
+    return less if runs - less >= DEFAULT.shrink_lump * runs else runs
 
 
 def _headroom(rows: Sequence[tuple[_Judged, float]]) -> float | None:

@@ -9,6 +9,7 @@ from optiinfra.domain.cost import PriceList
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.replica_capacity import Basis, ReplicaCapacity
 from optiinfra.domain.replica_load import ReplicaLoad, Resource
+from optiinfra.domain.scaler.tuning import DEFAULT
 from optiinfra.domain.scaler.variant import MixLimit, MixReason, PriceBasis
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.scaling_rules import Rule
@@ -150,7 +151,7 @@ def test_nothing_is_given_back_that_a_decision_knows_a_reason_to_keep():
         return mixed(made)["rest"].mix.need
 
     free = total()
-    assert free == pytest.approx(2000.0 + 200.0 + 0.08 * 8000.0)
+    assert free == pytest.approx(2000.0 + DEFAULT.shrink_slack_share * 8000.0)
     assert total(shrink_blocked=("requests wait",)) == pytest.approx(7000.0)
     peaks = given(
         two(),
@@ -264,7 +265,7 @@ def test_a_move_ends_soon_and_serves_all_along():
         most = max(most, sum(asked.values()))
         serving = sum(asked[name] - len(waits) for name, waits in due.items())
         assert serving * 1000.0 >= 1.1 * offered * (1.0 - 1e-6)
-    # All but the dear one's minimum went to the cheap nodes: 4.4 replicas are needed, and some room.
-    assert asked == {"rest": 1, "spot": 5}
+    # All but the dear one's minimum went to the cheap nodes: 4.4 replicas are needed.
+    assert asked == {"rest": 1, "spot": 4}
     assert most <= 11
     assert changed <= 20
