@@ -189,6 +189,7 @@ def decision(desired: int, *, current: int = 4, floor: int | None = None) -> Sca
         forecast_error=0.05,
         forecast_level_error=0.05,
         forecast_records=(),
+        forecast_added=0.0,
         burst=False,
         changed=False,
     )
