@@ -169,8 +169,7 @@ def observed(
     memory = replace(memory, smooth=smooth, proven=max(memory.proven * PROVEN_KEPT, smooth))
     if rate <= _LEAST:
         return memory
-    latency = signals.inter_token_latency_p95
-    late = not isinstance(latency, Unknown) and latency > objectives.inter_token_latency_p95
+    late = _late_for_its_batch(one, signals, pace=pace, promised=objectives.inter_token_latency_p95)
     if late or (_queued(memory, one, tick=tick) and before is not None and _queued(memory, before, tick=tick)):
         return replace(
             memory,
@@ -188,6 +187,21 @@ def observed(
         estimate_weight=memory.estimate_weight * ESTIMATE_KEPT + use,
         paced_weight=memory.paced_weight * ESTIMATE_KEPT + (use if paced else 0.0),
     )
+
+
+def _late_for_its_batch(one: LoadSample, signals: ServiceSignals, *, pace: Pace, promised: Seconds) -> bool:
+    """Tell whether tokens come later than promised, and would come in time from half the batch.
+
+    Where they would not, as where a single chunk of a prompt takes longer than was promised, more replicas do not help:
+    a capacity learned from such ticks would fall with every replica that is added, and ask for the next one.
+    """
+    p95, mean, batch = signals.inter_token_latency_p95, signals.inter_token_latency_mean, one.running_each
+    line = _line(pace, prompts=prompts_per_token(signals))
+    if isinstance(p95, Unknown) or isinstance(mean, Unknown) or isinstance(batch, Unknown) or line is None:
+        return False
+    if p95 <= promised or mean <= 0.0 or batch < 2.0:
+        return False
+    return (line[0] + line[1] * batch / 2.0) * max(1.0, p95 / mean) <= promised
 
 
 def _more_running(one: LoadSample, before: LoadSample | None) -> float:
@@ -235,8 +249,9 @@ def used_share(
         bounds.append(batch / one.kv_cache)
     line = _line(pace, prompts=prompts)
     promised = objectives.inter_token_latency_p95
-    if line is not None and math.isfinite(promised) and line[1] > 0.0:
-        bounds.append(max(1.0, (promised - line[0]) / line[1]))
+    # A promise that two requests at once cannot keep bounds nothing: no number of replicas would keep it.
+    if line is not None and math.isfinite(promised) and line[0] + 2.0 * line[1] <= promised and line[1] > 0.0:
+        bounds.append((promised - line[0]) / line[1])
     if not bounds:
         return Unknown(UnknownReason.NOT_MEASURED, "neither batch limit nor KV cache usage is known"), False
     largest = max(batch, min(bounds))

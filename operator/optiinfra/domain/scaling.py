@@ -40,8 +40,8 @@ DEFAULT_TICK: Final = Seconds(TICK_S)
 MOST_SAMPLES: Final = 4
 """Ticks since the last decision that are read from pages; what is older the scaler lives through without them."""
 NOT_FITTED: Final = Pace()
-FORECAST_OFF: Final = Tuning(noise=1e9)
-"""No trend exceeds its noise so far: the forecast is then that the load stays."""
+FORECAST_OFF: Final = Tuning(noise=1e9, fast_noise=1e9, profiles=False)
+"""No trend exceeds its noise so far, and no profile speaks: the forecast is then that the load stays."""
 
 
 @dataclass(slots=True)

@@ -56,9 +56,15 @@ def test_hpa_shrinks_to_the_highest_of_five_minutes():
 
 
 def test_the_stabilisation_window_is_twenty_syncs():
-    stabilized = Stabilized()
-    seen = [int(stabilized(np.array([9 if sync == 0 else 1]), sync=sync)[0]) for sync in range(25)]
+    stabilized, one = Stabilized(), np.array([1])
+    seen = [int(stabilized(np.array([9 if sync == 0 else 1]), sync=sync, current=one)[0]) for sync in range(25)]
     assert seen == [9] * 20 + [1] * 5
+
+
+def test_what_runs_at_first_counts_as_a_recommendation():
+    stabilized, four = Stabilized(), np.array([4])
+    seen = [int(stabilized(np.array([1]), sync=sync, current=four)[0]) for sync in range(25)]
+    assert seen == [4] * 19 + [1] * 6
 
 
 @pytest.mark.parametrize(("level", "expected"), [(2.8, 4), (3.9, 6), (1.0, 2)])

@@ -24,7 +24,7 @@ NOTHING = CapacityMemory()
 PACE = Pace(base=0.01, slope=1e-4, slope_lower=0.9e-4, slope_upper=1e-4, samples=20, batch_lowest=4, batch_highest=40)
 
 
-def lived(ones, *, settings=LIMIT, pace=UNFITTED, latency=UNMEASURED, memory=NOTHING, **rates):
+def lived(ones, *, settings=LIMIT, pace=UNFITTED, latency=UNMEASURED, memory=NOTHING, promised=0.1, **rates):
     before = None
     for one in ones:
         memory = observed(
@@ -33,7 +33,7 @@ def lived(ones, *, settings=LIMIT, pace=UNFITTED, latency=UNMEASURED, memory=NOT
             before,
             settings=settings,
             pace=pace,
-            objectives=Objectives(),
+            objectives=Objectives(inter_token_latency_p95=Seconds(promised)),
             signals=signals(inter_token_latency_p95=latency, **rates),
             tick=TICK,
         )
@@ -63,9 +63,41 @@ def test_a_short_queue_is_no_saturation():
     assert known.basis is not Basis.MEASURED
 
 
-def test_tokens_that_come_too_late_mean_that_the_objective_is_reached():
-    known = lived(ticks(20, served=9000.0, finished=9.0), latency=0.15).capacity
-    assert (known.basis, known.work) == (Basis.MEASURED, pytest.approx(2250.0))
+@pytest.mark.parametrize(
+    ("promised", "basis"),
+    [
+        # 16 requests make steps of 11.6 ms, 20 ms at p95; half the batch would make 18.6 ms.
+        (0.019, Basis.MEASURED),
+        # No batch makes steps as short as that: more replicas would not help, and nothing is learned from it.
+        (0.015, Basis.STEP_TIMES),
+        (0.030, Basis.STEP_TIMES),
+    ],
+)
+def test_tokens_that_come_too_late_mean_that_the_objective_is_reached_if_a_smaller_batch_would_keep_it(promised, basis):
+    known = lived(
+        ticks(20, served=9000.0, finished=9.0, kv_cache=0.1),
+        latency=0.02,
+        pace=PACE,
+        promised=promised,
+        inter_token_latency_mean=0.0116,
+    ).capacity
+    assert known.basis is basis
+    assert basis is not Basis.MEASURED or known.work == pytest.approx(2250.0)
+
+
+def test_without_step_times_lateness_teaches_nothing():
+    known = lived(ticks(20, kv_cache=0.1), latency=0.5, inter_token_latency_mean=0.1).capacity
+    assert known.basis is Basis.OCCUPANCY
+
+
+def test_a_capacity_does_not_run_away_from_a_promise_that_cannot_be_kept():
+    # The same work on ever more replicas; a chunk of a prompt takes 0.33 s whatever the batch is.
+    memory = NOTHING
+    for replicas in (8, 12, 16, 24, 33):
+        some = ticks(40, reporting=replicas, expected=replicas, running=160.0, served=16_000.0, finished=16.0)
+        memory = lived(some, latency=0.33, pace=PACE, inter_token_latency_mean=0.02, memory=memory)
+    assert memory.capacity.basis is Basis.STEP_TIMES
+    assert memory.capacity.work >= 16_000.0 / 8
 
 
 def test_step_times_extrapolate_to_the_largest_batch():

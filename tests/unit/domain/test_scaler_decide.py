@@ -1,5 +1,7 @@
 """The decision of the priced ensemble: what holds for any load, and what is promised for gaps, clocks and hands."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -402,3 +404,32 @@ def test_rows_that_do_not_fit_are_refused_by_name():
         services(1, minimum=5, maximum=4)
     with pytest.raises(ScalerInputError, match="capacity"):
         services(1, capacity=0.0)
+
+
+class Late:
+    """A rule whose orders are carried out some syncs after they were given, as behind a Prometheus."""
+
+    def __init__(self, rule, syncs):
+        self.rule, self.under_way = rule, deque(maxlen=syncs + 1)
+
+    def __call__(self, view):
+        self.under_way.append(np.array(self.rule(view)))
+        return self.under_way[0] if len(self.under_way) == self.under_way.maxlen else view.replicas
+
+
+def test_orders_that_come_late_do_not_make_it_flap():
+    noise = np.random.default_rng(3).normal(1.0, 0.12, 6 * 240)
+    wave = 8.0 * (1.0 + 0.3 * np.sin(np.arange(6 * 240) / 240.0)) * np.maximum(noise, 0.1)
+    load = np.repeat(wave, 3)[None, :]
+    one = np.ones(1, dtype=np.int64)
+    actions, costs = [], []
+    for syncs in (0, 1, 3):
+        fleet = Fleet(
+            load, start_up_s=np.array([180.0]), initial=first_replicas(load, minimum=one), minimum=one, maximum=one * 60
+        )
+        play(fleet, Late(Learned(fleet), syncs))
+        figures = Ledger.of(fleet).figures()[0]
+        actions.append(figures.actions_per_day)
+        costs.append(figures.cost)
+    assert max(actions) <= 2.0 * actions[0] + 8.0
+    assert max(costs) <= 1.1 * costs[0]

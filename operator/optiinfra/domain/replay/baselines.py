@@ -25,16 +25,19 @@ def ceiled(value: FloatArray) -> IntArray:
 
 
 class Stabilized:
-    """HPA's downscale stabilisation: the highest recommendation of the last five minutes (300 s by default)."""
+    """HPA's downscale stabilisation: the highest recommendation of the last five minutes (300 s by default).
+
+    The controller counts what runs when it first looks as a recommendation: nothing falls for the first five minutes.
+    """
 
     def __init__(self, *, seconds: float = STABILIZATION_S) -> None:
         self._length = max(1, round(seconds / SYNC_S))
         self._past: IntArray | None = None
 
-    def __call__(self, proposed: IntArray, *, sync: int) -> IntArray:
+    def __call__(self, proposed: IntArray, *, sync: int, current: IntArray) -> IntArray:
         """Note a recommendation and give back the highest one of the window."""
         if self._past is None:
-            self._past = np.zeros((self._length, len(proposed)), dtype=np.int64)
+            self._past = np.repeat(current[None, :], self._length, axis=0).astype(np.int64)
         self._past[sync % self._length] = proposed
         highest: IntArray = self._past.max(axis=0)
         return highest
@@ -62,7 +65,7 @@ class HpaRate:
         ratio = total / (self._target * current)
         proposed = np.where(np.abs(ratio - 1.0) <= TOLERANCE, current, ceiled(total / self._target))
         # The rise limit counts from what runs; the controller applies it after the stabilisation window.
-        return rise_limited(self._stabilized(proposed, sync=view.sync), current)
+        return rise_limited(self._stabilized(proposed, sync=view.sync, current=current), current)
 
 
 class HpaUtilization:
@@ -93,7 +96,7 @@ class HpaUtilization:
         proposed = np.where(
             (np.abs(effective - 1.0) <= TOLERANCE) | turned, current, ceiled(effective * np.maximum(counted, 1))
         )
-        return rise_limited(self._stabilized(np.maximum(proposed, 1), sync=view.sync), current)
+        return rise_limited(self._stabilized(np.maximum(proposed, 1), sync=view.sync, current=current), current)
 
 
 class KedaInFlight(HpaRate):

@@ -95,7 +95,7 @@ class WvaV1(Seen):
         """Ask for replicas."""
         current = view.replicas
         if not self._every.due(view):
-            return rise_limited(self._stabilized(self._every.last, sync=view.sync), current)
+            return rise_limited(self._stabilized(self._every.last, sync=view.sync, current=current), current)
         kv, queue = self.kv_use(view, steps=12), self.waiting(view)
         more = (kv > self.KV - self.SPARE_KV) | (queue > self.QUEUE - self.SPARE_QUEUE)
         left = np.maximum(view.ready - 1, 1)
@@ -104,7 +104,7 @@ class WvaV1(Seen):
         less &= self.QUEUE - spread_queue >= self.SPARE_QUEUE
         pending = view.ready < current
         asked = current + np.where(pending, 0, np.where(more, 1, np.where(less, -1, 0)))
-        return rise_limited(self._stabilized(self._every.keep(asked), sync=view.sync), current)
+        return rise_limited(self._stabilized(self._every.keep(asked), sync=view.sync, current=current), current)
 
 
 class WvaV2(Seen):
@@ -126,12 +126,14 @@ class WvaV2(Seen):
         """Ask for replicas."""
         current = view.replicas
         if not self._every.due(view):
-            return rise_limited(self._stabilized(self._every.last, sync=view.sync), current)
+            return rise_limited(self._stabilized(self._every.last, sync=view.sync, current=current), current)
         demand = (self.kv_use(view, steps=12) * view.ready + self.waiting(view) * view.ready / SLOTS) / self.K1
         required = ceiled(demand / self.UP - current)
         spare = np.floor(view.ready - demand / self.DOWN + 1e-9).astype(np.int64)
         asked = current + np.where(required > 0, required, np.where(spare > 0, -spare, 0))
-        return rise_limited(self._stabilized(self._every.keep(np.maximum(asked, 1)), sync=view.sync), current)
+        return rise_limited(
+            self._stabilized(self._every.keep(np.maximum(asked, 1)), sync=view.sync, current=current), current
+        )
 
 
 class DynamoLoad(Seen):

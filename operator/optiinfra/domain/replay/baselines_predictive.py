@@ -88,4 +88,4 @@ class PredictiveHpa:
         inside = np.abs(total / (self._target * current) - 1.0) <= TOLERANCE
         count: IntArray = np.where(inside, current, ceiled(total / self._target))
         asked = np.maximum(count, self._model(count, view.sync))
-        return rise_limited(self._stabilized(asked, sync=view.sync), current)
+        return rise_limited(self._stabilized(asked, sync=view.sync, current=current), current)

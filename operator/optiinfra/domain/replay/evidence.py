@@ -243,7 +243,8 @@ def _hpa(load: _Load, target: float) -> IntArray:
     wanted = ceiled(np.nan_to_num(load.seen) / target).tolist()
     minimum, maximum, current = load.minimum, load.maximum, load.initial
     proposals = [0] * len(loads)
-    highest, last = 0, -_STABLE_SYNCS  # the highest proposal of the window, and when it was made last
+    # The highest proposal of the window, and when it was made last; what ran at first counts as one.
+    highest, last = current, -1
     lower = upper = -np.inf  # between them the proposal is what runs, as is the highest: nothing moves
     ticks, replicas = [0], [current]
     for tick, busy in enumerate(loads):

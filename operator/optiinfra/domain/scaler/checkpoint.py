@@ -15,7 +15,7 @@ import numpy as np
 from optiinfra.domain.scaler.state import FleetState, arrays, take
 from optiinfra.errors import OptiInfraError
 
-VERSION: Final = 4
+VERSION: Final = 5
 MOST_BYTES: Final = 16_384
 _HEADER: Final = struct.Struct("<4sHI")
 _MAGIC: Final = b"OISC"

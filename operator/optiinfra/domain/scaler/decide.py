@@ -230,10 +230,18 @@ def _live(state: FleetState, one: Observation, services: Services, *, usable: Bo
 
 
 def _follow_real(state: FleetState, services: Services, *, ready: Floats, start: Ints, tick: int) -> None:
-    """Note what became of the last order, and who else gave one."""
-    current = np.minimum(services.current, MOST_REPLICAS).astype(np.float32)[:, None]
-    raised = (current[:, 0] > state.real.replicas[:, 0]) & (services.current > state.desired) & (state.desired >= 0)
+    """Note what became of the last order, and who else gave one.
+
+    An order that passes through a scrape and a scaler is carried out ticks later. A count of ours from a moment ago is
+    therefore taken for the way to the last one: who decided from it anew would order, and take back, in turns.
+    """
+    state.orders = np.concatenate([state.orders[:, 1:], state.desired[:, None]], axis=1)
+    seen = np.minimum(services.current, MOST_REPLICAS)
+    ours = (state.orders == seen[:, None]).any(axis=1)
+    raised = ~ours & (seen > state.asked) & (state.asked >= 0) & (seen > state.desired) & (state.desired >= 0)
     state.hand = np.where(raised, HAND_TICKS, np.maximum(state.hand - 1, 0))
+    state.asked = seen
+    current = np.where(ours, state.desired, seen).astype(np.float32)[:, None]
     state.real.order(current, tick=tick - 1, start=start[:, None])
     # Pods that should serve by now and do not: they are taken to need half a start-up more.
     state.behind = np.maximum(state.real.ready[:, 0] - ready, 0.0)

@@ -19,6 +19,8 @@ from optiinfra.domain.scaler.references import References
 from optiinfra.domain.scaler.shadows import Shadows
 from optiinfra.domain.scaler.tuning import GAINS, HOLDS, SEEN_LATE_TICKS
 
+ORDERS_TICKS = 5
+"""How late an order of ours may be carried out and still be known for ours: a scrape, a scaler's sync, a pause."""
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Part = TypeVar("Part")
@@ -66,6 +68,10 @@ class FleetState:
     """Ticks since the load was last known."""
     behind: Floats
     """Replicas that should serve by now and do not."""
+    orders: Ints
+    """(workloads, ORDERS_TICKS): the decisions of the last ticks, oldest first; -1 before the first."""
+    asked: Ints
+    """Replicas asked for when last looked, whoever asked; -1 before the first look."""
     forecasts: ForecastMemory
 
     @classmethod
@@ -85,6 +91,8 @@ class FleetState:
             hand=np.zeros(count, dtype=np.int64),
             unknown=np.zeros(count, dtype=np.int64),
             behind=np.zeros(count, dtype=np.float32),
+            orders=np.full((count, ORDERS_TICKS), -1, dtype=np.int64),
+            asked=np.full(count, -1, dtype=np.int64),
             forecasts=ForecastMemory.empty(count),
         )
 
