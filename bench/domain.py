@@ -109,6 +109,7 @@ def input_at(now: UnixTime, *, running: float, waiting: float, memory: ScalerMem
     return ScalingInput(
         signals=signals_at(now, running=running, waiting=waiting, replicas=4),
         samples=(one,),
+        fresh=None,
         settings=EngineSettings(batch_limit=64.0, batch_limit_source="argument"),
         current=4,
         ready=4,

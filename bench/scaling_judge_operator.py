@@ -103,6 +103,7 @@ class OperatorPath:
         given = scaling.ScalingInput(
             signals=signals,
             samples=samples,
+            fresh=samples[-1] if samples else None,
             settings=found,
             current=int(view.replicas[0]),
             ready=ready,

@@ -27,8 +27,11 @@ _SENTENCES = frozenset({"message", "summary", "unknown"})
 _FIGURES = frozenset({"lower", "upper", "patch", "horizon"})
 """Numbers in the dress of a text."""
 
-_BACKGROUND = frozenset({"learned", "alternatives", "forecast"})
-"""Parts whose words are what numbers made of them: which rule leads is no news by itself."""
+_BACKGROUND = frozenset({"learned", "startUp"})
+"""Parts that move with every tick and decide nothing by themselves; they are right again when something else is."""
+
+_FORECAST = "forecast"
+"""Its words are what numbers made of them."""
 
 _DIGITS = re.compile(r"\d+")
 
@@ -57,7 +60,11 @@ def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> A
     """Return what counts of a value: its words, and with `numbers` also its numbers and sentences."""
     match value:
         case dict():
-            return {name: _reduced(part, name, key or parent, numbers=numbers) for name, part in value.items()}
+            return {
+                name: _reduced(part, name, key or parent, numbers=numbers)
+                for name, part in value.items()
+                if name not in _BACKGROUND
+            }
         case list():
             return [_reduced(part, "", key or parent, numbers=numbers) for part in value]
         case bool():
@@ -70,6 +77,6 @@ def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> A
         case str() if key in _SENTENCES:
             words = value.split(":", 1)[0] if key == "unknown" else ""
             return _DIGITS.sub("#", value) if numbers else words
-        case str() if key in _FIGURES or parent in _BACKGROUND:
+        case str() if key in _FIGURES or parent == _FORECAST:
             return value if numbers else ""
     return value

@@ -9,7 +9,7 @@ from typing import Final
 from optiinfra.api.scalars import Duration
 from optiinfra.api.status_from import cut, to_measured, to_percent
 from optiinfra.api.v1alpha1.resource_optimization import ForecastStatus, LearnedStatus, StageStatus, StartUpStatus
-from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.scaling_words import infeasibility
 from optiinfra.domain.start_up_summary import StartUp, said
@@ -18,6 +18,8 @@ _DIGITS: Final = 2
 _LONGEST_HISTORY: Final = 7 * 86_400.0
 _HISTORY_STEP: Final = 3600.0
 _SECONDS_STEP: Final = 5.0
+_MOST_COST: Final = 100.0
+_NO_WORK: Final = Unknown(UnknownReason.TOO_FEW_SAMPLES, "hardly any work came that could be paid for")
 
 
 def to_learned(decision: ScalingDecision) -> LearnedStatus:
@@ -33,12 +35,13 @@ def to_learned(decision: ScalingDecision) -> LearnedStatus:
         start_up=Duration.of(_seconds(decision.start_up)),
         late_share=to_measured(_short(learned.late_share)),
         late_budget_left_percent=to_percent(max(-10.0, learned.late_budget_left)),
-        cost=to_measured(_short(learned.cost)),
+        cost=to_measured(_short(_NO_WORK if _costly(learned.cost) else learned.cost)),
         hpa_target=to_measured(learned.hpa_target),
         shrink_delay=Duration.of(_seconds(learned.shrink_delay_s)),
         alternatives=tuple(
             f"{other.rule}: cost {other.cost:.2g}, {other.late_share:.2g} of the work late"
             for other in learned.alternatives
+            if not _costly(other.cost)
         ),
         infeasible="" if learned.infeasible is None else cut(infeasibility(learned.infeasible), 1024),
     )
@@ -48,7 +51,7 @@ def to_forecast(decision: ScalingDecision) -> ForecastStatus:
     """Write what load is expected when a replica asked for now would serve."""
     learned = decision.learned
     expected = max(0.0, learned.forecast)
-    notes = [f"{decision.load.replicas:.2g} busy replicas become {expected:.2g}"]
+    notes = [f"{decision.load.replicas:.1f} busy replicas become {expected:.1f}"]
     if learned.burst is True:
         notes.append("the load is in a burst")
     if learned.changed is True:
@@ -80,6 +83,11 @@ def to_start_up(found: StartUp) -> StartUpStatus:
         stock_outs=found.stock_outs,
         message=cut(said(found), 1024),
     )
+
+
+def _costly(cost: Value) -> bool:
+    """Tell whether a cost only says that there was no work."""
+    return not isinstance(cost, Unknown) and cost > _MOST_COST
 
 
 def _whole(value: Value) -> Value:

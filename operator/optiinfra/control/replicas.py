@@ -90,18 +90,21 @@ def scaling_input(
     pages = counted_pages(facts)
     p50, p95 = start_up(work, facts, now=now)
     scaler = facts.scaler
+    due = work.memory.scaler.ticks_due(now=now, tick=times.tick)
+    read = [
+        replica_load.sample(
+            pages,
+            now=end,
+            window=Seconds(_SAMPLE_TICKS * times.tick),
+            stale_after=times.stale_after,
+            expected=facts.ready_replicas,
+        )
+        for end in due or (now,)
+    ]
     return scaling.ScalingInput(
         signals=work.signals,
-        samples=tuple(
-            replica_load.sample(
-                pages,
-                now=end,
-                window=Seconds(_SAMPLE_TICKS * times.tick),
-                stale_after=times.stale_after,
-                expected=facts.ready_replicas,
-            )
-            for end in work.memory.scaler.ticks_due(now=now, tick=times.tick)
-        ),
+        samples=tuple(read) if due else (),
+        fresh=read[-1],
         settings=work.settings,
         current=facts.desired_replicas,
         ready=facts.ready_replicas,

@@ -22,10 +22,10 @@ from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.pace import Pace
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.replica_capacity import CapacityMemory, ReplicaCapacity, observed
-from optiinfra.domain.replica_load import LoadSample, ReplicaLoad, load_of
+from optiinfra.domain.replica_load import LoadSample, ReplicaLoad, Resource, load_of
 from optiinfra.domain.scaler import checkpoint
 from optiinfra.domain.scaler.decide import Scaler
-from optiinfra.domain.scaler.decision import Decision, ScalerReason
+from optiinfra.domain.scaler.decision import Decision, FleetDecision, ScalerReason
 from optiinfra.domain.scaler.observation import Observation, Services
 from optiinfra.domain.scaler.rows import Row, rows_of, state_of
 from optiinfra.domain.scaler.state import FleetState
@@ -37,6 +37,8 @@ from optiinfra.domain.units import Ratio, Seconds, UnixTime
 
 DEFAULT_HOLD: Final = Seconds(180.0)
 DEFAULT_TICK: Final = Seconds(TICK_S)
+DRAIN_DELAYS: Final = 4.0
+"""A queue is cleared within this many times the objective."""
 MOST_SAMPLES: Final = 4
 """Ticks since the last decision that are read from pages; what is older the scaler lives through without them."""
 NOT_FITTED: Final = Pace()
@@ -89,6 +91,8 @@ class ScalingInput:
     """Of the window that ends now."""
     samples: tuple[LoadSample, ...]
     """The ticks since the last decision, oldest first; see `ScalerMemory.ticks_due`."""
+    fresh: LoadSample | None
+    """What the engines say now, in a tick that was decided already as well; None where that is not looked at."""
     settings: EngineSettings
     current: int
     """Replicas asked for now (spec)."""
@@ -163,15 +167,38 @@ class Outcome:
 
 def decide(inputs: Sequence[ScalingInput], *, now: UnixTime) -> tuple[Outcome, ...]:
     """Decide for a fleet; the order of the inputs is kept."""
-    heard = [_Heard.of(given) for given in inputs]
     results: list[Outcome | None] = [None] * len(inputs)
     for tick, forecast in sorted({(given.tick, given.forecast_enabled) for given in inputs}):
         rows = [i for i, given in enumerate(inputs) if (given.tick, given.forecast_enabled) == (tick, forecast)]
         tuning = DEFAULT if forecast else FORECAST_OFF
-        answers = _scaled([inputs[i] for i in rows], [heard[i] for i in rows], tuning=tuning, tick=tick, now=now)
-        for row, answer in zip(rows, answers, strict=True):
-            results[row] = _outcome(inputs[row], heard[row], answer)
+        for row, outcome in zip(rows, _together([inputs[i] for i in rows], tuning=tuning, now=now), strict=True):
+            results[row] = outcome
     return tuple(result for result in results if result is not None)
+
+
+def _together(inputs: Sequence[ScalingInput], *, tuning: Tuning, now: UnixTime) -> list[Outcome]:
+    """Decide for workloads of one tick's length."""
+    tick = inputs[0].tick
+    heard = [_Heard.of(given) for given in inputs]
+    decided, scaler = _scaled(inputs, heard, tuning=tuning, tick=tick, now=now)
+    seen = scaler.state.load.seen.tolist()
+    decisions = [
+        _decision(given, one, decided.of(row), history=Seconds(seen[row] * tick))
+        for row, (given, one) in enumerate(zip(inputs, heard, strict=True))
+    ]
+    # What was asked for in the end is our order: the scaler would else take it for a change by somebody else.
+    scaler.state.desired = np.array(
+        [
+            kept if isinstance(one, Unknown) else one.desired
+            for one, kept in zip(decisions, scaler.state.desired.tolist(), strict=True)
+        ],
+        dtype=np.int64,
+    )
+    ticks = scaler.state.tick.tolist()
+    return [
+        Outcome(decision, ScalerMemory(row, ticks[at], heard[at].capacity, heard[at].last, heard[at].last_load))
+        for at, (decision, row) in enumerate(zip(decisions, rows_of(scaler.state), strict=True))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +209,8 @@ class _Heard:
     capacity: CapacityMemory
     last: LoadSample | None
     last_load: float
+    urgent: int
+    """Replicas that the queue of this moment asks for by itself; 0 without one."""
 
     @classmethod
     def of(cls, given: ScalingInput) -> "_Heard":
@@ -209,17 +238,28 @@ class _Heard:
                 level = load.replicas
             loads.append(load)
             before = one
-        return cls(tuple(loads), memory, before, level)
+        return cls(tuple(loads), memory, before, level, _urgent(given, memory))
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the scaler said of one workload, and what it remembers."""
+def _urgent(given: ScalingInput, memory: CapacityMemory) -> int:
+    """Return the replicas that clear what waits now, where every replica is full: that need not wait for a tick.
 
-    decision: Decision
-    row: Row
-    tick: int
-    history: Seconds
+    It rises no faster than Kubernetes lets it: by four, or to twice of what runs.
+    """
+    if given.fresh is None or given.paused or not given.fresh.whole or given.ready < given.current:
+        # What starts already is the scaler's to count in, tick by tick.
+        return 0
+    found = load_of(given.fresh, given.settings, capacity=memory.capacity.work, request_work=memory.request_work)
+    waiting = given.fresh.waiting
+    if isinstance(found, Unknown) or isinstance(waiting, Unknown) or waiting < given.fresh.reporting:
+        return 0
+    if found.resource is Resource.WORK and found.backlog <= 0.0:
+        return 0
+    need = found.replicas + found.backlog / max(1.0, DRAIN_DELAYS * given.objectives.queue_delay)
+    if need <= given.ready:
+        return 0
+    most = given.current + max(4, given.current)
+    return min(math.ceil(need - DEFAULT.rounding), most, given.maximum)
 
 
 def _scaled(
@@ -229,7 +269,7 @@ def _scaled(
     tuning: Tuning,
     tick: Seconds,
     now: UnixTime,
-) -> list["_Answer"]:
+) -> tuple[FleetDecision, Scaler]:
     """Let the scaler decide. Its clock has ticks of 15 s: with others, all times are stretched at this door."""
     stretch = TICK_S / tick
     newborn = [i for i, given in enumerate(inputs) if given.memory.row is None]
@@ -247,11 +287,7 @@ def _scaled(
     ready = np.array([float(given.ready) for given in inputs])
     observations = [Observation(arrived=arrived[at], backlog=backlog[at], ready=ready) for at in range(depth)]
     decided = scaler.decide(observations, _services(inputs, stretch=stretch), now=UnixTime(now * stretch))
-    ticks, seen = scaler.state.tick.tolist(), scaler.state.load.seen.tolist()
-    return [
-        _Answer(decided.of(at), row, ticks[at], Seconds(seen[at] * tick))
-        for at, row in enumerate(rows_of(scaler.state))
-    ]
+    return decided, scaler
 
 
 def _services(inputs: Sequence[ScalingInput], *, stretch: float) -> Services:
@@ -271,20 +307,17 @@ def _services(inputs: Sequence[ScalingInput], *, stretch: float) -> Services:
     )
 
 
-def _outcome(given: ScalingInput, heard: _Heard, answer: _Answer) -> Outcome:
-    memory = ScalerMemory(answer.row, answer.tick, heard.capacity, heard.last, heard.last_load)
-    learned = answer.decision
+def _decision(given: ScalingInput, heard: _Heard, learned: Decision, *, history: Seconds) -> ScalingDecision | Unknown:
     signals = given.signals
     newest = heard.loads[-1] if heard.loads else _again(given, heard)
     if signals.replicas_reporting <= 0:
-        detail = f"none of {signals.replicas_expected} replicas reports"
-        return Outcome(Unknown(UnknownReason.UNREACHABLE, detail), memory)
+        return Unknown(UnknownReason.UNREACHABLE, f"none of {signals.replicas_expected} replicas reports")
     if isinstance(newest, Unknown):
-        return Outcome(newest, memory)
+        return newest
     if learned.reason is ScalerReason.UNKNOWN:
         detail = "the load was unknown for a minute or more: nothing is changed until it is known again"
-        return Outcome(Unknown(UnknownReason.STALE, detail), memory)
-    return Outcome(_settled(given, heard, newest, learned, history=answer.history), memory)
+        return Unknown(UnknownReason.STALE, detail)
+    return _settled(given, heard, newest, learned, history=history)
 
 
 def _again(given: ScalingInput, heard: _Heard) -> ReplicaLoad | Unknown:
@@ -301,6 +334,8 @@ def _settled(
     """Let the what-if have its say, and word the whole."""
     capacity = heard.capacity.capacity
     desired, rule = learned.desired, rule_of(learned.reason)
+    if heard.urgent > desired:
+        desired, rule = heard.urgent, Rule.QUEUE_DRAIN
     lesser = what_if(
         given.signals,
         given.settings,

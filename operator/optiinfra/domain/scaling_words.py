@@ -39,21 +39,21 @@ def message(
     """Say the decision in a sentence."""
     flight = (
         f"{_text(signals.running)} requests run, {_text(signals.waiting)} wait on {signals.replicas_reporting} "
-        f"replicas and keep {load.replicas:.2g} busy ({_BY[load.resource]})"
+        f"replicas and keep {load.replicas:.1f} busy ({_BY[load.resource]})"
     )
     match rule:
         case Rule.QUEUE_DRAIN:
             waits = f"{load.backlog:.0f} replica-seconds of work wait" if load.backlog >= 1.0 else "none waits yet"
-            why = f"{waits}, and {learned.need:.2g} are needed to clear what will by the time a new replica serves"
+            why = f"{waits}, and {learned.need:.1f} are needed to clear what will by the time a new replica serves"
         case Rule.HOLD:
             why = "; ".join(blocked) if blocked else f"{what_if.binding} needs {what_if.lowest}"
             why = f"{learned.desired} would do, but {why}"
         case Rule.PEAKS:
             why = f"{learned.desired} would do on average; the last window's peak of {what_if.binding} needs {desired}"
         case Rule.AT_MAXIMUM:
-            why = f"{learned.need:.2g} would be needed, the maximum is {maximum}"
+            why = f"{learned.need:.1f} would be needed, the maximum is {maximum}"
         case Rule.AT_MINIMUM:
-            why = f"{learned.need:.2g} are needed, the minimum is {minimum}"
+            why = f"{learned.need:.1f} are needed, the minimum is {minimum}"
         case Rule.COLLAPSE_HELD:
             why = "a steady load vanished within the hour; its capacity is kept for its return"
         case Rule.CHANGED_BY_OTHERS:
@@ -61,9 +61,9 @@ def message(
         case Rule.PAUSED:
             why = "scaling is paused"
         case Rule.PRIOR:
-            why = f"{learned.need:.2g} are needed by what did best elsewhere: this load is known for too short a time"
+            why = f"{learned.need:.1f} are needed by what did best elsewhere: this load is known for too short a time"
         case _:
-            why = f"{learned.need:.2g} are needed by what did best on this load ({learned.rule})"
+            why = f"{learned.need:.1f} are needed by what did best on this load ({learned.rule})"
     guess = "; what one replica serves is a guess yet" if capacity.basis is Basis.OCCUPANCY else ""
     return f"{desired} replicas ({rule}): {flight}; {why}{guess}"
 

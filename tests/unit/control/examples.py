@@ -216,6 +216,7 @@ def scaling_input(*, memory: ScalerMemory, running: float = 40.0, at: float = NO
     return ScalingInput(
         signals=signals(time=time, running=running, running_max=running),
         samples=(one,),
+        fresh=None,
         settings=EngineSettings(batch_limit=64.0),
         current=4,
         ready=4,

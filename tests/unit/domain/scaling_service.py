@@ -159,6 +159,7 @@ class Life:
         known = {
             "signals": self.service.signals(),
             "samples": (self.service.sample(),),
+            "fresh": None,
             "settings": EngineSettings(batch_limit=SLOTS, batch_limit_source="argument"),
             "current": self.service.asked,
             "ready": self.service.ready,

@@ -368,6 +368,7 @@ def anything(draw):
             sample(UnixTime(NOW - 15.0 * back), expected=replicas, reporting=reporting, kv_cache=draw(SHARE), **heard)
             for back in reversed(range(draw(st.integers(0, 3))))
         ),
+        fresh=draw(st.sampled_from([None, sample(running=512.0, waiting=300.0)])),
         settings=EngineSettings(batch_limit=draw(st.one_of(st.just(UNMEASURED), st.floats(0.0, 512.0)))),
         current=draw(st.integers(0, 40)),
         ready=draw(st.integers(0, 40)),
@@ -403,3 +404,42 @@ def test_whatever_is_measured_the_answer_is_sound(inputs):
             assert not decision.shrink_blocked
             assert given_input.signals.replicas_reporting == given_input.signals.replicas_expected
         assert (decision.direction is Direction.NONE) == (decision.desired == decision.current)
+
+
+def test_a_queue_before_full_replicas_need_not_wait_for_a_tick():
+    rates = np.full(steps(1800), 16.0)
+    life = born(rates, ready=6).run(rates)
+    time = UnixTime(NOW + life.looked)
+    life.service.step(time, 16.0)
+    ready = life.service.ready
+    first = decide([life.input()], now=time)[0]
+    full = sample(reporting=ready, expected=ready, running=SLOTS * ready, waiting=60.0 * ready)
+    soon = UnixTime(time + 5.0)
+    urgent = decide([life.input(memory=first.memory, samples=(), fresh=full)], now=soon)[0]
+    assert urgent.decision.rule is Rule.QUEUE_DRAIN
+    assert ready < urgent.decision.desired <= ready + max(4, ready)
+    # It was an order of ours: while what it asked for starts it stands, and nobody else is taken to have given it.
+    count = urgent.decision.desired
+    busy = signals(replicas=ready, running=SLOTS * ready, waiting=60.0 * ready)
+    later = life.input(signals=busy, samples=(full,), fresh=full, current=count, ready=ready, memory=urgent.memory)
+    stands = decide([later], now=UnixTime(time + 15.0))[0].decision
+    assert stands.desired >= count
+    assert stands.rule is not Rule.CHANGED_BY_OTHERS
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"running": 40.0},  # room: who waits is taken in by the next step
+        {"waiting": 3.0},  # hardly anybody
+        {"reporting": 1},  # not everybody was heard
+    ],
+)
+def test_what_is_no_queue_before_full_replicas_waits_for_its_tick(changed):
+    rates = np.full(steps(1800), 16.0)
+    life = born(rates, ready=6).run(rates)
+    ready = life.service.ready
+    known = {"reporting": ready, "expected": ready, "running": SLOTS * ready, "waiting": 200.0} | changed
+    given = life.input(samples=(), fresh=sample(**known))
+    decision = decide([given], now=UnixTime(NOW + life.looked - STEP))[0].decision
+    assert decision.desired <= given.current
