@@ -33,7 +33,8 @@ _BACKGROUND = frozenset({"learned", "startUp"})
 _FORECAST = "forecast"
 """Its words are what numbers made of them."""
 
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile(r"\d+(?:\.\d+)?(?:\s?(?:ms|s|min|h|d)\b)?")
+"""Numbers with their unit of time: 63 s that became 6 min are no news."""
 
 
 def is_meaningful_change(old: Status | None, new: Status, *, now: UnixTime) -> bool:

@@ -196,9 +196,19 @@ def _together(inputs: Sequence[ScalingInput], *, tuning: Tuning, now: UnixTime) 
     )
     ticks = scaler.state.tick.tolist()
     return [
-        Outcome(decision, ScalerMemory(row, ticks[at], heard[at].capacity, heard[at].last, heard[at].last_load))
-        for at, (decision, row) in enumerate(zip(decisions, rows_of(scaler.state), strict=True))
+        Outcome(decision, _next_memory(given, one, row, tick=ticks[at]))
+        for at, (given, one, decision, row) in enumerate(
+            zip(inputs, heard, decisions, rows_of(scaler.state), strict=True)
+        )
     ]
+
+
+def _next_memory(given: ScalingInput, heard: "_Heard", row: Row, *, tick: int) -> ScalerMemory:
+    """Remember what was lived through; who has heard nothing yet is not born, and listens again in the same tick."""
+    born = given.memory.row is not None or any(isinstance(load, ReplicaLoad) for load in heard.loads)
+    if not born:
+        return ScalerMemory(None, -1, heard.capacity, heard.last, heard.last_load)
+    return ScalerMemory(row, tick, heard.capacity, heard.last, heard.last_load)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from optiinfra.api.status_from import (
     to_recommendation,
     to_refusal,
 )
+from optiinfra.api.status_scaling import to_learned
 from optiinfra.api.v1alpha1 import (
     DesiredStatus,
     ReplicaStatus,
@@ -28,6 +29,7 @@ from optiinfra.api.v1alpha1 import (
     RoundStatus,
     UtilizationStatus,
 )
+from optiinfra.api.v1alpha1.resource_optimization import TargetStatus
 from optiinfra.domain.bottleneck import Alternative, Diagnosis
 from optiinfra.domain.evidence import (
     Bottleneck,
@@ -39,6 +41,7 @@ from optiinfra.domain.evidence import (
     Savings,
 )
 from optiinfra.domain.readings import Unknown, UnknownReason
+from tests.unit.control.examples import decision
 
 STALE = Unknown(UnknownReason.STALE, "last seen 90 s ago")
 
@@ -239,6 +242,25 @@ def test_time_that_passes_is_never_written():
 
     assert not is_meaningful_change(idle(45), idle(50), now=1.0)
     assert not is_meaningful_change(idle(45), idle(86400), now=1e9)
+
+
+@pytest.mark.parametrize("later", ["6 min", "2 h", "45.5 s", "3 d"])
+def test_a_span_that_is_told_in_another_unit_is_no_news(later):
+    def idle(span):
+        return status(desired=status().desired.model_copy(update={"message": f"no request in the last {span}."}))
+
+    assert not is_meaningful_change(idle("63 s"), idle(later), now=1e9)
+
+
+def test_what_was_learned_and_start_ups_cause_no_write_by_themselves():
+    made = decision(2)
+    before = TargetStatus(name="chat", target="Deployment/chat", learned=to_learned(made))
+    moved = replace(
+        made, load=replace(made.load, replicas=3.3), learned=replace(made.learned, rule="another", weight=0.9)
+    )
+    after = before.model_copy(update={"learned": to_learned(moved)})
+    assert before.learned != after.learned
+    assert not is_meaningful_change(status(targets=(before,)), status(targets=(after,)), now=1e9)
 
 
 def test_a_sentence_that_says_something_else_is_written_in_time():

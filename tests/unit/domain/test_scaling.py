@@ -443,3 +443,15 @@ def test_what_is_no_queue_before_full_replicas_waits_for_its_tick(changed):
     given = life.input(samples=(), fresh=sample(**known))
     decision = decide([given], now=UnixTime(NOW + life.looked - STEP))[0].decision
     assert decision.desired <= given.current
+
+
+def test_who_has_heard_nothing_yet_listens_again_in_the_same_tick():
+    life = born([8.0], ready=4)
+    life.service.step(NOW, 8.0)
+    silent = life.input(signals=signals(replicas_reporting=0), samples=(sample(reporting=0),))
+    first = decide([silent], now=NOW)[0]
+    soon = UnixTime(NOW + 3.0)
+    assert first.memory.ticks_due(now=soon, tick=Seconds(15.0)) == (soon,)
+    again = decide([life.input(memory=first.memory)], now=soon)[0]
+    assert isinstance(again.decision, ScalingDecision)
+    assert again.memory.tick > 0
