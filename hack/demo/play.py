@@ -19,7 +19,7 @@ AWAY_SECONDS = 5.0
 """Between kill and restart: about what a kubelet takes to start a container again."""
 KILL_AT_THE_LATEST = 20.0
 """Seconds of the trace, which rises from 35 to 85 s: at the first scale-up, or just before the rise."""
-TAIL_SECONDS = 30.0
+TAIL_SECONDS = 90.0
 """After the trace: the horizon of the comparison, see the scenario."""
 LEAD_SECONDS = 60.0
 
