@@ -79,14 +79,14 @@ def follow(scene, case):
         scene.cluster.request("PATCH", path, {"spec": {"replicas": floor}}, content_type=MERGE)
 
 
-def wait_held(scene, case, value=MAXIMUM):
+def wait_held(scene, case, value=MAXIMUM, *, seconds=30):
     def held():
         follow(scene, case)
         found = live(scene, case)
         assert found["spec"]["minReplicas"] == value, found["spec"]
         return found
 
-    return eventually(held, seconds=30, what=f"{case}: a floor of {value}")
+    return eventually(held, seconds=seconds, what=f"{case}: a floor of {value}")
 
 
 def assert_given_back(scene, case, *, seconds=20):
@@ -161,7 +161,7 @@ def test_a_maximum_below_the_floor_needs_the_floor_to_be_given_back_first(scene)
     assert found["spec"]["maxReplicas"] == 4
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 def test_the_floor_falls_only_while_the_hpa_is_active(scene):
     namespace = scene.made["falling"]
     wait_held(scene, "falling")
@@ -188,7 +188,8 @@ def test_the_floor_falls_only_while_the_hpa_is_active(scene):
         }
     }
     scene.cluster.request("PATCH", hpa_path(namespace, "theirs") + "/status", status, content_type=MERGE)
-    eventually(lambda: live(scene, "falling")["spec"]["minReplicas"] < MAXIMUM, seconds=30, what="the floor falls")
+    # What was needed at first counts less and less for four minutes.
+    wait_held(scene, "falling", 1, seconds=240)
 
 
 def test_suspend_gives_it_back(scene):

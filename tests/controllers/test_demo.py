@@ -1,6 +1,6 @@
 """The demonstration as assertions: its three services, the kill and the restart, on the real control plane.
 
-It runs the very code of `make demo` once (about four minutes), and each test asks one question about what was seen,
+It runs the very code of `make demo` once (about five minutes), and each test asks one question about what was seen,
 of the raw objects where the demonstration's own verdict could be too kind.
 """
 
@@ -66,7 +66,7 @@ def test_the_busy_service_grows_before_the_queue_hurts_and_shrinks_afterwards(pe
     replicas = counts(performance.history)
     last = performance.history.begun[-1].trace
     assert max(replicas) >= 4
-    assert replicas[-1] < max(replicas)
+    assert replicas[-1] <= max(replicas) / 2
     assert last.done
     assert last.late_share <= 0.05
 

@@ -205,8 +205,7 @@ def test_a_leader_that_slept_beyond_its_deadline_writes_nothing_and_ends(scene, 
         # Now every round of the sleeper would decide otherwise than before: it has something to write.
         scene.pages.serve(scene.engine, CALM)
         # With ticks of a second the scaler holds what was needed for about a minute.
-        decided = lambda: scene.status(namespace)["desired"].get("replicas", 4)  # noqa: E731  read twice a second
-        eventually(lambda: decided() < 4, seconds=150, what="a new decision")
+        eventually(lambda: _desired(scene) < 4, seconds=150, what="a new decision")
         scene.pages.serve(scene.engine, BUSY)
         eventually(lambda: follower.desired(namespace) == {"svc": 4.0}, seconds=20, what="and another one")
         woken = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -219,6 +218,10 @@ def test_a_leader_that_slept_beyond_its_deadline_writes_nothing_and_ends(scene, 
     assert scene.installation.holder() == follower.identity
     assert follower.leading
     assert not follower.complaints()
+
+
+def _desired(scene):
+    return scene.status(scene.made["service"])["desired"].get("replicas", 4)
 
 
 def _transitions(scene):

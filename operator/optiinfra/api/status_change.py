@@ -18,7 +18,7 @@ NUMBERS_INTERVAL: Final = Seconds(300.0)
 
 Status = ResourceOptimizationStatus | ClusterResourceOptimizationStatus
 
-_TIMES = frozenset({"at", "since", "measuredAt", "expiresAt", "lastTransitionTime", "window", "history"})
+_TIMES = frozenset({"at", "since", "measuredAt", "expiresAt", "lastTransitionTime", "window"})
 """Times and spans: they go on by themselves, and are right again whenever something else is written."""
 
 _SENTENCES = frozenset({"message", "summary", "unknown"})

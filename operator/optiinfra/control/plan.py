@@ -16,7 +16,6 @@ from optiinfra.domain import policy
 from optiinfra.domain.evidence import Direction, RecommendationType
 from optiinfra.domain.policy import Clamped, Limit, LimitReason, PolicyState
 from optiinfra.domain.scaling import ScalingDecision
-from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.units import UnixTime
 
 RISE_STANDS = 30.0
@@ -73,11 +72,7 @@ def _limited(
     """Bring a count within the limits of policy."""
     assert target.limits is not None
     ordered, current = target.memory.ordered, decision.current
-    # To hold what runs is no reason to take such a fall back either: while it is followed, pods and spec do not agree,
-    # and that alone says "not all are ready".
-    held = proposed == current and decision.rule is Rule.HOLD
-    if ordered is not None and ordered < current and (proposed < current or held):
-        proposed = min(proposed, ordered) if held else proposed
+    if ordered is not None and proposed < current and ordered < current:
         # A fall that was ordered stands until the workload has followed: a scaler looks every 15 to 30 seconds, and
         # what the next round took back it would never see. The next fall waits behind it; any rise is heard at once.
         standing = policy.clamp(

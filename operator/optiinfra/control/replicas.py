@@ -106,7 +106,8 @@ def scaling_input(
         samples=tuple(read) if due else (),
         fresh=read[-1],
         settings=work.settings,
-        current=facts.desired_replicas,
+        current=asked_for(facts, ordered=work.memory.ordered),
+        ordered=work.memory.ordered,
         ready=facts.ready_replicas,
         minimum=work.limits.minimum,
         maximum=work.limits.maximum,
@@ -121,6 +122,18 @@ def scaling_input(
         paused=service.settings.suspended or (scaler is not None and scaler.scaling_active_reason == _DISABLED),
         current_floor=scaler.min_replicas if scaler is not None and scaler.held else 0,
     )
+
+
+def asked_for(facts: WorkloadFacts, *, ordered: int | None) -> int:
+    """Return the replicas that are asked for now: the spec, or our order where the pods have followed it already.
+
+    Pods are watched and the spec is read from time to time. Just after a fall the spec of before says that some of its
+    replicas are not ready, which would be a reason to hold them, and so to take the fall back.
+    """
+    if ordered is None or ordered >= facts.desired_replicas:
+        return facts.desired_replicas
+    living = sum(1 for pod in replica_pods(facts) if not pod.terminating)
+    return ordered if living == ordered else facts.desired_replicas
 
 
 def start_up(work: TargetWork, facts: WorkloadFacts, *, now: UnixTime) -> tuple[Seconds, Seconds]:
@@ -203,7 +216,7 @@ def findings(target: TargetWork) -> list[Finding]:
         return []
     text = infeasibility(decision.learned.infeasible)
     kind = FindingType.INFEASIBLE_OBJECTIVE
-    return [Finding(kind, "BurstsFasterThanStartUp", text, Ratio(0.8), decision.evidence)]
+    return [Finding(kind, "NoRuleHolds", text, Ratio(0.8), decision.evidence)]
 
 
 def proposals(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:

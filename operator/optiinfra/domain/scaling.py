@@ -27,6 +27,7 @@ from optiinfra.domain.scaler import checkpoint
 from optiinfra.domain.scaler.decide import Scaler
 from optiinfra.domain.scaler.decision import Decision, FleetDecision, ScalerReason
 from optiinfra.domain.scaler.observation import Observation, Services
+from optiinfra.domain.scaler.order import RISE_PODS
 from optiinfra.domain.scaler.rows import Row, rows_of, state_of
 from optiinfra.domain.scaler.state import FleetState
 from optiinfra.domain.scaler.tuning import DEFAULT, TICK_S, Tuning
@@ -111,6 +112,8 @@ class ScalingInput:
     """Load must be known for so long before anything is given back."""
     forecast_enabled: bool = True
     paused: bool = False
+    ordered: int | None = None
+    """What was published or written last, after policy and the mix of variants; None while nothing is."""
     current_floor: int = 0
     """minReplicas held now (Floor actuation); it only falls when shrinking is shown to be safe."""
 
@@ -186,7 +189,7 @@ def _together(inputs: Sequence[ScalingInput], *, tuning: Tuning, now: UnixTime) 
         _decision(given, one, decided.of(row), history=Seconds(seen[row] * tick))
         for row, (given, one) in enumerate(zip(inputs, heard, strict=True))
     ]
-    # What was asked for in the end is our order: the scaler would else take it for a change by somebody else.
+    # So is what is decided in the end; see `ordered` for what becomes of it.
     scaler.state.desired = np.array(
         [
             kept if isinstance(one, Unknown) else one.desired
@@ -219,8 +222,8 @@ class _Heard:
     capacity: CapacityMemory
     last: LoadSample | None
     last_load: float
-    urgent: int
-    """Replicas that the queue of this moment asks for by itself; 0 without one."""
+    urgent: "_Urgent | None"
+    """What the queue of this moment asks for by itself; None without one."""
 
     @classmethod
     def of(cls, given: ScalingInput) -> "_Heard":
@@ -251,25 +254,31 @@ class _Heard:
         return cls(tuple(loads), memory, before, level, _urgent(given, memory))
 
 
-def _urgent(given: ScalingInput, memory: CapacityMemory) -> int:
-    """Return the replicas that clear what waits now, where every replica is full: that need not wait for a tick.
+@dataclass(frozen=True, slots=True)
+class _Urgent:
+    """A queue before full replicas, which need not wait for a tick."""
 
-    It rises no faster than Kubernetes lets it: by four, or to twice of what runs.
-    """
+    replicas: int
+    need: float
+    load: ReplicaLoad
+
+
+def _urgent(given: ScalingInput, memory: CapacityMemory) -> _Urgent | None:
+    """Return what clears the queue before full replicas in time; no more at once than Kubernetes lets a scaler rise."""
     if given.fresh is None or given.paused or not given.fresh.whole or given.ready < given.current:
         # What starts already is the scaler's to count in, tick by tick.
-        return 0
+        return None
     found = load_of(given.fresh, given.settings, capacity=memory.capacity.work, request_work=memory.request_work)
     waiting = given.fresh.waiting
     if isinstance(found, Unknown) or isinstance(waiting, Unknown) or waiting < given.fresh.reporting:
-        return 0
+        return None
     if found.resource is Resource.WORK and found.backlog <= 0.0:
-        return 0
+        return None
     need = found.replicas + found.backlog / max(1.0, DRAIN_DELAYS * given.objectives.queue_delay)
     if need <= given.ready:
-        return 0
-    most = given.current + max(4, given.current)
-    return min(math.ceil(need - DEFAULT.rounding), most, given.maximum)
+        return None
+    most = given.current + max(int(RISE_PODS), given.current)
+    return _Urgent(min(math.ceil(need - DEFAULT.rounding), most, given.maximum), need, found)
 
 
 def _scaled(
@@ -287,6 +296,9 @@ def _scaled(
     begun = dict(zip(newborn, fresh, strict=True))
     rows = [begun[i] if given.memory.row is None else given.memory.row for i, given in enumerate(inputs)]
     scaler = Scaler.of(state_of(rows), tuning=tuning)
+    # What policy and the mix of variants made of a decision is our order too, and no change by somebody else.
+    ordered = np.array([-1 if given.ordered is None else given.ordered for given in inputs], dtype=np.int64)
+    scaler.state.desired = np.where(ordered >= 0, ordered, scaler.state.desired)
     depth = max((len(one.loads) for one in heard), default=0)
     arrived = np.full((depth, len(inputs)), np.nan)
     backlog = np.full((depth, len(inputs)), np.nan)
@@ -343,9 +355,10 @@ def _settled(
 ) -> ScalingDecision:
     """Let the what-if have its say, and word the whole."""
     capacity = heard.capacity.capacity
-    desired, rule = learned.desired, rule_of(learned.reason)
-    if heard.urgent > desired:
-        desired, rule = heard.urgent, Rule.QUEUE_DRAIN
+    desired, rule, urgent = learned.desired, rule_of(learned.reason), heard.urgent
+    if urgent is not None and urgent.replicas > desired:
+        desired, rule, load = urgent.replicas, Rule.QUEUE_DRAIN, urgent.load
+        learned = replace(learned, need=max(learned.need, urgent.need))
     lesser = what_if(
         given.signals,
         given.settings,

@@ -113,7 +113,7 @@ def the_server(tmp_path_factory):
                     if b'"3"' in answer.read():
                         break
             except OSError:
-                pass
+                pass  # it does not listen yet
             time.sleep(0.2)
         else:
             raise AssertionError((folder / "log").read_text()[-2000:])

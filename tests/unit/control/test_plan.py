@@ -12,7 +12,6 @@ from optiinfra.control.recommend import recommendations_of
 from optiinfra.control.work import Problem, ServiceWork, Work
 from optiinfra.domain.evidence import Direction
 from optiinfra.domain.policy import PolicyState
-from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.units import UnixTime
 from tests.unit.control.examples import (
     DEPLOYMENT,
@@ -141,13 +140,6 @@ def test_a_fall_that_was_ordered_stands_until_the_scaler_has_followed():
     # Scalers look every 15 to 30 seconds: an order that is taken back in the next round is never seen by anybody.
     work = ordered(service(ro(mode="Auto"), decision=decision(2)), 2)
     assert order(work) == 2
-
-
-def test_holding_what_runs_does_not_take_an_ordered_fall_back_while_it_is_followed():
-    # Two of four pods are gone already and the spec that was read still says four: "2 of 4 are ready" holds four.
-    held = replace(decision(4), rule=Rule.HOLD, shrink_blocked=("2 of 4 replicas are ready",))
-    assert order(ordered(service(ro(mode="Auto"), decision=held), 2)) == 2
-    assert order(ordered(service(ro(mode="Auto"), decision=decision(4)), 2)) == 4
 
 
 def test_an_ordered_fall_gives_way_at_once_when_more_is_needed():

@@ -160,6 +160,25 @@ def test_an_objective_that_cannot_be_held_is_a_finding_with_what_would_help():
     assert "quarter of the start-up time 0.4%, with 3 warm spares 1.0%" in found.message
 
 
+@pytest.mark.parametrize(
+    ("spec", "living", "ordered", "asked"),
+    [
+        (4, 4, None, 4),
+        (4, 2, None, 4),  # nobody ordered that: two are missing
+        (4, 2, 2, 2),  # the fall was followed, and the spec was read before
+        (4, 4, 2, 4),  # the fall is not followed yet
+        (4, 3, 2, 4),  # nor half of it
+        (2, 2, 2, 2),
+        (2, 2, 4, 2),  # a rise is followed when the spec says so
+    ],
+)
+def test_a_spec_that_was_read_before_a_fall_was_followed_is_no_reason_to_take_it_back(spec, living, ordered, asked):
+    pods = tuple(pod(f"vllm-{number}") for number in range(living))
+    gone = (pod("vllm-9", terminating=True),)
+    known = replace(facts(spec), pods=(*pods, *gone), ready_replicas=living)
+    assert replicas.asked_for(known, ordered=ordered) == asked
+
+
 def test_limits_are_the_scalers_narrowed_by_the_object():
     given, target, _ = round_of(
         known=watched(scaler=scaler(min_replicas=2, max_replicas=9)), scaling={"maxReplicas": 6}

@@ -418,6 +418,9 @@ def test_a_queue_before_full_replicas_need_not_wait_for_a_tick():
     urgent = decide([life.input(memory=first.memory, samples=(), fresh=full)], now=soon)[0]
     assert urgent.decision.rule is Rule.QUEUE_DRAIN
     assert ready < urgent.decision.desired <= ready + max(4, ready)
+    assert urgent.decision.need > ready
+    assert urgent.decision.load.backlog > 0.0
+    assert "replica-seconds of work wait" in urgent.decision.message
     # It was an order of ours: while what it asked for starts it stands, and nobody else is taken to have given it.
     count = urgent.decision.desired
     busy = signals(replicas=ready, running=SLOTS * ready, waiting=60.0 * ready)
@@ -455,3 +458,15 @@ def test_who_has_heard_nothing_yet_listens_again_in_the_same_tick():
     again = decide([life.input(memory=first.memory)], now=soon)[0]
     assert isinstance(again.decision, ScalingDecision)
     assert again.memory.tick > 0
+
+
+def test_an_order_that_policy_or_a_mix_changed_is_still_ours():
+    rates = np.full(steps(1800), 30.0)
+    life = born(rates, ready=10).run(rates)
+    time = UnixTime(NOW + life.looked)
+    life.service.step(time, 30.0)
+    more = life.service.asked + 3
+    mixed = decide([life.input(current=more, ready=more, ordered=more)], now=time)[0].decision
+    by_hand = decide([life.input(current=more, ready=more)], now=time)[0].decision
+    assert mixed.rule is not Rule.CHANGED_BY_OTHERS
+    assert by_hand.rule is Rule.CHANGED_BY_OTHERS
