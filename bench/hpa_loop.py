@@ -7,6 +7,8 @@ that the machine needs. Start-ups are the model's: the pods exist because the co
 
 What came before the played hour is lived through in the model alone, with the party's own decisions, so that a scaler
 that learns has something to have learned. The same moment goes on twice: with the controller, and without (`direct`).
+Where the HPA keeps its window for falls, it goes on a third time: a count held for five minutes costs more than the
+rule alone, and only a model that holds it as well can be compared with the controller (`modelled`).
 """
 
 import copy
@@ -24,7 +26,7 @@ from hack.real_hpa import DEFAULT_BEHAVIOR, Behavior, Question, Seen
 from hack.real_hpa.clock import SPEED, TICK_SECONDS
 from optiinfra.cluster.own_scaler import OwnScaler, build_own_scaler
 from optiinfra.domain.policy import beyond_tolerance
-from optiinfra.domain.replay.baselines import HpaRate
+from optiinfra.domain.replay.baselines import HpaRate, Stabilized
 from optiinfra.domain.replay.figures import Figures, Ledger
 from optiinfra.domain.replay.fluid import (
     STEP_S,
@@ -80,6 +82,11 @@ class Way:
     def tolerance(self) -> float:
         """Within which share of what runs the controller ignores a count."""
         return float((self.behavior or {}).get("scaleUp", {}).get("tolerance", TOLERANCE))
+
+    @property
+    def holds_counts(self) -> bool:
+        """Whether the controller's window of five minutes stands between our count and a fall."""
+        return self.publish is not _total and self.behavior is None
 
 
 def ways() -> tuple[Way, ...]:
@@ -172,6 +179,9 @@ class Party:
     fleet: Fleet
     rule: Policy
     direct: Figures
+    """What the rule alone makes of the piece in the model."""
+    modelled: Figures
+    """The same with the controller's window for falls, where the HPA keeps it."""
     published: float = 0.0
     bent: list[float] = field(default_factory=list)
     """Counts that were published as another one, each until the rule wanted something else."""
@@ -225,19 +235,24 @@ def prepared(piece: Slice, ways: Sequence[Way]) -> list[Party]:
 
     Ways that share a rule share its history, which is most of the time that this takes.
     """
-    lived: dict[Callable[[Fleet], Policy], tuple[Fleet, Policy, Figures]] = {}
+    lived: dict[Callable[[Fleet], Policy], tuple[Fleet, Policy]] = {}
+    direct: dict[Callable[[Fleet], Policy], Figures] = {}
     for way in ways:
         if way.rule not in lived:
             lived[way.rule] = _lived(piece, way.rule)
+            direct[way.rule] = _alone(piece, *lived[way.rule])
     parties = []
     for number, way in enumerate(ways):
-        fleet, rule, direct = copy.deepcopy(lived[way.rule])
+        fleet, rule = copy.deepcopy(lived[way.rule])
+        alone = direct[way.rule]
+        modelled = _alone(piece, fleet, rule, hold=Stabilized()) if way.holds_counts else alone
         # A trace's name may be no name of an object.
-        parties.append(Party(f"loop-{zlib.crc32(piece.name.encode()):08x}-{number}", way, piece, fleet, rule, direct))
+        name = f"loop-{zlib.crc32(piece.name.encode()):08x}-{number}"
+        parties.append(Party(name, way, piece, fleet, rule, alone, modelled))
     return parties
 
 
-def _lived(piece: Slice, make: Callable[[Fleet], Policy]) -> tuple[Fleet, Policy, Figures]:
+def _lived(piece: Slice, make: Callable[[Fleet], Policy]) -> tuple[Fleet, Policy]:
     load = piece.load[None, :]
     one = np.ones(1, dtype=np.int64)
     fleet = Fleet(
@@ -249,15 +264,21 @@ def _lived(piece: Slice, make: Callable[[Fleet], Policy]) -> tuple[Fleet, Policy
     )
     rule = make(fleet)
     _play(fleet, rule, syncs=piece.start)
+    return fleet, rule
+
+
+def _alone(piece: Slice, fleet: Fleet, rule: Policy, *, hold: Stabilized | None = None) -> Figures:
+    """Play the piece in the model, from a copy of the moment at which it begins."""
     alone, thought = copy.deepcopy((fleet, rule))
-    _play(alone, thought, syncs=piece.syncs)
-    return fleet, rule, Ledger.of(alone, count_from_s=piece.start * SYNC_S).figures()[0]
+    _play(alone, thought, syncs=piece.syncs, hold=hold)
+    return Ledger.of(alone, count_from_s=piece.start * SYNC_S).figures()[0]
 
 
-def _play(fleet: Fleet, rule: Policy, *, syncs: int) -> None:
+def _play(fleet: Fleet, rule: Policy, *, syncs: int, hold: Stabilized | None = None) -> None:
     view = View(fleet)
     for _ in range(syncs):
-        fleet.order(rule(view))
+        wanted = rule(view)
+        fleet.order(wanted if hold is None else hold(wanted, sync=view.sync, current=view.replicas))
         fleet.advance()
 
 

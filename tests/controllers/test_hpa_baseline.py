@@ -106,7 +106,7 @@ def test_signal_never_publishes_what_the_controller_would_ignore(parties):
 @pytest.mark.parametrize("way", [way.name for way in ways()])
 def test_a_loop_closed_by_the_real_controller_serves_all_work_at_a_cost_near_the_model_s(parties, way):
     party = parties[way]
-    assert party.figures.cost == pytest.approx(party.direct.cost, rel=0.25)
+    assert party.figures.cost == pytest.approx(party.modelled.cost, rel=0.25)
     assert 0.0 <= party.figures.late10 <= 1.0
     assert len(party.questions) > SYNCS / 2
     assert party.fleet.step == SYNCS * STEPS_PER_SYNC
