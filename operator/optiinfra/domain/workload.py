@@ -7,6 +7,7 @@ that could not be read is an `Unknown`, and whoever decides has to say what foll
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from optiinfra.domain.pod_rules import NO_RULES, NodeTerm, PodGroup, PodRules, Taint
 from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
 
@@ -67,6 +68,24 @@ class PodFacts:
     """It is not ready and was before: this is no start-up."""
     image_id: str = ""
     """The image that serves the model, as the runtime resolved it; empty until the image is on the node."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rules: PodRules = NO_RULES
+    """What it demands of a node; empty for pods of a DaemonSet and for mirror pods, which stay with theirs."""
+    owner: tuple[str, str] = ("", "")
+    """Kind and name of the controlling owner; two empty strings when there is none."""
+    priority: int = 0
+    group: PodGroup | None = None
+    """The pods it starts and stops with; None for a pod of its own."""
+    devices: tuple[int, ...] = ()
+    """The node's GPUs that it holds, by index, where that is known."""
+    protected_until: UnixTime | None = None
+    """Until when an annotation forbids to disrupt it; None: nothing does, or the blocker "DoNotDisrupt" for ever."""
+    claims: tuple[str, ...] = ()
+    """PersistentVolumeClaims that it mounts, by name."""
+    volume_terms: tuple[tuple[NodeTerm, ...], ...] = ()
+    """For each volume with a place, the alternatives of nodes that can attach it."""
+    nominated: str = ""
+    """The node on which the scheduler makes room for it by preemption; empty when none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +201,10 @@ class NodeFacts:
     agent: tuple[AgentReading, ...] = ()
     """Recent snapshots of the node's agent, oldest first; empty when there is none."""
     agent_error: Unknown | None = None
+    taints: tuple[Taint, ...] = ()
+    resources: tuple[tuple[str, float], ...] = ()
+    """Allocatable by resource name, in base units: all but CPU, memory and pods, the GPUs among them, by name."""
+    pod_limit: float = 110.0
+    """Pods that the kubelet runs at most."""
+    protection: str = ""
+    """The annotation that forbids to disrupt or to remove it; empty when none does."""
