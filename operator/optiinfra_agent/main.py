@@ -99,7 +99,7 @@ def _serve(settings: Settings) -> int:
         )
         registration.start()
         token = TokenFile(settings.token_file) if settings.token_file else None
-        application = Application(collection=collection, registration=registration, token=token)
+        application = Application(collection=collection, registration=registration, token=token, settings=settings)
         fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
         log.info("the agent listens", extra={"fields": fields})
         asyncio.run(_pages(application, settings, listener, stop))

@@ -8,16 +8,18 @@ would count the same thing twice on a node that runs both. Who holds a GPU sits 
 series for each GPU that a container holds, at most `pods.MAX_ALLOCATIONS`; a node that claims more is a failed source.
 Containers' CPU and memory are in the snapshot only: the kubelet already exports them for Prometheus.
 
-prometheus-client writes the text: measured, it adds 2.3 MiB to this process, and it knows escaping and the metrics
-of the own process. The page is made anew at each scrape, because ages are part of it.
+prometheus-client writes the text: measured, it adds 2.3 MiB to this process, and it knows escaping, OpenMetrics and the
+metrics of the own process. What a collection measured is written once and kept until the next one; only ages and the
+own process are written at each scrape.
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -25,8 +27,8 @@ from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.snapshot import Attribution, AttributionSource, GpuReading, SourceState, Unknown
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "optiinfra_"
+_OPEN_METRICS_END = b"# EOF\n"
 _Kind = Literal["gauge", "counter"]
 
 # name, field, kind, meaning
@@ -67,34 +69,44 @@ _PRESSURE = (
 )
 
 
-class Exposition(Collector):
-    """Turns what is known at the moment of a scrape into metric families."""
+class Exposition:
+    """The page: the families of the last collection, kept as text, and before them those of the moment."""
 
     def __init__(self, *, collection: Collection, registration: Registration) -> None:
         self._collection = collection
-        self._registration = registration
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._moment = CollectorRegistry()
+        self._moment.register(_Moment(collection, registration))
+        ProcessCollector(registry=self._moment)
+        self._kept: tuple[Published | None, dict[str, bytes]] = (None, {})
 
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: which families there are depends on what was measured."""
-        return ()
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """Return the page and its type: OpenMetrics where the Accept header asks for it, else Prometheus' text."""
+        write, content_type = choose_encoder(accept)
+        published = self._collection.published
+        if published is None:
+            return write(self._moment), content_type
+        # One reference of one moment: two scrapes at once may both write, and neither keeps the other's collection.
+        of, texts = self._kept
+        if of is not published:
+            texts = {}
+            self._kept = (published, texts)
+        if content_type not in texts:
+            measured = CollectorRegistry()
+            measured.register(_Measured(published))
+            texts[content_type] = write(measured)
+        return write(self._moment).removesuffix(_OPEN_METRICS_END) + texts[content_type], content_type
 
-    def page(self) -> bytes:
-        """Return the page."""
-        return generate_latest(self._registry)
+
+class _Measured(Collector):
+    """Families that stand until the next collection."""
+
+    def __init__(self, published: Published) -> None:
+        self._published = published
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family that has a value."""
-        published = self._collection.published
-        state = self._registration.state
-        if state.wanted:
-            yield _single("agent_registered", "1 while the orchestrator knows this agent.", float(state.registered))
-        if published is None:
-            return
-        yield from self._agent(published)
-        snapshot = published.snapshot
+        yield from _agent(self._published)
+        snapshot = self._published.snapshot
         for reading, table in ((snapshot.cpu, _CPU), (snapshot.memory, _MEMORY)):
             for name, field, kind, meaning in table:
                 family = _family(name, meaning, kind, ())
@@ -114,31 +126,55 @@ class Exposition(Collector):
         yield from _gpus(snapshot.gpus, driver=snapshot.driver_version)
         yield from _attribution(snapshot.attribution)
 
-    def _agent(self, published: Published) -> Iterator[Metric]:
+
+class _Moment(Collector):
+    """Families that change without a collection: ages, and whether the orchestrator knows this agent."""
+
+    def __init__(self, collection: Collection, registration: Registration) -> None:
+        self._collection = collection
+        self._registration = registration
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: which families there are depends on what was measured."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family that has a value."""
+        state = self._registration.state
+        if state.wanted:
+            yield _single("agent_registered", "1 while the orchestrator knows this agent.", float(state.registered))
+        published = self._collection.published
+        if published is None:
+            return
         now = time.monotonic()
-        snapshot = published.snapshot
-        info = InfoMetricFamily(_PREFIX + "agent", "Version and node of the agent.")
-        info.add_metric((), {"version": snapshot.agent.version, "node": snapshot.node, "agent_id": snapshot.agent.id})
-        yield info
         yield _single("agent_snapshot_age_seconds", "Age of the snapshot.", max(0.0, now - published.collected))
-        passes = _family("agent_collections_total", "Collections since the start.", "counter", ())
-        passes.add_metric((), published.passes)
-        yield passes
-        success = _family("agent_source_success", "1 if the last reading succeeded.", "gauge", ("source",))
-        states = _family("agent_source_state", "1 for the state the source is in.", "gauge", ("source", "state"))
         ages = _family("agent_source_age_seconds", "Time since the last success.", "gauge", ("source",))
-        durations = _family("agent_source_duration_seconds", "Time the last reading took.", "gauge", ("source",))
-        for name, report in snapshot.sources.items():
-            success.add_metric((name.value,), float(report.state is SourceState.OK))
-            states.add_metric((name.value, report.state.value), 1.0)
-            durations.add_metric((name.value,), report.duration_s)
+        for name in published.snapshot.sources:
             if name in published.succeeded:
                 ages.add_metric((name.value,), max(0.0, now - published.succeeded[name]))
-        yield from (success, states, ages, durations)
-        yield _single("agent_privilege_tier", "Highest tier of privilege that is there.", snapshot.privilege.tier)
-        if published.nvml_code is not None:
-            meaning = "Last NVML return code of the last collection that was an error, 0 if there was none."
-            yield _single("agent_nvml_return_code", meaning, published.nvml_code)
+        yield ages
+
+
+def _agent(published: Published) -> Iterator[Metric]:
+    snapshot = published.snapshot
+    info = InfoMetricFamily(_PREFIX + "agent", "Version and node of the agent.")
+    info.add_metric((), {"version": snapshot.agent.version, "node": snapshot.node, "agent_id": snapshot.agent.id})
+    yield info
+    passes = _family("agent_collections_total", "Collections since the start.", "counter", ())
+    passes.add_metric((), published.passes)
+    yield passes
+    success = _family("agent_source_success", "1 if the last reading succeeded.", "gauge", ("source",))
+    states = _family("agent_source_state", "1 for the state the source is in.", "gauge", ("source", "state"))
+    durations = _family("agent_source_duration_seconds", "Time the last reading took.", "gauge", ("source",))
+    for name, report in snapshot.sources.items():
+        success.add_metric((name.value,), float(report.state is SourceState.OK))
+        states.add_metric((name.value, report.state.value), 1.0)
+        durations.add_metric((name.value,), report.duration_s)
+    yield from (success, states, durations)
+    yield _single("agent_privilege_tier", "Highest tier of privilege that is there.", snapshot.privilege.tier)
+    if published.nvml_code is not None:
+        meaning = "Last NVML return code of the last collection that was an error, 0 if there was none."
+        yield _single("agent_nvml_return_code", meaning, published.nvml_code)
 
 
 def _family(name: str, meaning: str, kind: _Kind, labels: tuple[str, ...]) -> GaugeMetricFamily | CounterMetricFamily:

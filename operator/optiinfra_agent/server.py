@@ -5,11 +5,15 @@
     /health/detailed   the state of every source, of the collection and of the registration
     /health/ready      503 until the first snapshot, and while the last one is too old
     /health/live       503 once the collection has stopped: the kubelet then restarts the container
-    /metrics           Prometheus text
+    /metrics           Prometheus text, or OpenMetrics where it is asked for
     /v1/snapshot       the JSON that the operator reads; `X-Snapshot-Age-Seconds` spares readers the clock skew
+    /v1/gpus           of the snapshot: the GPUs and who holds them
+    /v1/system         of the snapshot: CPU, memory, pressure
+    /v1/pods           of the snapshot: containers, and the devices they hold
+    /v1/config         the settings in force
 
-Seven fixed paths need no framework: measured, starlette would add 1.5 MiB (5 without compiled bytecode) and 0.1 s to
-the start, for a dictionary of seven entries.
+Eleven fixed paths need no framework: measured, starlette would add 1.5 MiB (5 without compiled bytecode) and 0.1 s to
+the start, for a dictionary of eleven entries.
 Only GET and HEAD are answered, bodies are never read, no page waits for anything. With a token file every page but
 /health* needs the token: probes and load balancers carry none.
 """
@@ -20,14 +24,18 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from optiinfra_agent import __version__, health
-from optiinfra_agent.collection import Collection
-from optiinfra_agent.metrics import CONTENT_TYPE, Exposition
+from optiinfra_agent.collection import Collection, Published
+from optiinfra_agent.metrics import Exposition
 from optiinfra_agent.registration import Registration
+from optiinfra_agent.representation import LEAST_BYTES, Headers, accepts_gzip, has_already, packed, value_of
+from optiinfra_agent.settings import Settings, in_force
+from optiinfra_agent.snapshot import View, to_json
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +46,10 @@ Send = Callable[[Message], Awaitable[None]]
 _JSON = "application/json"
 _TOKEN_LIMIT = 8192
 _TOKEN_AGE_S = 10.0
+_SMALL = 6
+"""Level of packing what is kept for all readers until the next collection."""
+_FAST = 1
+"""Level of packing what is made for one reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +92,47 @@ class TokenFile:
         return self._token
 
 
+class _Views:
+    """The documents of one collection, each made when it is first asked for and kept until the next one."""
+
+    def __init__(self, published: Published) -> None:
+        self.published = published
+        self.tag = f'W/"{published.snapshot.agent.started:.3f}-{published.passes}"'
+        self._plain: dict[View, bytes] = {View.SNAPSHOT: published.body}
+        self._packed: dict[View, bytes] = {}
+
+    def plain(self, view: View) -> bytes:
+        if view not in self._plain:
+            self._plain[view] = to_json(self.published.snapshot, view)
+        return self._plain[view]
+
+    def packed(self, view: View) -> bytes:
+        if view not in self._packed:
+            self._packed[view] = packed(self.plain(view), level=_SMALL)
+        return self._packed[view]
+
+
 class Application:
     """The ASGI application."""
 
-    def __init__(self, *, collection: Collection, registration: Registration, token: TokenFile | None) -> None:
+    def __init__(
+        self, *, collection: Collection, registration: Registration, token: TokenFile | None, settings: Settings
+    ) -> None:
         self._collection = collection
         self._registration = registration
         self._exposition = Exposition(collection=collection, registration=registration)
         self._token = token
-        self._pages: dict[str, Callable[[], Answer]] = {
-            "/": self._root,
-            "/health": self._health,
-            "/health/detailed": self._detailed,
-            "/health/ready": self._ready,
-            "/health/live": self._live,
+        self._settings = settings
+        self._views: _Views | None = None
+        self._pages: dict[str, Callable[[Headers], Answer]] = {
+            "/": lambda _: self._root(),
+            "/health": lambda _: self._health(),
+            "/health/detailed": lambda _: self._detailed(),
+            "/health/ready": lambda _: self._ready(),
+            "/health/live": lambda _: self._live(),
             "/metrics": self._metrics,
-            "/v1/snapshot": self._snapshot,
+            **{f"/v1/{view}": partial(self._view, view) for view in View},
+            "/v1/config": lambda _: self._config(),
         }
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -105,12 +142,15 @@ class Application:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
         answer = self._answer(scope["method"], scope["path"], scope["headers"])
         headers = [
-            (b"content-type", answer.content_type.encode()),
-            (b"content-length", str(len(answer.body)).encode()),
-            (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
             *((name.encode(), value.encode()) for name, value in answer.headers),
         ]
+        if answer.status is not HTTPStatus.NOT_MODIFIED:  # whose length would be the one that is not sent
+            headers.append((b"content-type", answer.content_type.encode()))
+            headers.append((b"content-length", str(len(answer.body)).encode()))
+        # A document with a tag may be kept and has to be asked for again; nothing else may be kept.
+        tagged = any(name == "etag" for name, _ in answer.headers)
+        headers.append((b"cache-control", b"no-cache" if tagged else b"no-store"))
         await send({"type": "http.response.start", "status": int(answer.status), "headers": headers})
         body = b"" if scope["method"] == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
@@ -130,7 +170,7 @@ class Application:
             return _error(HTTPStatus.NOT_FOUND, f"no such page; there are {', '.join(self._pages)}")
         if method not in {"GET", "HEAD"}:
             return _error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", (("allow", "GET, HEAD"),))
-        return page()
+        return page(headers)
 
     def _root(self) -> Answer:
         able, missing = health.capabilities(self._collection.published)
@@ -158,15 +198,32 @@ class Application:
     def _live(self) -> Answer:
         return _probe("live", self._collection.liveness())
 
-    def _metrics(self) -> Answer:
-        return Answer(status=HTTPStatus.OK, body=self._exposition.page(), content_type=CONTENT_TYPE)
+    def _metrics(self, headers: Headers) -> Answer:
+        body, content_type = self._exposition.page(value_of(headers, b"accept"))
+        vary = ("vary", "Accept, Accept-Encoding")
+        if accepts_gzip(headers):
+            body = packed(body, level=_FAST)
+            return Answer(HTTPStatus.OK, body, content_type, (vary, ("content-encoding", "gzip")))
+        return Answer(HTTPStatus.OK, body, content_type, (vary,))
 
-    def _snapshot(self) -> Answer:
+    def _view(self, view: View, headers: Headers) -> Answer:
         published, age = self._collection.published, self._collection.age_s()
         if published is None or age is None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, self._collection.readiness(), (("retry-after", "1"),))
+        if self._views is None or self._views.published is not published:
+            self._views = _Views(published)
+        views = self._views
         # An old snapshot is served with its age: the reader decides, and /health/ready already says no.
-        return Answer(status=HTTPStatus.OK, body=published.body, headers=(("x-snapshot-age-seconds", f"{age:.3f}"),))
+        sent = (("x-snapshot-age-seconds", f"{age:.3f}"), ("etag", views.tag), ("vary", "Accept-Encoding"))
+        if has_already(headers, views.tag):
+            return Answer(HTTPStatus.NOT_MODIFIED, b"", headers=sent)
+        plain = views.plain(view)
+        if len(plain) >= LEAST_BYTES and accepts_gzip(headers):
+            return Answer(HTTPStatus.OK, views.packed(view), headers=(*sent, ("content-encoding", "gzip")))
+        return Answer(HTTPStatus.OK, plain, headers=sent)
+
+    def _config(self) -> Answer:
+        return _json(HTTPStatus.OK, {"version": __version__, "settings": in_force(self._settings)})
 
 
 def _json(status: HTTPStatus, document: dict[str, Any]) -> Answer:

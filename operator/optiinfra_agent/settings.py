@@ -362,6 +362,15 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     )
 
 
+def in_force(settings: Settings) -> dict[str, str | int | float | None]:
+    """Return every setting by its variable, as it is used. There is no secret among them: tokens are files."""
+    shown: dict[str, str | int | float | None] = {}
+    for one in fields(Settings):
+        value = getattr(settings, one.name)
+        shown[one.metadata["variable"]] = str(value) if isinstance(value, Path) else value
+    return shown
+
+
 def describe() -> str:
     """Return the paragraph of every setting, for `--help`."""
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""What the agent knows about its node at one moment, and its JSON form (`GET /v1/snapshot`, version 1).
+"""What the agent knows about its node at one moment, and its JSON form, whole or in parts (`/v1/snapshot`, version 1).
 
 A value that was not measured is an `Unknown` with its reason, a type of its own: it can neither be added up nor
 printed as 0. In JSON it becomes null, and the object's `unknown` map names the reason. The models are frozen, so
@@ -10,7 +10,7 @@ Plain dataclasses, not pydantic: measured, pydantic adds 9 MiB to the 31 of a pr
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
@@ -278,10 +278,8 @@ def _pods(containers: tuple[ContainerReading, ...]) -> list[dict[str, Any]]:
     return [{"uid": uid, "containers": rows} for uid, rows in pods.items()]
 
 
-def to_json(snapshot: Snapshot) -> bytes:
-    """Return the snapshot as the compact JSON that the operator reads."""
-    driver = snapshot.driver_version
-    document = {
+def _heading(snapshot: Snapshot) -> dict[str, Any]:
+    return {
         "version": VERSION,
         "time": snapshot.time,
         "node": snapshot.node,
@@ -290,6 +288,11 @@ def to_json(snapshot: Snapshot) -> bytes:
             "version": snapshot.agent.version,
             "started": snapshot.agent.started,
         },
+    }
+
+
+def _sources(snapshot: Snapshot, names: Collection[SourceName]) -> dict[str, Any]:
+    return {
         "sources": {
             name.value: {
                 "state": report.state.value,
@@ -298,20 +301,59 @@ def to_json(snapshot: Snapshot) -> bytes:
                 "duration_s": report.duration_s,
             }
             for name, report in snapshot.sources.items()
-        },
-        "cpu": _plain(snapshot.cpu),
-        "memory": _plain(snapshot.memory),
-        "pressure": _plain(snapshot.pressure),
+            if name in names
+        }
+    }
+
+
+def _system(snapshot: Snapshot) -> dict[str, Any]:
+    return {name: _plain(getattr(snapshot, name)) for name in ("cpu", "memory", "pressure")}
+
+
+def _gpus(snapshot: Snapshot) -> dict[str, Any]:
+    driver = snapshot.driver_version
+    return {
         "driver_version": None if isinstance(driver, Unknown) else driver,
         "gpus": [_plain(gpu) for gpu in snapshot.gpus],
+    }
+
+
+def _held(snapshot: Snapshot) -> dict[str, Any]:
+    return {
         "attribution": _attribution(snapshot.attribution),
         "allocations": [_texts(one) for one in snapshot.attribution.allocations],
         "claims": [_texts(one) for one in snapshot.attribution.claims],
-        "container_fields": CONTAINER_FIELDS,
-        "pods": _pods(snapshot.containers),
-        "privilege": {
-            "tier": snapshot.privilege.tier,
-            "missing": {str(tier): reason for tier, reason in snapshot.privilege.missing.items()},
-        },
     }
+
+
+def _containers(snapshot: Snapshot) -> dict[str, Any]:
+    return {"container_fields": CONTAINER_FIELDS, "pods": _pods(snapshot.containers)}
+
+
+class View(StrEnum):
+    """What is served of a snapshot; each under `/v1/` and its name."""
+
+    SNAPSHOT = "snapshot"
+    GPUS = "gpus"
+    SYSTEM = "system"
+    PODS = "pods"
+
+
+_VIEWS: Mapping[View, tuple[frozenset[SourceName], tuple[Callable[[Snapshot], dict[str, Any]], ...]]] = {
+    View.SNAPSHOT: (frozenset(SourceName), (_system, _gpus, _held, _containers)),
+    View.GPUS: (frozenset({SourceName.NVML, SourceName.POD_RESOURCES}), (_gpus, _held)),
+    View.SYSTEM: (frozenset({SourceName.CPU, SourceName.MEMORY, SourceName.PRESSURE}), (_system,)),
+    View.PODS: (frozenset({SourceName.POD_RESOURCES, SourceName.CONTAINERS}), (_held, _containers)),
+}
+
+
+def to_json(snapshot: Snapshot, view: View = View.SNAPSHOT) -> bytes:
+    """Return the snapshot, or a part of it under the same heading, as the compact JSON that the operator reads."""
+    sources, parts = _VIEWS[view]
+    document = _heading(snapshot) | _sources(snapshot, sources)
+    for part in parts:
+        document |= part(snapshot)
+    if view is View.SNAPSHOT:
+        missing = {str(tier): reason for tier, reason in snapshot.privilege.missing.items()}
+        document["privilege"] = {"tier": snapshot.privilege.tier, "missing": missing}
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()

@@ -20,7 +20,7 @@ from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, eventually, run_agent
 
 OPEN = ("/health", "/health/detailed", "/health/ready", "/health/live")
-PROTECTED = ("/", "/metrics", "/v1/snapshot")
+PROTECTED = ("/", "/metrics", "/v1/snapshot", "/v1/gpus", "/v1/system", "/v1/pods", "/v1/config")
 
 
 def test_snapshot_of_a_known_procfs(start: Callable[..., Agent], procfs: Path) -> None:
