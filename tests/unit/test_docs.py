@@ -273,10 +273,10 @@ def agent_metrics():
     published = SimpleNamespace(
         snapshot=full, collected=0.0, passes=1, succeeded=dict.fromkeys(snapshot.SourceName, 0.0), nvml_code=0
     )
-    page = Exposition(
+    page, _ = Exposition(
         collection=SimpleNamespace(published=published),
         registration=SimpleNamespace(state=SimpleNamespace(wanted=True, registered=True)),
-    ).page()
+    ).page("")
     found = {}
     for family in text_string_to_metric_families(page.decode()):
         sample = family.samples[0]
