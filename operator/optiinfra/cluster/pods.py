@@ -2,13 +2,14 @@
 
 Requests are counted as the scheduler counts them (init containers, restartable sidecars, overhead, pod-level
 resources). Environment variables pass only by an allow-list of engine settings, and never when the name smells of a
-secret. GPUs claimed through resource claims (DRA) are not visible in a pod and count as none here.
+secret; of a JVM's options only those of its memory pass. GPUs claimed through resource claims (DRA) are not visible in
+a pod and count as none here.
 """
 
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optiinfra.cluster.document import (
@@ -25,9 +26,9 @@ from optiinfra.cluster.document import (
     time_of,
 )
 from optiinfra.cluster.pod_moments import with_moments
-from optiinfra.cluster.quantities import gpus_in, quantity_in, value_in
+from optiinfra.cluster.quantities import gpu_resources_in, gpus_in, quantity_in, value_in
 from optiinfra.domain.units import UnixTime
-from optiinfra.domain.workload import ContainerFacts, PodFacts
+from optiinfra.domain.workload import ContainerFacts, MemoryKill, Place, PodFacts
 
 ARGUMENT_LIMIT = 512
 ARGUMENT_LENGTH_LIMIT = 4096
@@ -37,6 +38,17 @@ _ENVIRONMENT = re.compile(
     r"|MAX_(?:CONCURRENT_REQUESTS|INPUT_TOKENS|INPUT_LENGTH|TOTAL_TOKENS|BATCH_SIZE|BATCH_TOTAL_TOKENS"
     r"|BATCH_PREFILL_TOKENS|WAITING_TOKENS|CLIENT_BATCH_SIZE)|WAITING_SERVED_RATIO"
 )
+_JVM_OPTIONS = re.compile(
+    r"_?JAVA_(?:TOOL_)?OPTIONS|JDK_JAVA_OPTIONS|JAVA_OPTS|JVM_OPTS|CATALINA_OPTS|(?:KAFKA_)?HEAP_OPTS"
+    r"|ES_JAVA_OPTS|JAVA_OPTS_APPEND"
+)
+_JVM_MEMORY = re.compile(
+    r"(?<!\S)-(?:X(?:ms|mx|ss)\d+[kKmMgGtT]?|XX:(?:Max|Initial|Min)RAMPercentage=[\d.]+|XX:MaxRAM=\d+[kKmMgG]?"
+    r"|XX:(?:MaxHeapSize|MaxMetaspaceSize|MaxDirectMemorySize|ReservedCodeCacheSize)=\d+[kKmMgG]?)(?!\S)"
+)
+"""Options of a JVM may hold passwords (-Djavax.net.ssl.keyStorePassword): only those of its memory pass."""
+_IMAGE_LENGTH_LIMIT = 256
+_VERTICALLY_SCALED = "vpaUpdates"
 _SECRET = re.compile(r"TOKEN\Z|KEY|SECRET|PASSWORD|CREDENTIAL|AUTH")
 _DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
 _SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
@@ -83,7 +95,7 @@ def parse_pod(document: JsonObject) -> PodRecord:
     )
     # Pods that belong to their nodes are most of a fleet's, and nobody asks how long they took to start.
     if "DaemonSet" not in facts.blockers:
-        facts = with_moments(facts, document)
+        facts = with_moments(_with_sizes(facts, document, spec, status), document)
     return PodRecord(key, facts, labels_of(document, "metadata", "labels"), controller)
 
 
@@ -102,7 +114,39 @@ def _readiness(status: JsonObject) -> tuple[bool, UnixTime | None]:
     return False, None
 
 
-def _container(container: JsonObject) -> ContainerFacts:
+def _with_sizes(facts: PodFacts, document: JsonObject, spec: JsonObject, status: JsonObject) -> PodFacts:
+    """Add what right-sizing asks of a pod besides its containers."""
+    pod_level = mapping(spec, "resources")
+    limits = {one.name: one.memory_limit_bytes for one in facts.containers}
+    first = tuple(
+        _container(one, Place.SIDECAR if text(one, "restartPolicy") == "Always" else Place.INIT)
+        for one in objects(spec, "initContainers")
+    )
+    limits |= {one.name: one.memory_limit_bytes for one in first}
+    kills = [
+        MemoryKill(sys.intern(name), moment, limits[name])
+        for kind in ("containerStatuses", "initContainerStatuses")
+        for entry in objects(status, kind)
+        if (name := text(entry, "name")) in limits and (moment := _killed(entry)) is not None
+    ]
+    return replace(
+        facts,
+        init_containers=first,
+        pod_level=_container({"resources": pod_level}) if pod_level else None,
+        memory_kills=tuple(kills),
+        vertically_scaled=_VERTICALLY_SCALED in mapping(document, "metadata", "annotations"),
+    )
+
+
+def _killed(status: JsonObject) -> UnixTime | None:
+    """Return when a container was killed for memory last; a state that stands goes before the one before it."""
+    for state in ("state", "lastState"):
+        if text(status, state, "terminated", "reason") == "OOMKilled":
+            return time_of(status, state, "terminated", "finishedAt")
+    return None
+
+
+def _container(container: JsonObject, place: Place = Place.MAIN) -> ContainerFacts:
     requests = mapping(container, "resources", "requests")
     limits = mapping(container, "resources", "limits")
     written = [*texts(container, "command"), *texts(container, "args")][:ARGUMENT_LIMIT]
@@ -115,6 +159,9 @@ def _container(container: JsonObject) -> ContainerFacts:
         gpus=gpus_in(requests) or gpus_in(limits),
         arguments=tuple(sys.intern(argument[:ARGUMENT_LENGTH_LIMIT]) for argument in written),
         environment=_environment(container),
+        place=place,
+        image=sys.intern(text(container, "image")[:_IMAGE_LENGTH_LIMIT]),
+        gpu_resources=gpu_resources_in(requests) or gpu_resources_in(limits),
     )
 
 
@@ -123,7 +170,11 @@ def _environment(container: JsonObject) -> dict[str, str]:
     for entry in objects(container, "env")[:1000]:
         name = text(entry, "name")
         # A variable taken from a Secret or a ConfigMap has no literal value, and is left out.
-        if "value" in entry and _ENVIRONMENT.fullmatch(name) and not _SECRET.search(name):
+        if "value" not in entry:
+            continue
+        if _JVM_OPTIONS.fullmatch(name):
+            found[sys.intern(name)] = sys.intern(" ".join(_JVM_MEMORY.findall(text(entry, "value"))))
+        elif _ENVIRONMENT.fullmatch(name) and not _SECRET.search(name):
             found[sys.intern(name)] = sys.intern(text(entry, "value")[:ARGUMENT_LENGTH_LIMIT])
     return found
 

@@ -5,6 +5,7 @@ the API server refuses. Nothing here guesses a unit.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -45,6 +46,12 @@ def value_in(resources: Mapping[str, Any], name: str, *, missing: str) -> Value:
 def is_gpu(resource: str) -> bool:
     """Tell whether an extended resource is a whole GPU or a MIG instance."""
     return resource in {"nvidia.com/gpu", "amd.com/gpu"} or resource.startswith("nvidia.com/mig-")
+
+
+def gpu_resources_in(resources: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the GPU resources of a ResourceList by name, without those of none."""
+    found = ((name, quantity_in(resources, name) or 0.0) for name in sorted(resources) if is_gpu(name))
+    return tuple((sys.intern(name), count) for name, count in found if count)
 
 
 def gpus_in(resources: Mapping[str, Any]) -> float:

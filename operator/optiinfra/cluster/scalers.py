@@ -1,17 +1,20 @@
 """A HorizontalPodAutoscaler of the API as facts: limits, state, and who owns its minimum.
 
-Read-only: metrics and behaviour are not even parsed, so they can never be written back by mistake. An HPA that belongs
-to another controller (KEDA's ScaledObject, a KServe service) says so in `controller_owner`.
+Read-only: behaviour is not even parsed, and of metrics only what a request means to them, with the entry as it is
+written for a patch that people apply; nothing of either is ever written back. An HPA that belongs to another controller
+(KEDA's ScaledObject, a KServe service) says so in `controller_owner`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import orjson
 
 from optiinfra.cluster.document import JsonObject, Key, integer, integer_or_none, key_of, mapping, objects, text
 from optiinfra.cluster.pods import controller_of
 from optiinfra.cluster.quantities import quantity_in
-from optiinfra.domain.workload import ScalerFacts
+from optiinfra.domain.workload import ScalerFacts, ScalerMetric
 
 GROUP = "optiinfra.io"
 HELD_LABEL = "optiinfra.io/held"
@@ -19,6 +22,9 @@ ORIGINAL_ANNOTATION = "optiinfra.io/original"
 BEFORE_FIRST_APPLY = ("before-first-apply", "Update")
 DEFAULT_TOLERANCE = 0.1
 """What the HPA controller uses when behavior has no tolerance, or the server is too old to know it."""
+METRIC_LIMIT: Final = 2048
+"""Bytes of one metric as written; a longer one (selectors are free text) is left out of a patch, which then says so."""
+_MOST_METRICS: Final = 32
 DEFAULT_MINIMUM = 1
 """What the API server uses when minReplicas is absent."""
 
@@ -66,6 +72,7 @@ def parse_scaler(document: JsonObject) -> ScalerRecord:
         original_min_replicas=_original(document),
         tolerance_up=_tolerance(document, "scaleUp"),
         tolerance_down=_tolerance(document, "scaleDown"),
+        metrics=tuple(_metric(entry) for entry in objects(document, "spec", "metrics")[:_MOST_METRICS]),
     )
     return ScalerRecord(
         key,
@@ -81,6 +88,19 @@ def _scaling_active(document: JsonObject) -> tuple[bool | None, str]:
             status = text(condition, "status")
             return {"True": True, "False": False}.get(status), text(condition, "reason")
     return None, ""
+
+
+def _metric(entry: JsonObject) -> ScalerMetric:
+    kind = text(entry, "type")
+    source = {"Resource": "resource", "ContainerResource": "containerResource"}.get(kind, "")
+    written = orjson.dumps(entry)
+    return ScalerMetric(
+        type=kind,
+        resource=text(entry, source, "name") if source else "",
+        container=text(entry, source, "container") if source else "",
+        utilization=integer_or_none(entry, source, "target", "averageUtilization") if source else None,
+        written=written.decode() if len(written) <= METRIC_LIMIT else "",
+    )
 
 
 def _tolerance(document: JsonObject, direction: str) -> float:

@@ -6,10 +6,22 @@ that could not be read is an `Unknown`, and whoever decides has to say what foll
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from optiinfra.domain.pod_rules import NO_RULES, NodeTerm, PodGroup, PodRules, Taint
 from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
+
+
+class Place(StrEnum):
+    """Where in a pod a container stands."""
+
+    MAIN = "Main"
+    """One of spec.containers."""
+    SIDECAR = "Sidecar"
+    """An init container that keeps running (restartPolicy Always): a native sidecar."""
+    INIT = "Init"
+    """An init container that ends before the others start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,22 @@ class ContainerFacts:
     arguments: tuple[str, ...] = ()
     """command + args, as written; at most 512 entries. User text: never shown to an LLM."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Only literal values, and only of names that engines are configured by."""
+    """Only literal values, and only of names that engines are configured by; of a JVM's options only its memory's."""
+    place: Place = Place.MAIN
+    image: str = ""
+    """As written. User text: never shown to an LLM."""
+    gpu_resources: tuple[tuple[str, float], ...] = ()
+    """Extended resources that `gpus` counts, by name: ("nvidia.com/gpu", 1.0), ("nvidia.com/mig-1g.10gb", 1.0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryKill:
+    """The last end of a container, where the kernel killed it for memory."""
+
+    container: str
+    time: UnixTime
+    limit: Value
+    """Memory limit of the container, bytes: what it was allowed when it died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +95,13 @@ class PodFacts:
     """It is not ready and was before: this is no start-up."""
     image_id: str = ""
     """The image that serves the model, as the runtime resolved it; empty until the image is on the node."""
+    init_containers: tuple[ContainerFacts, ...] = ()
+    """Native sidecars and init containers, in their order; empty for pods of a DaemonSet."""
+    pod_level: ContainerFacts | None = None
+    """Resources of the pod as a whole (spec.resources), which go before its containers'; None where it has none."""
+    memory_kills: tuple[MemoryKill, ...] = ()
+    vertically_scaled: bool = False
+    """A VerticalPodAutoscaler changed its requests when it was admitted (annotation vpaUpdates)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     rules: PodRules = NO_RULES
     """What it demands of a node; empty for pods of a DaemonSet and for mirror pods, which stay with theirs."""
@@ -86,6 +120,22 @@ class PodFacts:
     """For each volume with a place, the alternatives of nodes that can attach it."""
     nominated: str = ""
     """The node on which the scheduler makes room for it by preemption; empty when none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerMetric:
+    """One metric of an HPA, as far as it concerns what a request means to it."""
+
+    type: str
+    """Resource, ContainerResource, Pods, Object or External."""
+    resource: str = ""
+    """cpu or memory; empty for metrics that are not of a resource."""
+    container: str = ""
+    """Of a ContainerResource metric."""
+    utilization: int | None = None
+    """Target in percent of the requests; None where the target is an amount."""
+    written: str = ""
+    """The whole entry in JSON, for a patch, which can only replace the list as a whole. Empty when too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +164,7 @@ class ScalerFacts:
     tolerance_up: float = 0.1
     """Share by which the metric must exceed the present count before the HPA acts; 0.1 where it does not say."""
     tolerance_down: float = 0.1
+    metrics: tuple[ScalerMetric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
