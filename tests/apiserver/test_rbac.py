@@ -114,6 +114,8 @@ def rows(text):
     rows("""
 list,watch                 pods                                                -
 list,watch                 nodes                                               -
+list,watch                 persistentvolumeclaims                              -
+list,watch                 persistentvolumes                                   -
 get,list,watch             horizontalpodautoscalers.autoscaling                -
 list,watch                 poddisruptionbudgets.policy                         -
 get,list,watch             deployments.apps                                    -
@@ -151,6 +153,8 @@ create                                   pods/exec
 create                                   pods/eviction
 patch                                    pods/resize
 create,update,patch,delete               pods
+get,create,update,patch,delete           persistentvolumeclaims
+get,create,update,patch,delete           persistentvolumes                          -
 get,create                               nodes/proxy                                -
 get                                      nodes/metrics                              -
 get                                      nodes/stats                                -
@@ -239,9 +243,18 @@ def test_scope_namespaces_ends_at_its_namespaces(installed, verb, group, resourc
     assert [may(TEAM), may(OURS), may(OTHER), may("team"), may("")] == [True, False, False, False, False]
 
 
-@pytest.mark.parametrize("resource", ["nodes", "clusterresourceoptimizations", "clusterresourceoptimizations/status"])
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "nodes",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "clusterresourceoptimizations",
+        "clusterresourceoptimizations/status",
+    ],
+)
 def test_scope_namespaces_sees_nothing_of_the_cluster(installed, resource):
-    group = "" if resource == "nodes" else "optiinfra.io"
+    group = "optiinfra.io" if resource.startswith("cluster") else ""
     may = [allowed(installed, "team", verb, resource, namespace="", group=group) for verb in ("list", "watch", "patch")]
     assert may == [False, False, False]
 

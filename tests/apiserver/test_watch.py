@@ -10,6 +10,7 @@ from optiinfra.cluster.document import Key, text
 from optiinfra.cluster.errors import Denied, Malformed, Unavailable
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.cluster.watch import Reflector, WatchTimes
+from optiinfra.domain.label_rules import selects
 
 FAST = WatchTimes(retry_base_s=0.05, retry_ceiling_s=0.3)
 
@@ -252,7 +253,7 @@ async def test_a_relabelled_pod_moves_in_the_index(client, namespace, populated)
         assert inventory.nodes() == {}
 
 
-async def test_a_budget_that_allows_nothing_blocks_its_pods_until_it_does(client, namespace, populated):
+async def test_a_budget_says_what_it_allows_and_whom_it_covers(client, namespace, populated):
     budgets = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets"
     await client.create(
         budgets,
@@ -272,9 +273,10 @@ async def test_a_budget_that_allows_nothing_blocks_its_pods_until_it_does(client
     await status(0)
     inventory = Inventory(client)
     async with running(inventory):
-        assert inventory.pods_of(namespace, "app=llama")[0].blockers == ("BarePod", "PDB")
-        assert inventory.pods_of(namespace, "app=other")[0].blockers == ("BarePod",)
-        assert "PDB" in inventory.nodes()[populated].pods[0].blockers
+        (budget,) = inventory.budgets()
+        assert (budget.namespace, budget.name, budget.allowed, budget.expected) == (namespace, "b", 0, 3)
+        assert selects(budget.selector, inventory.pods_of(namespace, "app=llama")[0].labels)
+        assert not selects(budget.selector, inventory.pods_of(namespace, "app=other")[0].labels)
+        assert not budget.current  # nobody set observedGeneration: the eviction API would refuse
         await status(1)
-        await until(lambda: inventory.pods_of(namespace, "app=llama")[0].blockers == ("BarePod",))
-        assert "PDB" not in inventory.nodes()[populated].pods[0].blockers
+        await until(lambda: inventory.budgets()[0].allowed == 1)

@@ -19,7 +19,9 @@ from optiinfra.cluster.labels import Operator, Selector, parse_selector
 from optiinfra.cluster.nodes import parse_node
 from optiinfra.cluster.pods import PodRecord, parse_pod
 from optiinfra.cluster.scalers import ScalerRecord, parse_scaler
+from optiinfra.cluster.volumes import Volumes
 from optiinfra.cluster.watch import Reflector
+from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
 
 _K = TypeVar("_K")
@@ -57,7 +59,7 @@ class Inventory:
         self._by_namespace: dict[str, set[Key]] = defaultdict(set)
         self._by_node: dict[str, set[Key]] = defaultdict(set)
         self._by_target: dict[tuple[str, str, str], dict[Key, ScalerFacts]] = defaultdict(dict)
-        self._blocking: dict[str, dict[Key, Selector]] = defaultdict(dict)
+        self._unplaced: set[Key] = set()
         self._nodes: dict[str, NodeFacts] = {}
         self._joined: dict[str, NodeFacts] = {}
         prefixes = [f"/namespaces/{namespace}" for namespace in namespaces] or [""]
@@ -85,10 +87,11 @@ class Inventory:
                 client,
                 f"/apis/policy/v1{prefix}/poddisruptionbudgets",
                 parse=parse_budget,
-                on_change=self._budget_changed,
             )
             for prefix in prefixes
         ]
+        # Only plans for nodes ask for volumes, and only the whole cluster has nodes.
+        self._volumes = None if namespaces else Volumes(client, on_change=self._joined.clear)
         self._node_mirrors = (
             [] if namespaces else [Reflector(client, "/api/v1/nodes", parse=parse_node, on_change=self._node_changed)]
         )
@@ -104,6 +107,8 @@ class Inventory:
         async with asyncio.TaskGroup() as group:
             for mirror in self._mirrors:
                 group.create_task(mirror.run(), name=f"mirror {mirror.path}")
+            if self._volumes is not None:
+                group.create_task(self._volumes.run(), name="mirror volumes")
 
     @property
     def synced(self) -> bool:
@@ -127,7 +132,8 @@ class Inventory:
         unreadable = [
             f"{mirror.path} {key}: {why}" for mirror in self._mirrors for key, why in list(mirror.rejected.items())[:10]
         ]
-        return (*failing, *unreadable[:10])
+        volumes = self._volumes.problems() if self._volumes is not None else ()
+        return (*failing, *volumes, *unreadable[:10])
 
     def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
         """Return the pods that a label selector picks, by name. An empty selector picks none: it is no answer."""
@@ -158,6 +164,18 @@ class Inventory:
                 pool = self._pool_of(node.labels) if self._pool_of is not None else ""
                 self._joined[name] = replace(node, pods=pods, pool=pool)
         return dict(self._joined)
+
+    def unplaced(self) -> tuple[PodFacts, ...]:
+        """Return the pods that have no node yet, by namespace and name; those that go away are left out."""
+        self._demand_synced()
+        waiting = (self._pods[key] for key in sorted(self._unplaced))
+        return tuple(self._facts(record) for record in waiting if not record.facts.terminating)
+
+    def budgets(self) -> tuple[DisruptionBudget, ...]:
+        """Return all disruption budgets that cover any pod, by namespace and name."""
+        self._demand_synced()
+        found = ((key, record.budget) for mirror in self._budget_mirrors for key, record in mirror.items.items())
+        return tuple(budget for _, budget in sorted(found, key=lambda one: one[0]) if budget is not None)
 
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         """Return the HPAs that target a workload, by name."""
@@ -191,12 +209,9 @@ class Inventory:
         return best
 
     def _facts(self, record: PodRecord) -> PodFacts:
-        blocking = self._blocking.get(record.key.namespace)
-        if not blocking or "DaemonSet" in record.facts.blockers:
+        if self._volumes is None or not record.facts.claims:
             return record.facts
-        if any(selector.matches(record.labels) for selector in blocking.values()):
-            return replace(record.facts, blockers=(*record.facts.blockers, "PDB"))
-        return record.facts
+        return self._volumes.joined(record.key.namespace, record.facts)
 
     def _pod_changed(self, key: Key, old: PodRecord | None, new: PodRecord | None) -> None:
         if old is not None:
@@ -210,6 +225,8 @@ class Inventory:
             if new.facts.node:
                 self._by_node[new.facts.node].add(key)
                 self._joined.pop(new.facts.node, None)
+            else:
+                self._unplaced.add(key)
 
     def _unindex(self, key: Key, old: PodRecord) -> None:
         self._pods.pop(key, None)
@@ -219,6 +236,7 @@ class Inventory:
         if old.facts.node:
             _discard(self._by_node, old.facts.node, key)
             self._joined.pop(old.facts.node, None)
+        self._unplaced.discard(key)
 
     def _node_changed(self, key: Key, _old: NodeFacts | None, new: NodeFacts | None) -> None:
         self._joined.pop(key.name, None)
@@ -235,17 +253,6 @@ class Inventory:
                 del self._by_target[target]
         if new is not None:
             self._by_target[key.namespace, new.target_kind, new.target_name][key] = new.facts
-
-    def _budget_changed(self, key: Key, old: BudgetRecord | None, new: BudgetRecord | None) -> None:
-        was = old.selector if old is not None and old.blocking else None
-        now = new.selector if new is not None and new.blocking else None
-        if was == now:
-            return
-        self._joined.clear()
-        if now is None:
-            self._blocking[key.namespace].pop(key, None)
-        else:
-            self._blocking[key.namespace][key] = now
 
 
 def _discard(index: dict[_K, set[Key]], entry: _K, key: Key) -> None:

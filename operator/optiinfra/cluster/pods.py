@@ -18,7 +18,6 @@ from optiinfra.cluster.document import (
     flag,
     integer,
     key_of,
-    labels_of,
     mapping,
     objects,
     text,
@@ -26,6 +25,7 @@ from optiinfra.cluster.document import (
     time_of,
 )
 from optiinfra.cluster.pod_moments import with_moments
+from optiinfra.cluster.pod_moving import with_moving
 from optiinfra.cluster.quantities import gpu_resources_in, gpus_in, quantity_in, value_in
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import ContainerFacts, MemoryKill, Place, PodFacts
@@ -50,9 +50,6 @@ _JVM_MEMORY = re.compile(
 _IMAGE_LENGTH_LIMIT = 256
 _VERTICALLY_SCALED = "vpaUpdates"
 _SECRET = re.compile(r"TOKEN\Z|KEY|SECRET|PASSWORD|CREDENTIAL|AUTH")
-_DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
-_SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
-_SAFE_VOLUMES = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class PodRecord:
 
     key: Key
     facts: PodFacts
-    """Its blockers do not yet include "PDB": that depends on other objects."""
+    """Without what its volumes demand of a node: that depends on other objects."""
     labels: Mapping[str, str]
     controller: tuple[str, str]
     """Kind and name of the controlling owner; two empty strings when there is none."""
@@ -88,15 +85,20 @@ def parse_pod(document: JsonObject) -> PodRecord:
         gpus=_effective(spec, gpus_in),
         containers=tuple(_container(container) for container in containers),
         restarts=sum(integer(entry, "restartCount") for entry in objects(status, "containerStatuses")),
-        blockers=_blockers(document, spec, controller),
         cpu_request_cores=_effective(spec, lambda resources: quantity_in(resources, "cpu") or 0.0),
         memory_request_bytes=_effective(spec, lambda resources: quantity_in(resources, "memory") or 0.0),
         namespace=key.namespace,
     )
+    facts = with_moving(
+        facts,
+        document,
+        owner=controller,
+        measure=lambda part, name: _effective(part, lambda resources: quantity_in(resources, name) or 0.0),
+    )
     # Pods that belong to their nodes are most of a fleet's, and nobody asks how long they took to start.
     if "DaemonSet" not in facts.blockers:
         facts = with_moments(_with_sizes(facts, document, spec, status), document)
-    return PodRecord(key, facts, labels_of(document, "metadata", "labels"), controller)
+    return PodRecord(key, facts, facts.labels, controller)
 
 
 def controller_of(document: Mapping[str, Any]) -> tuple[str, str]:
@@ -198,30 +200,3 @@ def _effective(spec: JsonObject, measure: Callable[[Mapping[str, Any]], float]) 
             peak = max(peak, sidecars + measure(_requested(container)))
     # Pod-level requests, where given, replace the sum of the containers'.
     return (pod_level or max(running + sidecars, peak)) + measure(mapping(spec, "overhead"))
-
-
-def _blockers(document: JsonObject, spec: JsonObject, controller: tuple[str, str]) -> tuple[str, ...]:
-    annotations = mapping(document, "metadata", "annotations")
-    # A mirror pod (owned by its Node) stays with its node as a DaemonSet's does.
-    if controller[0] in {"DaemonSet", "Node"}:
-        return ("DaemonSet",)
-    blockers: list[str] = []
-    safe = annotations.get(_SAFE_TO_EVICT)
-    if safe != "true":
-        if not controller[0]:
-            blockers.append("BarePod")
-        if _local_volumes(spec, str(annotations.get(_SAFE_VOLUMES, ""))):
-            blockers.append("LocalStorage")
-    # Karpenter also takes a duration from the pod's start; without a clock it counts as in force.
-    if safe == "false" or annotations.get(_DO_NOT_DISRUPT, "false") != "false":
-        blockers.append("DoNotDisrupt")
-    return tuple(blockers)
-
-
-def _local_volumes(spec: JsonObject, declared_safe: str) -> bool:
-    safe = {name.strip() for name in declared_safe.split(",")}
-    for volume in objects(spec, "volumes"):
-        local = "hostPath" in volume or ("emptyDir" in volume and text(volume, "emptyDir", "medium") != "Memory")
-        if local and text(volume, "name") not in safe:
-            return True
-    return False

@@ -203,10 +203,13 @@ def test_mig_instances_count_and_other_devices_do_not():
         ("ReplicaSet", {}, [{"name": "e", "emptyDir": {}}], ("LocalStorage",)),
         ("ReplicaSet", {}, [{"name": "e", "emptyDir": {"medium": "Memory"}}], ()),
         ("ReplicaSet", {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}, [{"name": "e", "emptyDir": {}}], ()),
-        (None, {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}, [], ()),
+        (None, {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}, [], ("BarePod",)),
+        ("Job", {}, [], ("BatchJob",)),
+        ("Job", {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}, [], ()),
         ("ReplicaSet", {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}, [], ("DoNotDisrupt",)),
         ("ReplicaSet", {"karpenter.sh/do-not-disrupt": "true"}, [], ("DoNotDisrupt",)),
-        ("ReplicaSet", {"karpenter.sh/do-not-disrupt": "10m"}, [], ("DoNotDisrupt",)),
+        ("ReplicaSet", {"karpenter.sh/do-not-disrupt": "10m"}, [], ()),
+        ("ReplicaSet", {"karpenter.sh/do-not-disrupt": "ten minutes"}, [], ("DoNotDisrupt",)),
         ("ReplicaSet", {"karpenter.sh/do-not-disrupt": "false"}, [], ()),
         (
             "ReplicaSet",
@@ -287,11 +290,21 @@ def test_an_hpa_tells_who_owns_its_minimum():
     assert (record.target_kind, record.target_name) == ("Deployment", "d")
 
 
-def test_a_budget_without_pods_blocks_nothing():
-    budget = {"metadata": {"name": "b", "namespace": "n"}, "spec": {"selector": {}}, "status": {"expectedPods": 0}}
-    assert not parse_budget(budget).blocking
-    budget["status"] = {"expectedPods": 2, "disruptionsAllowed": 0}
-    assert parse_budget(budget).blocking
+def test_a_budget_says_what_the_eviction_api_asks():
+    document = {
+        "metadata": {"name": "b", "namespace": "n", "generation": 3},
+        "spec": {"selector": {"matchLabels": {"a": "1"}}, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
+        "status": {"expectedPods": 4, "disruptionsAllowed": 1, "currentHealthy": 4, "observedGeneration": 3},
+    }
+    budget = parse_budget(document).budget
+    assert (budget.allowed, budget.expected, budget.healthy, budget.desired) == (1, 4, 4, 0)
+    assert budget.evicts_unready
+    assert budget.current
+    document["metadata"]["generation"] = 4
+    assert not parse_budget(document).budget.current
+    # An empty selector covers every pod of the namespace, none at all covers none.
+    assert parse_budget(document | {"spec": {"selector": {}}}).budget.selector == ()
+    assert parse_budget(document | {"spec": {}}).budget is None
 
 
 @pytest.mark.parametrize(("minor", "tolerance"), [(34, None), (35, "0"), (36, "0")])
