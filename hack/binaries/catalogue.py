@@ -1,7 +1,8 @@
 """What is needed: each binary with its pinned version, where it is released and which Go module builds it.
 
 The versions here and in `hack/go/*/go.mod` move together. Checksums of downloads come from the publisher
-beside the file; a binary whose publisher offers none (kwok) is built instead, where go.sum verifies.
+beside the file; a binary whose publisher offers none (kwok) or only an image (the VPA's recommender) is built instead,
+where go.sum verifies.
 """
 
 import platform
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 KUBERNETES = "1.36.3"
 ETCD = "3.6.8"
 KWOK = "0.8.0"
+VERTICAL_POD_AUTOSCALER = "1.8.1"
 HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
 
@@ -157,6 +159,15 @@ CATALOGUE: dict[str, Binary] = {
             minors=(_minor(KWOK),),
             module="kwok",
             package="sigs.k8s.io/kwok/cmd/kwok",
+        ),
+        Binary(
+            name="vpa-recommender",
+            version=VERTICAL_POD_AUTOSCALER,
+            # It has no flag for that, but says its version first and then stops for want of a cluster.
+            version_arguments=("--kubeconfig=/nonexistent", "--address=localhost:0"),
+            minors=(_minor(VERTICAL_POD_AUTOSCALER),),
+            module="vpa",
+            package="k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender",
         ),
         _helm("helm", HELM_3, other_names=("helm3",)),
         _helm("helm4", HELM_4, other_names=("helm",)),
