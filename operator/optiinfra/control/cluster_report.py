@@ -10,6 +10,7 @@ from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
 from optiinfra.control.conditions import cluster_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.work import ClusterWork
+from optiinfra.domain.cost import hourly
 from optiinfra.domain.evidence import RecommendationType, Refusal
 from optiinfra.domain.idle import IDLE_STATES, GpuState, GpuVerdict
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
@@ -100,14 +101,9 @@ def _pool(cluster: ClusterWork, name: str) -> PoolStatus:
     names = {node.name for node in nodes}
     verdicts = [verdict for verdict in cluster.verdicts if verdict.node in names]
     idle_count = _idle(verdicts, cluster.idle)
-    prices = cluster.prices[name]
     gpus = sum(node.gpus for node in nodes)
-    hourly = [prices.gpu_hour_of(node.gpu_model) for node in nodes]
-    priced = [
-        price * node.gpus + prices.cpu_core_hour * node.cpu_cores + prices.memory_gib_hour * node.memory_bytes / 1024**3
-        for price, node in zip(hourly, nodes, strict=True)
-        if not isinstance(price, Unknown)
-    ]
+    hours = [_node_hour(cluster, node) for node in nodes]
+    priced = [hour for hour in hours if not isinstance(hour, Unknown)]
     return PoolStatus(
         name=name,
         nodes=len(nodes),
@@ -117,4 +113,18 @@ def _pool(cluster: ClusterWork, name: str) -> PoolStatus:
         emptyable_nodes=sum(1 for node in cluster.plan.freed if node.node in names) if cluster.plan else 0,
         gpu_percent=to_percent(_busy(nodes)),
         per_month=round_number(sum(priced) * HOURS_PER_MONTH) if nodes and len(priced) == len(nodes) else None,
+    )
+
+
+def _node_hour(cluster: ClusterWork, node: NodeFacts) -> Value:
+    """What a node costs an hour, commitments included: its own price, else the unit prices of its pool."""
+    own = cluster.node_prices.get(node.name)
+    if own is not None:
+        return own.hour
+    return hourly(
+        cluster.prices[node.pool],
+        gpus=node.gpus,
+        gpu_model=node.gpu_model,
+        cpu_cores=node.cpu_cores,
+        memory_bytes=node.memory_bytes,
     )

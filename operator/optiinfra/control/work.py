@@ -22,6 +22,7 @@ from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Finding, Proposal, Refusal
 from optiinfra.domain.idle import GpuVerdict
 from optiinfra.domain.policy import Clamped, Limits, Permission
+from optiinfra.domain.prices import NodePrice
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.right_sizing import ContainerUsageHistory
 from optiinfra.domain.scaling import ScalingDecision
@@ -128,6 +129,8 @@ class ClusterWork:
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     prices: Mapping[str, PriceList] = field(default_factory=dict)
     """By pool name; "" for nodes of no pool."""
+    node_prices: Mapping[str, NodePrice] = field(default_factory=dict)
+    """By node name; every node that is seen."""
     heard: frozenset[str] = frozenset()
     """Nodes whose agents were heard lately; what they said before is kept longer than that."""
     verdicts: tuple[GpuVerdict, ...] = ()
@@ -160,7 +163,9 @@ class Work:
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     """Nodes with their pods and agents; empty with scope Namespaces."""
     prices: Mapping[str, PriceList] = field(default_factory=dict)
-    """By pool name; "" for nodes of no pool. Empty without a ClusterResourceOptimization."""
+    """By pool name; "" for nodes of no pool."""
+    node_prices: Mapping[str, NodePrice] = field(default_factory=dict)
+    """By node name; every node that is seen."""
     services: list[ServiceWork] = field(default_factory=list)
     clusters: list[ClusterWork] = field(default_factory=list)
     broken: list[BrokenWork] = field(default_factory=list)
