@@ -6,10 +6,11 @@ aggregate_container_state}.go`, `pkg/recommender/util/{histogram,decaying_histog
 the published program itself. It is a yardstick: nothing in the operator decides with it. Not modelled, because no
 history of usage shows them: the updater, limits and policies of a VPA object, and the recommender's rule that a
 histogram forgets its outermost buckets once they weigh less than a 10,000th (after 100 half-lives; no percentile moves
-by it).
+by it). After 50 days the newest memory peak weighs as much as all before it together: whether the lower bound follows
+it is then a matter of rounding, there as here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,10 +67,25 @@ class Recommendations:
         return Requests(self.time, self.cpu.target, self.memory.target)
 
 
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A container that was ended for want of memory."""
+
+    time: float
+    request_bytes: float
+    """What it had requested; a kill is noted as more than this and more than the interval's highest use."""
+
+
 def recommend(
-    usage: Usage, *, at: FloatArray, containers: int = 1, out_of_memory: bool = False, initial_bytes: float = np.inf
+    usage: Usage,
+    *,
+    at: FloatArray,
+    containers: int = 1,
+    kills: Sequence[Kill] = (),
+    out_of_memory: bool = False,
+    initial_bytes: float = np.inf,
 ) -> Recommendations:
-    """Recommend at each of `at` (growing) from the samples before it.
+    """Recommend at each of `at` (growing) from the samples and `kills` before it.
 
     `containers` is the number in the pod, among which the pod's least amounts are divided. With `out_of_memory` each
     target is taken to be the memory limit until the next decision (`initial_bytes` before the first): where use exceeds
@@ -81,9 +97,9 @@ def recommend(
     cpu = _estimates(_cpu_percentiles(usage, at), confidence, least=millicores)
     least = np.trunc(POD_LEAST_BYTES / containers)
     if out_of_memory:
-        percentiles = _with_kills(usage, at, confidence, least=least, initial=initial_bytes)
+        percentiles = _with_own_kills(usage, at, confidence, kills, least=least, initial=initial_bytes)
     else:
-        percentiles = _memory_percentiles(usage, at)
+        percentiles = _memory_percentiles(usage, at, kills)
     memory = _estimates(percentiles, confidence, least=least)
     return Recommendations(at, Bounds(*(values / MILLI for values in cpu)), Bounds(*memory))
 
@@ -152,16 +168,13 @@ def _cpu_percentiles(usage: Usage, at: FloatArray) -> FloatArray:
 class _Peaks:
     """The histogram of memory peaks, one an interval, as the recommender adds and takes them back."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None) -> None:
+        """`began` is the time of the first sample; without any, the first kill is."""
         self.weights = np.zeros(MEMORY_BUCKETS.count)
+        self._began = began
         self._end = 0
         self._usage = 0.0
         self._kill = 0.0
-
-    @property
-    def usage(self) -> float:
-        """Highest use of the running interval, kills left out."""
-        return self._usage
 
     def add(self, value: float, *, interval: int, kill: bool = False) -> None:
         """Note the highest of some samples of an interval (its number, from 1), or a kill."""
@@ -182,6 +195,13 @@ class _Peaks:
         else:
             self._usage = value
 
+    def add_kill(self, kill: Kill) -> None:
+        """Note a kill; the highest use counts as of now, whichever interval it is of."""
+        self._began = kill.time if self._began is None else self._began
+        interval = int((kill.time - self._began) // MEMORY_INTERVAL) + 1
+        used = max(np.trunc(kill.request_bytes), self._usage)
+        self.add(out_of_memory_sample(used), interval=interval, kill=True)
+
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
@@ -192,12 +212,12 @@ class _Interval:
     peak: float
 
 
-def _intervals(usage: Usage, at: FloatArray) -> tuple[float, list[_Interval]]:
-    """Return when the first interval begins, and the peaks, in the order in which decisions see them."""
+def _intervals(usage: Usage, at: FloatArray) -> tuple[float | None, list[_Interval]]:
+    """Return when the first interval begins, if any, and the peaks, in the order in which decisions see them."""
     known = np.isfinite(usage.memory_bytes)
     time, values = usage.time[known], np.trunc(usage.memory_bytes[known])
     if not len(time):
-        return 0.0, []
+        return None, []
     interval = np.floor((time - time[0]) / MEMORY_INTERVAL).astype(np.int64) + 1
     begins = np.searchsorted(interval, interval, side="left")
     values = np.where(values[begins] > 0.0, values, 0.0)
@@ -211,36 +231,42 @@ def _intervals(usage: Usage, at: FloatArray) -> tuple[float, list[_Interval]]:
     return float(time[0]), parts
 
 
-def _memory_percentiles(usage: Usage, at: FloatArray) -> FloatArray:
+def _memory_percentiles(usage: Usage, at: FloatArray, kills: Sequence[Kill]) -> FloatArray:
     """Return (3, decisions) percentiles of the memory peaks, bytes."""
-    histograms = [peaks.weights.copy() for _, peaks in _filled(usage, at)]
+    histograms = [peaks.weights.copy() for _, peaks in _filled(usage, at, kills)]
     return _percentiles(np.reshape(histograms, (len(at), MEMORY_BUCKETS.count)), MEMORY_BUCKETS)
 
 
-def _with_kills(usage: Usage, at: FloatArray, confidence: FloatArray, *, least: float, initial: float) -> FloatArray:
+def _with_own_kills(
+    usage: Usage, at: FloatArray, confidence: FloatArray, kills: Sequence[Kill], *, least: float, initial: float
+) -> FloatArray:
     """As `_memory_percentiles`, with the kills that the targets themselves would have led to."""
-    began = _intervals(usage, at)[0]
     found = np.full((3, len(at)), np.nan)
     request, previous = initial, -np.inf
-    for decision, peaks in _filled(usage, at):
-        kill = exceeded(usage, begin=previous, end=float(at[decision]), request=request)
-        if kill is not None:
-            interval = int(np.floor((kill[0] - began) / MEMORY_INTERVAL)) + 1
-            peaks.add(out_of_memory_sample(max(np.trunc(request), np.trunc(kill[1]))), interval=interval, kill=True)
+    for decision, peaks in _filled(usage, at, kills):
+        killed = exceeded(usage, begin=previous, end=float(at[decision]), request=request)
+        if killed is not None:
+            time, used = killed
+            peaks.add_kill(Kill(time, max(request, used)))
         found[:, decision] = _percentiles(peaks.weights[None, :], MEMORY_BUCKETS)[:, 0]
         target = _estimates(found[:, [decision]], confidence[[decision]], least=least)[0][0]
         request, previous = (request if np.isnan(target) else float(target)), float(at[decision])
     return found
 
 
-def _filled(usage: Usage, at: FloatArray) -> Iterator[tuple[int, _Peaks]]:
-    """Yield each decision with the histogram as it then is; what the caller adds to it stays."""
-    peaks, parts = _Peaks(), _intervals(usage, at)[1]
-    done = 0
-    for decision in range(len(at)):
+def _filled(usage: Usage, at: FloatArray, kills: Sequence[Kill]) -> Iterator[tuple[int, _Peaks]]:
+    """Yield each decision with the histogram as it then is; what the caller adds to it stays.
+
+    Of what comes between two decisions the kills are noted last.
+    """
+    began, parts = _intervals(usage, at)
+    peaks, waiting, done = _Peaks(began), sorted(kills, key=lambda kill: kill.time), 0
+    for decision, now in enumerate(at.tolist()):
         while done < len(parts) and parts[done].decision <= decision:
             peaks.add(parts[done].peak, interval=parts[done].interval)
             done += 1
+        while waiting and waiting[0].time < now:
+            peaks.add_kill(waiting.pop(0))
         yield decision, peaks
 
 
