@@ -6,12 +6,12 @@ never an empty success: an empty list would read as "nothing here to be idle".
 
 One lost GPU stays in the list with every value unknown, as long as its identity was read before; the others are
 measured on. Numbers that no hardware can give (more than 100 %, all bits set) are unknown, not clamped.
-SM activity needs GPM, which this version does not read: it says *unsupported* and never borrows `utilization_ratio`,
+SM activity comes from GPM alone: where that is missing it is *unsupported* and never borrowed from `utilization_ratio`,
 which is 100 % for one tiny kernel.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optiinfra_agent.errors import (
@@ -20,6 +20,8 @@ from optiinfra_agent.errors import (
     SourceFailedError,
     ValueUnknownError,
 )
+from optiinfra_agent.gpm import GpmSampler
+from optiinfra_agent.gpu_fields import read_fields
 from optiinfra_agent.nvml import (
     ARGUMENT_VERSION_MISMATCH,
     FUNCTION_NOT_FOUND,
@@ -33,6 +35,7 @@ from optiinfra_agent.nvml import (
     source_error,
 )
 from optiinfra_agent.snapshot import GpuReading, Measured, Reason, Text, Unknown
+from optiinfra_agent.xid import XidListener
 
 MAX_GPUS = 64
 _FIRST_PAUSE_S = 1.0
@@ -43,6 +46,7 @@ _MAX_MILLIJOULES = 1 << 63
 _MAX_MEGAHERTZ = 100_000
 _MAX_CELSIUS = 300
 _MAX_PROCESSES = 1_000_000
+_MAX_MASK = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class GpuCollector:
 
     def __init__(self, session: NvmlSession, *, clock: Callable[[], float], longest_pause_s: float) -> None:
         self._session = session
+        self._gpm = GpmSampler(session, clock=clock)
+        self._xid = XidListener(session)
         self._clock = clock
         self._longest_pause_s = longest_pause_s
         self._pause_s = _FIRST_PAUSE_S
@@ -122,12 +128,13 @@ class GpuCollector:
         if count > MAX_GPUS:
             raise SourceFailedError(f"the driver counts {count} GPUs; more than {MAX_GPUS} is not believed")
         gpus: list[GpuReading] = []
+        handles: dict[str, Any] = {}
         lost: list[str] = []
         nameless: list[str] = []
         worst = 0
         for index in range(count):
             try:
-                gpus.append(self._read_gpu(index))
+                gpus.append(self._read_gpu(index, handles))
             except NvmlCallError as error:
                 worst = error.code
                 if index in self._identities:
@@ -138,10 +145,13 @@ class GpuCollector:
         if nameless:
             # A GPU without identity cannot be listed, and a list that silently lacks it would be believed.
             raise SourceFailedError("; ".join([*nameless, *lost]), code=worst)
+        self._gpm.keep({gpu.uuid for gpu in gpus})
+        xids = self._xid.collect(handles)
+        gpus = [replace(gpu, xid_errors=xids.get(gpu.uuid, gpu.xid_errors)) for gpu in gpus]
         driver = _text(self._session, "nvmlSystemGetDriverVersion")
         return GpuPass(gpus=tuple(gpus), driver_version=driver, note="; ".join(lost), code=worst)
 
-    def _read_gpu(self, index: int) -> GpuReading:
+    def _read_gpu(self, index: int, handles: dict[str, Any]) -> GpuReading:
         session = self._session
         handle = session.call("nvmlDeviceGetHandleByIndex", index)
         uuid = session.call("nvmlDeviceGetUUID", handle)
@@ -152,8 +162,9 @@ class GpuCollector:
             known = (uuid, _text(session, "nvmlDeviceGetName", handle), _bus_id(session, handle))
             self._identities[index] = known
         total, used, reserved = _memory(session, handle)
+        bar1_total, bar1_used = _bar1(session, handle)
         utilization, memory_utilization = _utilization(session, handle)
-        return GpuReading(
+        reading = GpuReading(
             uuid=uuid,
             index=index,
             model=known[1],
@@ -163,7 +174,12 @@ class GpuCollector:
             memory_reserved_bytes=reserved,
             utilization_ratio=utilization,
             memory_utilization_ratio=memory_utilization,
-            sm_active_ratio=Unknown(Reason.UNSUPPORTED),
+            **self._gpm.read(handle, uuid),
+            **read_fields(session, handle),
+            bar1_total_bytes=bar1_total,
+            bar1_used_bytes=bar1_used,
+            clock_event_reasons=_clock_events(session, handle),
+            xid_errors=Unknown(Reason.UNAVAILABLE),
             power_watts=_scaled(session, "nvmlDeviceGetPowerUsage", handle, limit=_MAX_MILLIWATTS, scale=1e-3),
             power_limit_watts=_scaled(
                 session, "nvmlDeviceGetEnforcedPowerLimit", handle, limit=_MAX_MILLIWATTS, scale=1e-3
@@ -172,17 +188,13 @@ class GpuCollector:
                 session, "nvmlDeviceGetTotalEnergyConsumption", handle, limit=_MAX_MILLIJOULES, scale=1e-3
             ),
             temperature_celsius=_temperature(session, handle),
-            sm_clock_hertz=_scaled(
-                session,
-                "nvmlDeviceGetClockInfo",
-                handle,
-                session.constant("NVML_CLOCK_SM"),
-                limit=_MAX_MEGAHERTZ,
-                scale=1e6,
-            ),
+            sm_clock_hertz=_clock(session, handle, "NVML_CLOCK_SM"),
+            memory_clock_hertz=_clock(session, handle, "NVML_CLOCK_MEM"),
             mig_enabled=_mig(session, handle),
             processes=_processes(session, handle),
         )
+        handles[uuid] = handle
+        return reading
 
 
 def _unmeasured(index: int, identity: tuple[str, Text, Text], reason: Reason) -> GpuReading:
@@ -262,6 +274,30 @@ def _temperature(session: NvmlSession, handle: Any) -> Measured:
     except ValueUnknownError as error:
         return Unknown(error.reason)
     return _believed(value, limit=_MAX_CELSIUS)
+
+
+def _clock(session: NvmlSession, handle: Any, kind: str) -> Measured:
+    which = session.constant(kind)
+    return _scaled(session, "nvmlDeviceGetClockInfo", handle, which, limit=_MAX_MEGAHERTZ, scale=1e6)
+
+
+def _clock_events(session: NvmlSession, handle: Any) -> Measured:
+    # The older name of the same call; both give a mask.
+    for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+        try:
+            return _believed(session.call(name, handle), limit=_MAX_MASK)
+        except ValueUnknownError as error:
+            if error.code != FUNCTION_NOT_FOUND:
+                return Unknown(error.reason)
+    return Unknown(Reason.UNSUPPORTED)
+
+
+def _bar1(session: NvmlSession, handle: Any) -> tuple[Measured, Measured]:
+    try:
+        memory = session.call("nvmlDeviceGetBAR1MemoryInfo", handle)
+    except ValueUnknownError as error:
+        return Unknown(error.reason), Unknown(error.reason)
+    return _believed(memory.bar1Total, limit=_MAX_BYTES), _believed(memory.bar1Used, limit=_MAX_BYTES)
 
 
 def _mig(session: NvmlSession, handle: Any) -> bool | Unknown:

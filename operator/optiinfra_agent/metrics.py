@@ -35,7 +35,10 @@ _Kind = Literal["gauge", "counter"]
 _GPU: tuple[tuple[str, str, _Kind, str], ...] = (
     ("gpu_utilization_ratio", "utilization_ratio", "gauge", "Share of the last sample window with a kernel running."),
     ("gpu_memory_utilization_ratio", "memory_utilization_ratio", "gauge", "Share of time memory was read or written."),
-    ("gpu_sm_active_ratio", "sm_active_ratio", "gauge", "Share of streaming multiprocessors that were busy."),
+    ("gpu_sm_active_ratio", "sm_active_ratio", "gauge", "Mean share of streaming multiprocessors that were busy."),
+    ("gpu_sm_occupancy_ratio", "sm_occupancy_ratio", "gauge", "Mean share of warps that were resident."),
+    ("gpu_tensor_active_ratio", "tensor_active_ratio", "gauge", "Mean share of time the tensor cores were busy."),
+    ("gpu_dram_active_ratio", "dram_active_ratio", "gauge", "Mean share of the memory bandwidth that was used."),
     ("gpu_memory_used_bytes", "memory_used_bytes", "gauge", "Memory in use, without what the driver reserves."),
     ("gpu_memory_total_bytes", "memory_total_bytes", "gauge", "Memory of the GPU."),
     ("gpu_memory_reserved_bytes", "memory_reserved_bytes", "gauge", "Memory that the driver reserves."),
@@ -43,9 +46,43 @@ _GPU: tuple[tuple[str, str, _Kind, str], ...] = (
     ("gpu_power_limit_watts", "power_limit_watts", "gauge", "Power limit in force."),
     ("gpu_energy_joules_total", "energy_joules_total", "counter", "Energy since the driver was loaded."),
     ("gpu_temperature_celsius", "temperature_celsius", "gauge", "Temperature."),
+    ("gpu_memory_temperature_celsius", "memory_temperature_celsius", "gauge", "Temperature of the memory."),
     ("gpu_sm_clock_hertz", "sm_clock_hertz", "gauge", "Clock of the streaming multiprocessors."),
+    ("gpu_memory_clock_hertz", "memory_clock_hertz", "gauge", "Clock of the memory."),
+    ("gpu_pcie_transmit_bytes_total", "pcie_transmit_bytes_total", "counter", "Bytes sent over PCIe."),
+    ("gpu_pcie_receive_bytes_total", "pcie_receive_bytes_total", "counter", "Bytes received over PCIe."),
+    ("gpu_nvlink_transmit_bytes_total", "nvlink_transmit_bytes_total", "counter", "Bytes sent over all NVLinks."),
+    ("gpu_nvlink_receive_bytes_total", "nvlink_receive_bytes_total", "counter", "Bytes received over all NVLinks."),
+    ("gpu_bar1_total_bytes", "bar1_total_bytes", "gauge", "Memory that the CPU can map (BAR1)."),
+    ("gpu_bar1_used_bytes", "bar1_used_bytes", "gauge", "Memory that the CPU has mapped (BAR1)."),
+    ("gpu_ecc_corrected_errors", "ecc_corrected_errors", "gauge", "Memory errors corrected since the last reset."),
+    ("gpu_ecc_uncorrected_errors", "ecc_uncorrected_errors", "gauge", "Memory errors not corrected since then."),
+    ("gpu_remapped_rows_corrected", "remapped_rows_corrected", "gauge", "Rows remapped after corrected errors."),
+    ("gpu_remapped_rows_uncorrected", "remapped_rows_uncorrected", "gauge", "Rows remapped after uncorrected ones."),
+    ("gpu_remap_pending", "remap_pending", "gauge", "1 while rows wait for a reset to be remapped."),
+    ("gpu_remap_failed", "remap_failed", "gauge", "1 once a row could not be remapped: replace the GPU."),
+    ("gpu_recovery_action", "recovery_action", "gauge", "0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset."),
     ("gpu_mig_enabled", "mig_enabled", "gauge", "1 while the GPU is partitioned (MIG)."),
     ("gpu_processes", "processes", "gauge", "Compute processes on the GPU."),
+)
+_CLOCK_EVENTS = (
+    ("power_cap", "clock_power_cap_seconds_total"),
+    ("sync_boost", "clock_sync_boost_seconds_total"),
+    ("software_thermal", "clock_software_thermal_seconds_total"),
+    ("hardware_thermal", "clock_hardware_thermal_seconds_total"),
+    ("power_brake", "clock_power_brake_seconds_total"),
+)
+# bit of the driver's mask: reason
+_CLOCK_REASONS = (
+    (0x1, "idle"),
+    (0x2, "applications_clocks"),
+    (0x4, "power_cap"),
+    (0x8, "hardware_slowdown"),
+    (0x10, "sync_boost"),
+    (0x20, "software_thermal"),
+    (0x40, "hardware_thermal"),
+    (0x80, "power_brake"),
+    (0x100, "display_clocks"),
 )
 _CPU: tuple[tuple[str, str, _Kind, str], ...] = (
     ("node_cpu_cores", "cores", "gauge", "CPU cores."),
@@ -206,6 +243,27 @@ def _gpus(gpus: tuple[GpuReading, ...], *, driver: str | Unknown) -> Iterator[Me
             _add(family, (gpu.uuid,), getattr(gpu, field))
         if family.samples:
             yield family
+    yield from _events(gpus)
+
+
+def _events(gpus: tuple[GpuReading, ...]) -> Iterator[Metric]:
+    limited = _family(
+        "gpu_clock_event_seconds_total", "Time under a limit of the clocks.", "counter", ("uuid", "reason")
+    )
+    active = _family("gpu_clock_event_active", "1 for what holds the clocks now.", "gauge", ("uuid", "reason"))
+    xids = _family("gpu_xid_errors_total", "Xid events since the agent's start.", "counter", ("uuid", "xid"))
+    for gpu in gpus:
+        for reason, field in _CLOCK_EVENTS:
+            _add(limited, (gpu.uuid, reason), getattr(gpu, field))
+        if not isinstance(gpu.clock_event_reasons, Unknown):
+            mask = int(gpu.clock_event_reasons)
+            for bit, reason in _CLOCK_REASONS:
+                if mask & bit:
+                    active.add_metric((gpu.uuid, reason), 1.0)
+        if not isinstance(gpu.xid_errors, Unknown):
+            for number, count in gpu.xid_errors:
+                xids.add_metric((gpu.uuid, str(number)), count)
+    yield from (family for family in (limited, active, xids) if family.samples)
 
 
 def _attribution(attribution: Attribution) -> Iterator[Metric]:

@@ -41,6 +41,7 @@ class CodeClass(Enum):
 
 
 FUNCTION_NOT_FOUND = 13
+TIMEOUT = 10
 ARGUMENT_VERSION_MISMATCH = 25
 GPU_NOT_FOUND = 28
 UNKNOWN = 999
@@ -104,6 +105,8 @@ class NvmlSession:
     def __init__(self) -> None:
         self._library: Any = None
         self._pid: int | None = None
+        self.openings = 0
+        """How often it was opened: what the library gave out before is gone with each."""
 
     @property
     def is_open(self) -> bool:
@@ -123,6 +126,7 @@ class NvmlSession:
         except self._library.NVMLError as error:
             raise source_error(error.value, "initialise") from error
         self._pid = os.getpid()
+        self.openings += 1
 
     def close(self) -> None:
         """Give the session up. A failure is expected here: what is closed is often already dead."""

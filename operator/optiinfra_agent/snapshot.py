@@ -61,6 +61,8 @@ class Unknown:
 
 Measured: TypeAlias = float | Unknown
 Text: TypeAlias = str | Unknown
+XidCounts: TypeAlias = tuple[tuple[int, int], ...] | Unknown
+"""(number of the Xid, events since the agent's start); empty: none was seen by an agent that listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,12 @@ class PressureReading:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One GPU. `memory_used_bytes` leaves out what the driver reserves, where the driver can tell the two apart."""
+    """One GPU. `memory_used_bytes` leaves out what the driver reserves, where the driver can tell the two apart.
+
+    Ratios of activity (`sm_active`, `sm_occupancy`, `tensor_active`, `dram_active`) are means since the collection
+    before. `clock_event_reasons` is the driver's mask of the moment, `recovery_action` its number: 0 none, 1 reset,
+    2 reboot, 3 drain, 4 drain and reset. What ends in `_total` counts since the driver was loaded.
+    """
 
     uuid: str
     index: int
@@ -109,11 +116,36 @@ class GpuReading:
     utilization_ratio: Measured
     memory_utilization_ratio: Measured
     sm_active_ratio: Measured
+    sm_occupancy_ratio: Measured
+    tensor_active_ratio: Measured
+    dram_active_ratio: Measured
     power_watts: Measured
     power_limit_watts: Measured
     energy_joules_total: Measured
     temperature_celsius: Measured
+    memory_temperature_celsius: Measured
     sm_clock_hertz: Measured
+    memory_clock_hertz: Measured
+    clock_event_reasons: Measured
+    clock_power_cap_seconds_total: Measured
+    clock_sync_boost_seconds_total: Measured
+    clock_software_thermal_seconds_total: Measured
+    clock_hardware_thermal_seconds_total: Measured
+    clock_power_brake_seconds_total: Measured
+    pcie_transmit_bytes_total: Measured
+    pcie_receive_bytes_total: Measured
+    nvlink_transmit_bytes_total: Measured
+    nvlink_receive_bytes_total: Measured
+    bar1_total_bytes: Measured
+    bar1_used_bytes: Measured
+    ecc_corrected_errors: Measured
+    ecc_uncorrected_errors: Measured
+    remapped_rows_corrected: Measured
+    remapped_rows_uncorrected: Measured
+    remap_pending: Measured
+    remap_failed: Measured
+    recovery_action: Measured
+    xid_errors: XidCounts
     mig_enabled: bool | Unknown
     processes: Measured
 

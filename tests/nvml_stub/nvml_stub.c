@@ -10,6 +10,10 @@
  *     hang FUNCTION GPU 0         FUNCTION never comes back
  *     value NAME GPU NUMBER       a measured value; the names are in the functions below
  *     lost_after GPU CALLS        after that many calls on it the GPU is lost (15)
+ *     xid GPU NUMBER              one event; each such line is delivered once, in their order
+ *
+ * A field of nvmlDeviceGetFieldValues is "value field_N": below zero means that the GPU does not have it (3). GPM says
+ * what "value gpm_N" says, N being the number of the metric, of two samples of one GPU at least 100 ms apart.
  *
  * Every call is appended to the file named by NVML_STUB_CALLS. Compiled with -DOLD_DRIVER the newer symbols are
  * missing. After a fork the child inherits a dead session: every call gives 999 until it is shut down and opened.
@@ -18,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define GPUS 128
@@ -195,9 +200,88 @@ int nvmlDeviceGetTemperature(void *device, unsigned sensor, unsigned *celsius) {
 
 int nvmlDeviceGetClockInfo(void *device, unsigned type, unsigned *megahertz) {
     ENTER(ON(device));
-    if (type != 1) return INVALID; /* 1 is the SM clock */
-    *megahertz = (unsigned)VALUE("clock", 345);
+    if (type != 1 && type != 2) return INVALID; /* 1 is the SM's, 2 the memory's */
+    *megahertz = (unsigned)(type == 1 ? VALUE("clock", 345) : VALUE("memory_clock", 2619));
     return SUCCESS;
+}
+
+typedef struct { uint64_t total, free, used; } bar1_t;
+
+int nvmlDeviceGetBAR1MemoryInfo(void *device, bar1_t *memory) {
+    ENTER(ON(device));
+    memory->total = 137438953472u;
+    memory->used = (uint64_t)VALUE("bar1_used", 1048576);
+    memory->free = memory->total - memory->used;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, uint64_t *mask) {
+    ENTER(ON(device));
+    *mask = (uint64_t)VALUE("clock_events", 1);
+    return SUCCESS;
+}
+
+typedef struct {
+    unsigned field, scope;
+    int64_t timestamp, latency;
+    unsigned type;
+    int code;
+    union { double number; unsigned small; uint64_t large; } value;
+} field_t;
+
+int nvmlDeviceGetFieldValues(void *device, int count, field_t *fields) {
+    ENTER(ON(device));
+    for (int i = 0; i < count; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "field_%u", fields[i].field);
+        double value = VALUE(name, 0);
+        /* NVLink is told link by link, or for all links by an all-ones scope. */
+        if ((fields[i].field == 138 || fields[i].field == 139) && fields[i].scope != UINT32_MAX) value = -1;
+        fields[i].code = value < 0 ? 3 : SUCCESS;
+        fields[i].timestamp = 1;
+        fields[i].latency = 1;
+        fields[i].type = value > 4294967295.0 ? 3 : 1;
+        if (fields[i].type == 3) fields[i].value.large = value > 9e18 ? UINT64_MAX : (uint64_t)value;
+        else fields[i].value.small = (unsigned)value;
+    }
+    return SUCCESS;
+}
+
+typedef struct { void *device; uint64_t type, data; unsigned gpu_instance, compute_instance; } event_t;
+
+static int listening[GPUS];
+static long delivered;
+
+int nvmlEventSetCreate(void **set) {
+    ENTER(ANY);
+    memset(listening, 0, sizeof listening);
+    *set = listening;
+    return SUCCESS;
+}
+
+int nvmlDeviceRegisterEvents(void *device, uint64_t types, void *set) {
+    ENTER(ON(device));
+    if (types != 8 || set != listening) return INVALID;
+    listening[ON(device)] = 1;
+    return SUCCESS;
+}
+
+int nvmlEventSetWait_v2(void *set, event_t *event, unsigned milliseconds) {
+    char line[256];
+    long gpu, number, seen = 0;
+    ENTER(ANY);
+    if (set != listening || milliseconds) return INVALID;
+    FILE *file = configuration();
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "xid %ld %ld", &gpu, &number) != 2 || seen++ < delivered) continue;
+        delivered++;
+        if (!listening[gpu]) continue;
+        *event = (event_t){&devices[gpu], 8, (uint64_t)number, UINT32_MAX, UINT32_MAX};
+        fclose(file);
+        return SUCCESS;
+    }
+    if (file) fclose(file);
+    return 10; /* nothing waits */
 }
 
 typedef struct { unsigned pid; uint64_t memory; unsigned gpu_instance, compute_instance; } process_t;
@@ -241,6 +325,67 @@ int nvmlDeviceGetTemperatureV(void *device, temperature_t *temperature) {
     ENTER(ON(device));
     if (temperature->version != 0x100000C) return 25;
     temperature->celsius = (int)VALUE("temperature", 31);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(void *device, uint64_t *mask) {
+    ENTER(ON(device));
+    *mask = (uint64_t)VALUE("clock_events", 1);
+    return SUCCESS;
+}
+
+typedef struct { unsigned version, supported; } gpm_support_t;
+
+int nvmlGpmQueryDeviceSupport(void *device, gpm_support_t *support) {
+    ENTER(ON(device));
+    if (support->version != 1) return 25;
+    support->supported = (unsigned)VALUE("gpm", 0);
+    return SUCCESS;
+}
+
+typedef struct { int device; struct timespec taken; } sample_t;
+static int samples; /* that were given out and not given back */
+
+int nvmlGpmSampleAlloc(sample_t **sample) {
+    ENTER(ANY);
+    if (++samples > 2 * GPUS) return 20;
+    *sample = calloc(1, sizeof **sample);
+    (*sample)->device = ANY;
+    return SUCCESS;
+}
+
+int nvmlGpmSampleFree(sample_t *sample) {
+    ENTER(ANY);
+    samples--;
+    free(sample);
+    return SUCCESS;
+}
+
+int nvmlGpmSampleGet(void *device, sample_t *sample) {
+    ENTER(ON(device));
+    if (VALUE("mig", 0)) return 3;
+    sample->device = ON(device);
+    clock_gettime(CLOCK_MONOTONIC, &sample->taken);
+    return SUCCESS;
+}
+
+typedef struct { unsigned id; int code; double value; char *names[3]; } gpm_metric_t;
+typedef struct { unsigned version, count; sample_t *first, *second; gpm_metric_t metrics[]; } gpm_metrics_t;
+
+int nvmlGpmMetricsGet(gpm_metrics_t *wanted) {
+    ENTER(ANY);
+    if (wanted->version != 1) return 25;
+    sample_t *first = wanted->first, *second = wanted->second;
+    if (first->device < 0 || first->device != second->device) return INVALID;
+    double span = (double)(second->taken.tv_sec - first->taken.tv_sec) +
+                  (double)(second->taken.tv_nsec - first->taken.tv_nsec) * 1e-9;
+    if (span < 0.1) return INVALID;
+    for (unsigned i = 0; i < wanted->count; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "gpm_%u", wanted->metrics[i].id);
+        wanted->metrics[i].value = rule("value", name, first->device, 0);
+        wanted->metrics[i].code = wanted->metrics[i].value < 0 ? 3 : SUCCESS;
+    }
     return SUCCESS;
 }
 

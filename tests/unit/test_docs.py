@@ -250,7 +250,8 @@ def agent_metrics():
     def reading(model, /, **texts):
         return model(**{field.name: texts.get(field.name, known) for field in dataclasses.fields(model)})
 
-    gpu = reading(snapshot.GpuReading, uuid="GPU-1", index=0, model="m", pci_bus_id="p", mig_enabled=False)
+    identity = {"uuid": "GPU-1", "index": 0, "model": "m", "pci_bus_id": "p"}
+    gpu = reading(snapshot.GpuReading, **identity, mig_enabled=False, xid_errors=((79, 1),))
     report = snapshot.SourceReport(state=snapshot.SourceState.OK, reason="", time=1.0, duration_s=0.1)
     full = snapshot.Snapshot(
         time=1.0,
@@ -345,7 +346,9 @@ def test_every_path_of_the_external_metrics_api_is_documented():
 
 
 def test_every_page_of_the_agent_is_documented():
-    served = Application(collection=SimpleNamespace(), registration=SimpleNamespace(), token=None)._pages
+    served = Application(
+        collection=SimpleNamespace(), registration=SimpleNamespace(), token=None, settings=SimpleNamespace()
+    )._pages
     table = rows(section(DOCS / "reference/http.md", "Agent, port 8003"))[1:]
     assert {CODE.findall(row[0])[0] for row in table} == set(served)
 

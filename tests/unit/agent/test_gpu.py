@@ -10,11 +10,15 @@ import pytest
 
 from optiinfra_agent.errors import SourceUnavailableError
 from optiinfra_agent.gpu import GpuCollector
+from optiinfra_agent.gpu_fields import NAMES
 from optiinfra_agent.nvml import NvmlSession
 from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, environment, eventually, once
 
 UUID = "GPU-{0:08d}-0000-4000-8000-{0:012d}"
+ACTIVITY = dict.fromkeys(
+    ("sm_active_ratio", "sm_occupancy_ratio", "tensor_active_ratio", "dram_active_ratio"), "unsupported"
+)
 
 
 def nvml(snapshot: dict[str, Any]) -> tuple[str, str]:
@@ -62,15 +66,21 @@ def test_one_gpu_in_full(stub: Stub) -> None:
             "memory_reserved_bytes": 600000000,
             "utilization_ratio": 1.0,
             "memory_utilization_ratio": 0.07,
-            "sm_active_ratio": None,
+            **dict.fromkeys(ACTIVITY),
             "power_watts": 627.0,
             "power_limit_watts": 700.0,
             "energy_joules_total": 123456.789,
             "temperature_celsius": 64,
             "sm_clock_hertz": 1980e6,
+            "memory_clock_hertz": 2619e6,
+            "clock_event_reasons": 1,
+            **dict.fromkeys(NAMES, 0.0),
+            "bar1_total_bytes": 137438953472,
+            "bar1_used_bytes": 1048576,
+            "xid_errors": [],
             "mig_enabled": False,
             "processes": 3,
-            "unknown": {"sm_active_ratio": "unsupported"},
+            "unknown": ACTIVITY,
         }
     ]
 
@@ -130,7 +140,11 @@ FIELDS = {
     "nvmlDeviceGetEnforcedPowerLimit": ("power_limit_watts",),
     "nvmlDeviceGetTotalEnergyConsumption": ("energy_joules_total",),
     "nvmlDeviceGetTemperatureV": ("temperature_celsius",),
-    "nvmlDeviceGetClockInfo": ("sm_clock_hertz",),
+    "nvmlDeviceGetClockInfo": ("sm_clock_hertz", "memory_clock_hertz"),
+    "nvmlDeviceGetCurrentClocksEventReasons": ("clock_event_reasons",),
+    "nvmlDeviceGetFieldValues": NAMES,
+    "nvmlDeviceGetBAR1MemoryInfo": ("bar1_total_bytes", "bar1_used_bytes"),
+    "nvmlDeviceRegisterEvents": ("xid_errors",),
     "nvmlDeviceGetComputeRunningProcesses_v3": ("processes",),
     "nvmlDeviceGetName": ("model",),
     "nvmlDeviceGetPciInfo_v3": ("pci_bus_id",),
@@ -144,7 +158,7 @@ def test_one_field_not_supported_leaves_the_others(stub: Stub) -> None:
     snapshot = once(**stub.environment)
     assert nvml(snapshot)[0] == "ok"
     for gpu, function in zip(snapshot["gpus"], [*functions, None], strict=True):
-        expected = dict.fromkeys(("sm_active_ratio", *FIELDS.get(function, ())), "unsupported")
+        expected = ACTIVITY | dict.fromkeys(FIELDS.get(function, ()), "unsupported")
         assert gpu["unknown"] == expected, function
         assert {field for field, value in gpu.items() if value is None} == set(expected), function
 
@@ -193,6 +207,11 @@ SENTINELS = (
     ("clock", 4294967295, "sm_clock_hertz"),
     ("memory_used", 99999999999, "memory_used_bytes"),
     ("memory_reserved", 9e18, "memory_reserved_bytes"),
+    ("clock_events", 1e18, "clock_event_reasons"),
+    ("bar1_used", 9e18, "bar1_used_bytes"),
+    ("field_197", 1.8e19, "pcie_transmit_bytes_total"),
+    ("field_144", 4294967295, "remap_pending"),
+    ("field_82", 4294967295, "memory_temperature_celsius"),
 )
 
 
@@ -203,13 +222,13 @@ def test_numbers_that_no_hardware_gives_are_unknown(stub: Stub) -> None:
     )
     for gpu, (_, _, field) in zip(once(**stub.environment)["gpus"], SENTINELS, strict=True):
         assert gpu[field] is None
-        assert gpu["unknown"] == {"sm_active_ratio": "unsupported", field: "failed"}
+        assert gpu["unknown"] == ACTIVITY | {field: "failed"}
 
 
 def test_older_driver_without_newer_functions(old_stub: Stub) -> None:
     old_stub.rules("value processes 0 2", "value memory_used 0 5000")
     gpu = once(**old_stub.environment)["gpus"][0]
-    assert gpu["unknown"] == {"sm_active_ratio": "unsupported", "memory_reserved_bytes": "unsupported"}
+    assert gpu["unknown"] == ACTIVITY | {"memory_reserved_bytes": "unsupported"}
     assert gpu["memory_used_bytes"] == 5000
     assert gpu["temperature_celsius"] == 31
     assert gpu["processes"] == 2
@@ -276,7 +295,7 @@ def test_failing_initialisation_is_repeated_ever_more_rarely() -> None:
 def test_one_gpu_lost_stays_in_the_list_with_nothing_known(start: Callable[..., Agent], stub: Stub) -> None:
     stub.rules("gpus 2")
     agent = start(**stub.environment)
-    calls_of_a_pass = 13
+    calls_of_a_pass = 20
     assert len(agent.snapshot()["gpus"]) == 2
     stub.rules("gpus 2", f"lost_after 1 {calls_of_a_pass}")
     snapshot = eventually(lambda: nvml(agent.snapshot())[1] and agent.snapshot())

@@ -1,0 +1,151 @@
+"""What a GPU did between two collections (GPM), its counters (fields), and its errors (Xid)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from optiinfra_agent.gpm import METRICS
+from tests.nvml_stub import Stub
+from tests.unit.agent.conftest import Agent, eventually, once
+
+UUID = "GPU-{0:08d}-0000-4000-8000-{0:012d}"
+BUSY = ("value gpm -1 1", "value gpm_2 -1 61.5", "value gpm_3 -1 20", "value gpm_5 -1 12.5", "value gpm_10 -1 100.4")
+
+
+def gpu_with(agent: Agent, test: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    return eventually(lambda: next((gpu for gpu in agent.snapshot()["gpus"] if test(gpu)), None))
+
+
+def test_activity_is_the_mean_between_two_collections(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules(*BUSY, "value utilization 0 100")
+    first = once(**stub.environment)["gpus"][0]
+    assert {first["unknown"][name] for name in METRICS} == {"warming_up"}
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    gpu = gpu_with(agent, lambda gpu: gpu["sm_active_ratio"] is not None)
+    # A tenth of a per cent too much is the driver's rounding, and no mark of "not available".
+    assert [gpu[name] for name in METRICS] == [0.615, 0.2, 0.125, 1.0]
+    assert gpu["utilization_ratio"] == 1.0
+    metrics = agent.metrics()
+    assert metrics[f'optiinfra_gpu_sm_active_ratio{{uuid="{UUID.format(0)}"}}'] == 0.615
+    assert metrics[f'optiinfra_gpu_tensor_active_ratio{{uuid="{UUID.format(0)}"}}'] == 0.125
+
+
+def test_a_metric_that_the_gpu_lacks_leaves_the_others(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules(*BUSY, "value gpm_5 0 -1", "value gpm_10 0 250")
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    gpu = gpu_with(agent, lambda gpu: gpu["sm_active_ratio"] is not None)
+    assert gpu["unknown"] == {"tensor_active_ratio": "unsupported", "dram_active_ratio": "failed"}
+
+
+def test_a_gpu_without_gpm_is_asked_once(start: Callable[..., Agent], stub: Stub) -> None:
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    agent.snapshot()
+    eventually(lambda: agent.metrics()["optiinfra_agent_collections_total"] >= 3)
+    assert stub.calls("nvmlGpmQueryDeviceSupport") == 1
+    assert stub.calls("nvmlGpmSampleAlloc") == 0
+
+
+def test_samples_are_two_for_each_gpu_and_given_back(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules("gpus 3", *BUSY)
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    agent.snapshot()
+    eventually(lambda: agent.metrics()["optiinfra_agent_collections_total"] >= 3)
+    assert stub.calls("nvmlGpmSampleAlloc") == 6
+    stub.rules("gpus 1", *BUSY)
+    eventually(lambda: len(agent.snapshot()["gpus"]) == 1)
+    assert stub.calls("nvmlGpmSampleFree") == 4
+
+
+def test_a_partitioned_gpu_has_no_activity_as_a_whole(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules(*BUSY, "value mig 0 1")
+    gpu = gpu_with(start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment), lambda gpu: gpu["mig_enabled"])
+    assert gpu["unknown"]["sm_active_ratio"] == "unsupported"
+    assert stub.calls("nvmlGpmSampleFree") == 2
+
+
+def test_activity_begins_anew_with_a_new_session(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules(*BUSY)
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    gpu_with(agent, lambda gpu: gpu["sm_active_ratio"] is not None)
+    stub.rules(*BUSY, "code nvmlDeviceGetCount_v2 -1 999")
+    eventually(lambda: agent.snapshot()["sources"]["nvml"]["state"] == "failed")
+    stub.rules(*BUSY)
+    gpu_with(agent, lambda gpu: gpu["sm_active_ratio"] == 0.615)
+    assert stub.calls("nvmlGpmSampleAlloc") == 4
+
+
+def test_fields_in_base_units(stub: Stub) -> None:
+    stub.rules(
+        "value field_197 0 5000000000",
+        "value field_138 0 2048",
+        "value field_74 0 1500000000",
+        "value field_271 0 -1",
+        "value field_230 0 2",
+        "value field_82 0 71",
+    )
+    gpu = once(**stub.environment)["gpus"][0]
+    assert gpu["pcie_transmit_bytes_total"] == 5e9
+    assert gpu["nvlink_transmit_bytes_total"] == 2048 * 1024
+    assert gpu["clock_power_cap_seconds_total"] == 1.5
+    assert gpu["clock_power_brake_seconds_total"] is None
+    assert gpu["unknown"]["clock_power_brake_seconds_total"] == "unsupported"
+    assert gpu["recovery_action"] == 2
+    assert gpu["memory_temperature_celsius"] == 71
+    assert stub.calls("nvmlDeviceGetFieldValues") == 1
+
+
+def test_clock_events_have_their_reasons(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules("value clock_events 0 36", "value field_269 0 2500000000")
+    agent = start(**stub.environment)
+    agent.snapshot()
+    metrics = agent.metrics()
+    active = {name for name in metrics if name.startswith("optiinfra_gpu_clock_event_active")}
+    assert active == {
+        f'optiinfra_gpu_clock_event_active{{reason="{reason}",uuid="{UUID.format(0)}"}}'
+        for reason in ("power_cap", "software_thermal")
+    }
+    seconds = f'optiinfra_gpu_clock_event_seconds_total{{reason="software_thermal",uuid="{UUID.format(0)}"}}'
+    assert metrics[seconds] == 2.5
+
+
+def test_an_older_driver_tells_the_clock_events_by_their_older_name(old_stub: Stub) -> None:
+    old_stub.rules("value clock_events 0 4")
+    assert once(**old_stub.environment)["gpus"][0]["clock_event_reasons"] == 4
+
+
+def test_xids_are_counted_by_gpu_and_number(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules("gpus 2")
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    assert [gpu["xid_errors"] for gpu in agent.snapshot()["gpus"]] == [[], []]
+    stub.rules("gpus 2", "xid 1 31", "xid 1 79", "xid 1 31")
+    gpu_with(agent, lambda gpu: gpu["xid_errors"] == [[31, 2], [79, 1]] and gpu["index"] == 1)
+    assert agent.metrics()[f'optiinfra_gpu_xid_errors_total{{uuid="{UUID.format(1)}",xid="31"}}'] == 2
+    assert stub.calls("nvmlDeviceRegisterEvents") == 2
+
+
+def test_the_last_xid_of_a_lost_gpu_is_still_told(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules("gpus 2")
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    agent.snapshot()
+    stub.rules("gpus 2", "xid 0 79", "code nvmlDeviceGetUUID 0 15")
+    gpu = gpu_with(agent, lambda gpu: gpu["index"] == 0 and gpu["power_watts"] is None)
+    assert gpu["xid_errors"] == [[79, 1]]
+
+
+@pytest.mark.parametrize(("code", "reason"), [(3, "unsupported"), (4, "denied")])
+def test_without_events_the_count_is_unknown_and_not_zero(stub: Stub, code: int, reason: str) -> None:
+    stub.rules(f"code nvmlEventSetCreate -1 {code}")
+    gpu = once(**stub.environment)["gpus"][0]
+    assert gpu["xid_errors"] is None
+    assert gpu["unknown"]["xid_errors"] == reason
+
+
+def test_more_numbers_than_are_kept_are_counted_together(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules()
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    agent.snapshot()
+    stub.rules(*(f"xid 0 {100 + number}" for number in range(70)))
+    gpu = gpu_with(agent, lambda gpu: sum(count for _, count in gpu["xid_errors"]) == 70)
+    assert len(gpu["xid_errors"]) == 33
+    assert gpu["xid_errors"][0] == [0, 38]
