@@ -22,6 +22,7 @@ from optiinfra.api.v1alpha1.cluster_resource_optimization import (
     PoolStatus,
 )
 from optiinfra.api.v1alpha1.common import (
+    Committed,
     InsightsSpec,
     MaintenanceWindow,
     Mode,
@@ -36,6 +37,7 @@ from optiinfra.api.v1alpha1.common import (
     TimeZone,
     Weekday,
 )
+from optiinfra.api.v1alpha1.cost import CostStatus, PriceSourceStatus, TokenPriceStatus
 from optiinfra.api.v1alpha1.model import ConfigMapKeyRef, Model
 from optiinfra.api.v1alpha1.resource import (
     API_VERSION,
@@ -121,11 +123,13 @@ __all__ = [
     "ClusterResourceOptimizationStatus",
     "ClusterSummary",
     "Column",
+    "Committed",
     "Condition",
     "ConditionStatus",
     "ConditionType",
     "ConfigMapKeyRef",
     "Consolidation",
+    "CostStatus",
     "Currency",
     "CustomResource",
     "Defaults",
@@ -155,6 +159,7 @@ __all__ = [
     "PolicySpec",
     "Pool",
     "PoolStatus",
+    "PriceSourceStatus",
     "Prices",
     "RecommendationStatus",
     "RefusalStatus",
@@ -177,6 +182,7 @@ __all__ = [
     "TargetStatus",
     "TimeOfDay",
     "TimeZone",
+    "TokenPriceStatus",
     "UsedApproval",
     "UtilizationStatus",
     "Variant",

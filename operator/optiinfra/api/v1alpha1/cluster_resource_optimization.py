@@ -11,6 +11,7 @@ from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.conditions import Condition
 from optiinfra.api.scalars import Amount, Duration, Label, Share, Text, Time, Url
 from optiinfra.api.v1alpha1.common import InsightsSpec, Mode, ObjectivesSpec, PolicySpec, Prices
+from optiinfra.api.v1alpha1.cost import MAX_SOURCES, PriceSourceStatus
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
 from optiinfra.api.v1alpha1.status_parts import (
     ATOMIC,
@@ -176,7 +177,11 @@ class PoolStatus(ApiModel):
     gpu_percent: Percent
     """Use of its GPUs, in steps of 5, or why it is not known."""
     per_month: Number | None = None
-    """What it costs a month; absent when no price is known."""
+    """What its nodes cost a month, commitments included; absent while one of them has no price."""
+    price_sources: Annotated[
+        tuple[PriceSourceStatus, ...], Field(max_length=MAX_SOURCES, json_schema_extra=ATOMIC)
+    ] = ()
+    """Whose prices these are, and of when."""
 
 
 class ClusterSummary(ApiModel):

@@ -19,6 +19,7 @@ from optiinfra.domain.policy import Mode
 
 __all__ = [
     "IMMUTABLE_TARGET",
+    "Committed",
     "InsightsSpec",
     "MaintenanceWindow",
     "Mode",
@@ -178,15 +179,45 @@ class PolicySpec(ApiModel):
     """Whether an action that made things worse is undone. Built-in: true."""
 
 
+class Committed(ApiModel):
+    """Capacity that is paid for whether it is used or not: reserved instances, committed use, own hardware.
+
+    Giving it back saves nothing, and savings say so. Spot nodes do not count.
+    """
+
+    share: Annotated[Share, ShareBetween(0, 1)] | None = None
+    """Share of the capacity; 100% for own hardware."""
+    gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """The same as a number of GPUs, which stays when nodes come and go."""
+    factor: Annotated[Share, ShareBetween(0.01, 1)] | None = None
+    """Its price over the price on demand. Built-in: 100%."""
+
+    RULES = (
+        Rule(
+            cel="!(has(self.share) && has(self.gpus))",
+            message="committed: give share or gpus, not both",
+            holds=lambda c: c.share is None or c.gpus is None,
+        ),
+    )
+
+
 class Prices(ApiModel):
-    """What capacity costs an hour, in the object's currency. A price that is left out is not known, never zero."""
+    """What capacity costs an hour, in the object's currency. A price that is left out comes from the next source.
+
+    The sources are, in their order: these prices, the ConfigMap of node prices, OpenCost, shipped list prices of GPU
+    instances, and defaults for CPU and memory (docs/how-to/prices.md). A price of zero is refused.
+    """
 
     gpu_hour: Amount | None = None
-    """One GPU for one hour."""
+    """One GPU for one hour, on demand."""
     cpu_core_hour: Amount | None = None
-    """One CPU core for one hour."""
+    """One CPU core for one hour, on demand."""
     memory_gib_hour: Annotated[Amount | None, Field(alias="memoryGiBHour")] = None
-    """One GiB of memory for one hour."""
+    """One GiB of memory for one hour, on demand."""
+    spot_factor: Annotated[Share, ShareBetween(0.01, 1)] | None = None
+    """Price of spot nodes over the price on demand. Without it a list price says nothing of a spot node."""
+    committed: Committed = Committed()
+    """What is paid for whether it is used or not."""
 
 
 IMMUTABLE_TARGET = Rule(

@@ -20,6 +20,7 @@ from optiinfra.api.v1alpha1.common import (
     Switch,
     TargetRef,
 )
+from optiinfra.api.v1alpha1.cost import CostStatus
 from optiinfra.api.v1alpha1.model import Model
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
 from optiinfra.api.v1alpha1.scaling import Scaling
@@ -415,6 +416,8 @@ class ResourceOptimizationStatus(ApiModel):
         tuple[UsedApproval, ...], Field(max_length=MAX_APPROVALS, json_schema_extra=MAP_BY_ID)
     ] = ()
     """Approvals that were used."""
+    cost: CostStatus | None = None
+    """What the service costs; absent while no pod has a node."""
     savings: LedgerStatus | None = None
     """The savings ledger."""
     last_round: RoundStatus | None = None
