@@ -216,7 +216,7 @@ class Prices(ApiModel):
     """One GiB of memory for one hour, on demand."""
     spot_factor: Annotated[Share, ShareBetween(0.01, 1)] | None = None
     """Price of spot nodes over the price on demand. Without it a list price says nothing of a spot node."""
-    committed: Committed = Committed()
+    committed: Committed | None = None
     """What is paid for whether it is used or not."""
 
 
