@@ -48,6 +48,11 @@ _REASONS: Final = {
     ReasonCode.UNDER_REQUESTED: "Less is requested than is used.",
     ReasonCode.REQUEST_MISSING: "Nothing is requested, so the scheduler counts on nothing.",
     ReasonCode.MODEL_SERVER_MEMORY: "The memory of a model server is judged by its daily peaks.",
+    ReasonCode.OUT_OF_MEMORY: "Containers were killed for memory.",
+    ReasonCode.LIMIT_TOO_LOW: "Memory use comes near the limit, and a limit that is hit kills.",
+    ReasonCode.SMALLER_GPU_SHARE: "The workload uses a part of its GPU, and a smaller profile has all that it needs.",
+    ReasonCode.SHARE_GPU: "The workload uses a part of its GPU, and others could use the rest.",
+    ReasonCode.FEWER_GPUS: "The engine splits its model over fewer GPUs than its pod asks for.",
     ReasonCode.RAISE_BATCH_LIMIT: "The batch is full while the KV cache has room.",
     ReasonCode.RAISE_BATCH_LIMIT_TO_LEARN: "The batch is full, and a small step would tell what a request in it costs.",
     ReasonCode.LOWER_BATCH_LIMIT: "Tokens come too slowly, and a smaller batch makes them faster.",
@@ -88,6 +93,7 @@ _PROPOSALS: Final = {
     RecommendationType.QUANTIZATION: "Change the quantization",
     RecommendationType.CONSOLIDATION: "Empty a node",
     RecommendationType.IDLE_GPU: "Give the GPUs back",
+    RecommendationType.GPU_SHARE: "Ask for a smaller share of a GPU",
 }
 
 STEP_TEXTS: Final = {
@@ -113,6 +119,7 @@ _WATCHED: Final = {
     RecommendationType.QUANTIZATION: PlanStepKind.WATCH_LATENCY,
     RecommendationType.CONSOLIDATION: PlanStepKind.WATCH_QUEUE,
     RecommendationType.IDLE_GPU: PlanStepKind.WATCH_GPU,
+    RecommendationType.GPU_SHARE: PlanStepKind.WATCH_LATENCY,
 }
 
 _ENGINE_SETTINGS: Final = frozenset(

@@ -61,6 +61,8 @@ class RecommendationType(StrEnum):
     QUANTIZATION = "Quantization"
     CONSOLIDATION = "Consolidation"
     IDLE_GPU = "IdleGPU"
+    GPU_SHARE = "GPUShare"
+    """Give a workload a smaller share of a GPU (MIG, MPS, time-slicing), or fewer GPUs."""
 
 
 class Direction(StrEnum):
