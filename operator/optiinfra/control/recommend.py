@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from optiinfra.api.identity import recommendation_id
 from optiinfra.api.scalars import Time
 from optiinfra.api.status_from import round_number, to_recommendation
+from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_RECOMMENDATIONS,
     ActionState,
     ActionStatus,
     InsightStatus,
-    LedgerStatus,
     RecommendationStatus,
     Severity,
 )

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optiinfra.api.scalars import Time
+from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_RECOMMENDATIONS,
     ActionState,
     ActionStatus,
     InsightStatus,
-    LedgerStatus,
     Severity,
 )
 from optiinfra.control.recommend import LIFETIME, ledger_of, recommendations_of

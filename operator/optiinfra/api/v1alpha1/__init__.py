@@ -68,6 +68,7 @@ from optiinfra.api.v1alpha1.resource_optimization import (
     UtilizationStatus,
     Variant,
 )
+from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus, LedgerStatus
 from optiinfra.api.v1alpha1.scaling import (
     Actuation,
     ScalerKind,
@@ -88,7 +89,6 @@ from optiinfra.api.v1alpha1.status_parts import (
     BottleneckStatus,
     EvidenceStatus,
     InsightStatus,
-    LedgerStatus,
     Measured,
     RecommendationStatus,
     RefusalStatus,
@@ -118,6 +118,7 @@ __all__ = [
     "Base64",
     "BottleneckStatus",
     "CapacityType",
+    "ClusterLedgerStatus",
     "ClusterResourceOptimization",
     "ClusterResourceOptimizationSpec",
     "ClusterResourceOptimizationStatus",

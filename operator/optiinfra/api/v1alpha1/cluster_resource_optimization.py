@@ -13,6 +13,7 @@ from optiinfra.api.scalars import Amount, Duration, Label, Share, Text, Time, Ur
 from optiinfra.api.v1alpha1.common import InsightsSpec, Mode, ObjectivesSpec, PolicySpec, Prices
 from optiinfra.api.v1alpha1.cost import MAX_SOURCES, PriceSourceStatus
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
+from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     ATOMIC,
     MAP_BY_ID,
@@ -24,7 +25,6 @@ from optiinfra.api.v1alpha1.status_parts import (
     MAX_REFUSALS,
     ActionStatus,
     Count,
-    LedgerStatus,
     Name,
     Number,
     Percent,
@@ -228,7 +228,7 @@ class ClusterResourceOptimizationStatus(ApiModel):
         tuple[UsedApproval, ...], Field(max_length=MAX_APPROVALS, json_schema_extra=MAP_BY_ID)
     ] = ()
     """Approvals that were used."""
-    savings: LedgerStatus | None = None
+    savings: ClusterLedgerStatus | None = None
     """The savings ledger."""
     last_round: RoundStatus | None = None
     """The last round that changed this status."""

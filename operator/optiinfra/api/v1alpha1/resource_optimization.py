@@ -23,6 +23,7 @@ from optiinfra.api.v1alpha1.common import (
 from optiinfra.api.v1alpha1.cost import CostStatus
 from optiinfra.api.v1alpha1.model import Model
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
+from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.scaling import Scaling
 from optiinfra.api.v1alpha1.status_parts import (
     ATOMIC,
@@ -37,7 +38,6 @@ from optiinfra.api.v1alpha1.status_parts import (
     ActionStatus,
     BottleneckStatus,
     Count,
-    LedgerStatus,
     Measured,
     Name,
     Percent,

@@ -248,25 +248,6 @@ class BottleneckStatus(ApiModel):
     """The facts behind it."""
 
 
-class LedgerStatus(ApiModel):
-    """The savings ledger: what could be saved, and what was."""
-
-    summary: Short = ""
-    """The potential in words, for `kubectl get`: an amount a month, or GPUs where no price is known."""
-    per_month_potential: Number | None = None
-    """Money a month that the open recommendations would save; absent when no price is known."""
-    per_month_realised: Number | None = None
-    """Money a month that verified actions save; absent when no price is known."""
-    gpus_potential: Number = 0.0
-    """GPUs that the open recommendations would free."""
-    unknown: Annotated[str, Field(max_length=256)] = ""
-    """Why there is no amount; empty when there is one."""
-    currency: Annotated[str, Field(max_length=3)] = ""
-    """Currency of the amounts."""
-    since: Time | None = None
-    """Since when the ledger is kept."""
-
-
 class RoundStatus(ApiModel):
     """The last round that changed this status."""
 

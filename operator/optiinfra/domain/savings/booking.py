@@ -12,8 +12,9 @@ from typing import Final
 from optiinfra.domain.savings.entries import CLAIMED, NOWHERE, Axis, Basis, Cause, End, Entry, Place, is_zero
 from optiinfra.domain.units import UnixTime
 
-MOST_OPEN: Final = 8
-"""Open entries of one axis of one workload; causes and signs are eight, so that two always have both in common."""
+MOST_OPEN: Final = 6
+"""Open entries of one axis of one workload. What a change takes back leaves at most four kinds of cause and sign beside
+each other, so that two of more than these have both in common."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ another currency the money begins anew while the old amount stays readable as a 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from optiinfra.domain.savings.amounts import Amounts, split
 from optiinfra.domain.savings.entries import CLAIMED, Basis, Cause
+from optiinfra.domain.savings.months import month_after, month_of, month_start
 from optiinfra.domain.units import UnixTime
 
 MOST_CLOSED = 4
@@ -86,7 +86,7 @@ class Periods:
         month = month_of(now)
         if month <= self.month:
             return self
-        last = self.this_month if month == _next(self.month) else {}
+        last = self.this_month if month == month_after(self.month) else {}
         return replace(self, month=month, this_month={}, last_month=last)
 
     def book(self, key: LineKey, amounts: Amounts, *, start: UnixTime, end: UnixTime) -> "Periods":
@@ -97,7 +97,7 @@ class Periods:
         for month, share in _by_month(start, end):
             if month == self.month:
                 this = _with(this, key, amounts.times(share))
-            elif _next(month) == self.month:
+            elif month_after(month) == self.month:
                 last = _with(last, key, amounts.times(share))
         return replace(self, this_month=this, last_month=last, all_time=_with(self.all_time, key, amounts))
 
@@ -130,21 +130,6 @@ def net_money(lines: Lines, basis: Basis) -> float:
     return sum(line.freed.money - line.added.money for key, line in lines.items() if key.claimed and key.basis is basis)
 
 
-def month_of(at: UnixTime) -> str:
-    """Name the month of a moment, in UTC."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m")
-
-
-def month_start(month: str) -> UnixTime:
-    """Return the moment at which a month begins."""
-    return UnixTime(datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).timestamp())
-
-
-def _next(month: str) -> str:
-    year, number = (int(part) for part in month.split("-"))
-    return f"{year + number // 12:04d}-{number % 12 + 1:02d}"
-
-
 def _by_month(start: UnixTime, end: UnixTime) -> Iterator[tuple[str, float]]:
     """Yield each month of a span with its share of it."""
     if end <= start:
@@ -153,7 +138,7 @@ def _by_month(start: UnixTime, end: UnixTime) -> Iterator[tuple[str, float]]:
     at = start
     while at < end:
         month = month_of(at)
-        until = min(end, month_start(_next(month)))
+        until = min(end, month_start(month_after(month)))
         yield month, (until - at) / (end - start)
         at = until
 
