@@ -13,6 +13,7 @@ from optiinfra_agent import __version__
 from optiinfra_agent.collection import UNWELL, Collection, Published
 from optiinfra_agent.registration import RegistrationState, Report
 from optiinfra_agent.snapshot import SourceName, SourceState, Unknown
+from optiinfra_agent.traffic import Answered
 
 PAGES = ("snapshot.v1", "metrics")
 _CAPABILITIES = {
@@ -122,7 +123,7 @@ def _registration_state(registration: RegistrationState) -> str:
     return "registered" if registration.registered else "starting"
 
 
-def report(collection: Collection) -> Report:
+def report(collection: Collection, answered: Answered) -> Report:
     """Return what the agent says about itself to the orchestrator. What is not known is left out."""
     published = collection.published
     metrics: dict[str, float] = {}
@@ -136,4 +137,7 @@ def report(collection: Collection) -> Report:
         metrics = {name: value for name, value in values.items() if not isinstance(value, Unknown)}
         if snapshot.sources[SourceName.NVML].state is SourceState.OK:
             metrics["gpus"] = len(snapshot.gpus)
+    metrics["requests_total"] = answered.requests
+    if answered.mean_s is not None:
+        metrics["request_mean_seconds"] = round(answered.mean_s, 6)
     return Report(status=assess(collection).status, capabilities=capabilities(published)[0], metrics=metrics)

@@ -29,6 +29,7 @@ from optiinfra_agent.podresources import PodResources
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.server import Application, TokenFile
 from optiinfra_agent.settings import Settings, describe, read_settings, unknown_variables
+from optiinfra_agent.traffic import Traffic
 
 log = logging.getLogger("optiinfra_agent")
 
@@ -91,15 +92,18 @@ def _serve(settings: Settings) -> int:
         port = listener.getsockname()[1]
         collection = Collection(settings)
         collection.start()
+        traffic = Traffic()
         registration = Registration(
             settings,
             endpoint=settings.endpoint or f"http://{settings.node_name}:{port}",
             measured=collection.measured,
-            report=lambda: health.report(collection),
+            report=lambda: health.report(collection, traffic.answered),
         )
         registration.start()
         token = TokenFile(settings.token_file) if settings.token_file else None
-        application = Application(collection=collection, registration=registration, token=token, settings=settings)
+        application = Application(
+            collection=collection, registration=registration, token=token, settings=settings, traffic=traffic
+        )
         fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
         log.info("the agent listens", extra={"fields": fields})
         asyncio.run(_pages(application, settings, listener, stop))

@@ -23,9 +23,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from optiinfra_agent import dcgm
 from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.snapshot import Attribution, AttributionSource, GpuReading, SourceState, Unknown
+from optiinfra_agent.traffic import Traffic
 
 _PREFIX = "optiinfra_"
 _OPEN_METRICS_END = b"# EOF\n"
@@ -109,10 +111,13 @@ _PRESSURE = (
 class Exposition:
     """The page: the families of the last collection, kept as text, and before them those of the moment."""
 
-    def __init__(self, *, collection: Collection, registration: Registration) -> None:
+    def __init__(
+        self, *, collection: Collection, registration: Registration, traffic: Traffic, dcgm_names: bool = False
+    ) -> None:
         self._collection = collection
+        self._dcgm_names = dcgm_names
         self._moment = CollectorRegistry()
-        self._moment.register(_Moment(collection, registration))
+        self._moment.register(_Moment(collection, registration, traffic))
         ProcessCollector(registry=self._moment)
         self._kept: tuple[Published | None, dict[str, bytes]] = (None, {})
 
@@ -129,7 +134,7 @@ class Exposition:
             self._kept = (published, texts)
         if content_type not in texts:
             measured = CollectorRegistry()
-            measured.register(_Measured(published))
+            measured.register(_Measured(published, dcgm_names=self._dcgm_names))
             texts[content_type] = write(measured)
         return write(self._moment).removesuffix(_OPEN_METRICS_END) + texts[content_type], content_type
 
@@ -137,8 +142,9 @@ class Exposition:
 class _Measured(Collector):
     """Families that stand until the next collection."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: Published, *, dcgm_names: bool) -> None:
         self._published = published
+        self._dcgm_names = dcgm_names
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family that has a value."""
@@ -162,14 +168,17 @@ class _Measured(Collector):
             yield pressure
         yield from _gpus(snapshot.gpus, driver=snapshot.driver_version)
         yield from _attribution(snapshot.attribution)
+        if self._dcgm_names:
+            yield from dcgm.families(snapshot)
 
 
 class _Moment(Collector):
     """Families that change without a collection: ages, and whether the orchestrator knows this agent."""
 
-    def __init__(self, collection: Collection, registration: Registration) -> None:
+    def __init__(self, collection: Collection, registration: Registration, traffic: Traffic) -> None:
         self._collection = collection
         self._registration = registration
+        self._traffic = traffic
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: which families there are depends on what was measured."""
@@ -180,6 +189,12 @@ class _Moment(Collector):
         state = self._registration.state
         if state.wanted:
             yield _single("agent_registered", "1 while the orchestrator knows this agent.", float(state.registered))
+        answered = self._traffic.answered
+        requests = _family("agent_requests_total", "Requests answered since the start.", "counter", ())
+        requests.add_metric((), answered.requests)
+        seconds = _family("agent_request_seconds_total", "Time spent on answering them.", "counter", ())
+        seconds.add_metric((), answered.seconds)
+        yield from (requests, seconds)
         published = self._collection.published
         if published is None:
             return

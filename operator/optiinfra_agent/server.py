@@ -36,6 +36,7 @@ from optiinfra_agent.registration import Registration
 from optiinfra_agent.representation import LEAST_BYTES, Headers, accepts_gzip, has_already, packed, value_of
 from optiinfra_agent.settings import Settings, in_force
 from optiinfra_agent.snapshot import View, to_json
+from optiinfra_agent.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +117,20 @@ class Application:
     """The ASGI application."""
 
     def __init__(
-        self, *, collection: Collection, registration: Registration, token: TokenFile | None, settings: Settings
+        self,
+        *,
+        collection: Collection,
+        registration: Registration,
+        token: TokenFile | None,
+        settings: Settings,
+        traffic: Traffic,
     ) -> None:
         self._collection = collection
         self._registration = registration
-        self._exposition = Exposition(collection=collection, registration=registration)
+        self._traffic = traffic
+        self._exposition = Exposition(
+            collection=collection, registration=registration, traffic=traffic, dcgm_names=settings.dcgm_names
+        )
         self._token = token
         self._settings = settings
         self._views: _Views | None = None
@@ -140,6 +150,7 @@ class Application:
         del receive
         if scope["type"] != "http":
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
+        began = time.perf_counter()
         answer = self._answer(scope["method"], scope["path"], scope["headers"])
         headers = [
             (b"x-content-type-options", b"nosniff"),
@@ -154,6 +165,7 @@ class Application:
         await send({"type": "http.response.start", "status": int(answer.status), "headers": headers})
         body = b"" if scope["method"] == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
+        self._traffic.note(time.perf_counter() - began)
 
     def _answer(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Answer:
         page = self._pages.get(path)

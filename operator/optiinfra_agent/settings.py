@@ -63,6 +63,12 @@ def _folder_or_off(text: str) -> Path | None:
     return path
 
 
+def _switch(text: str) -> bool:
+    if text not in {"on", "off"}:
+        raise ValueError("give on or off")
+    return text == "on"
+
+
 def _file(text: str) -> Path | None:
     if not text:
         return None
@@ -249,6 +255,15 @@ class Settings:
             _file,
             """File with a static token. When set, every page but /health* needs "Authorization: Bearer" with
             it. Read again every 10 s. Danger: an unreadable or empty file locks every reader out.""",
+        )
+    )
+    dcgm_names: bool = field(
+        metadata=_about(
+            PREFIX + "DCGM_NAMES",
+            "off",
+            _switch,
+            """on: /metrics shows the GPUs under the legacy names of dcgm-exporter (DCGM_FI_DEV_*) as well, for
+            dashboards that ask for those. Danger: on a node with dcgm-exporter every GPU is then shown twice.""",
         )
     )
     connections: int = field(

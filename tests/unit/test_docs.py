@@ -277,6 +277,7 @@ def agent_metrics():
     page, _ = Exposition(
         collection=SimpleNamespace(published=published),
         registration=SimpleNamespace(state=SimpleNamespace(wanted=True, registered=True)),
+        traffic=SimpleNamespace(answered=SimpleNamespace(requests=1, seconds=0.1)),
     ).page("")
     found = {}
     for family in text_string_to_metric_families(page.decode()):
@@ -347,7 +348,11 @@ def test_every_path_of_the_external_metrics_api_is_documented():
 
 def test_every_page_of_the_agent_is_documented():
     served = Application(
-        collection=SimpleNamespace(), registration=SimpleNamespace(), token=None, settings=SimpleNamespace()
+        collection=SimpleNamespace(),
+        registration=SimpleNamespace(),
+        token=None,
+        settings=SimpleNamespace(dcgm_names=False),
+        traffic=SimpleNamespace(),
     )._pages
     table = rows(section(DOCS / "reference/http.md", "Agent, port 8003"))[1:]
     assert {CODE.findall(row[0])[0] for row in table} == set(served)

@@ -41,9 +41,15 @@ def test_registers_beats_and_leaves(start: Callable[..., Agent], orchestrator: O
     assert beat["timestamp"] <= time.time()
     assert beat["metrics"]["memory_total_bytes"] > 0
     assert "gpus" not in beat["metrics"]
+    assert beat["metrics"]["requests_total"] >= 0
     assert orchestrator.count("register") == 1
     assert registration(agent)["state"] == "registered"
     assert agent.metrics()["optiinfra_agent_registered"] == 1
+    beaten = orchestrator.count("heartbeat")
+    eventually(lambda: orchestrator.count("heartbeat") > beaten)
+    told = orchestrator.last("heartbeat")[2]["metrics"]
+    assert told["requests_total"] >= 2
+    assert 0.0 < told["request_mean_seconds"] < 1.0
     assert agent.terminate() == 0
     assert orchestrator.last("leave")[1] == "/api/v1/agents/agent-node-a"
     assert orchestrator.count("leave") == 1
