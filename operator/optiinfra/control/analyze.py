@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optiinfra.control import engine_analysis, replicas
+from optiinfra.control import engine_analysis, replicas, sizing
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.surroundings import container_cpu, surroundings_of
@@ -17,7 +17,6 @@ from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
     consolidation,
     idle,
-    right_sizing,
     signals,
     utilization,
 )
@@ -32,7 +31,6 @@ from optiinfra.domain.evidence import (
     Refusal,
 )
 from optiinfra.domain.groups import counted_pages
-from optiinfra.domain.readings import UnknownReason
 from optiinfra.domain.units import Ratio, Seconds, UnixTime
 from optiinfra.domain.workload import NodeFacts
 from optiinfra.engines import settings as engine_settings
@@ -105,7 +103,7 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
         if facts.ready_replicas and target.signals.replicas_reporting:
             target.memory.history.observe(target.signals, facts.ready_replicas)
         target.surroundings = surroundings_of(
-            target.utilization, facts, container_cpu=container_cpu(service, target, now=work.at)
+            target.utilization, facts, container_cpu=container_cpu(target, now=work.at)
         )
         target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
         target.limits = replicas.limits_of(service, target, facts)
@@ -128,7 +126,7 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         given = engine_analysis.advice_input(service, target, nodes)
         answers += engine_analysis.advise(service, target, given)
         if spec.right_sizing.enabled:
-            answers += _right_sizing(service, target)
+            answers += sizing.advise(target)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
         target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
         target.findings = (
@@ -137,32 +135,6 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
             *replicas.findings(target),
             *_idle_finding(target, times),
         )
-
-
-def _right_sizing(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:
-    facts = target.facts
-    assert facts is not None
-    containers = next((pod.containers for pod in facts.pods if pod.containers), ())
-    if not containers:
-        return []
-    if not service.usage:
-        text = "container use is not measured: the cluster serves no metrics.k8s.io"
-        return [Refusal(RecommendationType.RESOURCES, str(UnknownReason.NOT_MEASURED), text)]
-    answers: list[Proposal | Refusal] = []
-    for container in containers:
-        history = service.usage.get(container.name)
-        if history is None:
-            text = f"containers[{container.name}]: no use was measured"
-            answers.append(Refusal(RecommendationType.RESOURCES, str(UnknownReason.NOT_MEASURED), text))
-            continue
-        answers += right_sizing.recommend(
-            container,
-            history,
-            replicas=max(1, facts.ready_replicas),
-            containers=len(containers),
-            model_server=container.name == target.settings.container,
-        )
-    return answers
 
 
 def _idle_finding(target: TargetWork, times: AnalysisTimes) -> list[Finding]:

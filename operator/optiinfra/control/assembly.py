@@ -27,6 +27,7 @@ from optiinfra.cluster.leases import Leases
 from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects
 from optiinfra.cluster.own_scaler import OwnScalers
+from optiinfra.cluster.sizing_rules import SizingRules
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
 from optiinfra.cluster.usage import Usage
@@ -46,6 +47,7 @@ from optiinfra.control.operator import Operator
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Registry
 from optiinfra.control.scraper import Scraper
+from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.sources import Sources
 from optiinfra.control.steps import Steps
@@ -135,7 +137,8 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         memories=shared.memories,
         queue=shared.queue,
         targets=TargetTable(reader=shared.targets, clock=time.monotonic),
-        usage=UsageTable(reader=Usage(client)),
+        usage=UsageTable(reader=Usage(client), clock=time.time),
+        sizing_rules=SizingRulesTable(reader=SizingRules(client), clock=time.monotonic),
         board=shared.board,
         inventory=shared.inventory,
         forget=forget,
@@ -227,6 +230,7 @@ def _steps(
             loop.targets,
             shared.snapshots,
             loop.usage,
+            loop.sizing_rules,
             plans,
             shared.model_files,
             time.time,

@@ -22,6 +22,8 @@ from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Broken, Registry
+from optiinfra.control.sizing import hear
+from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
@@ -56,6 +58,7 @@ class Collector:
     targets: TargetTable
     snapshots: SnapshotStore
     usage: UsageTable
+    sizing_rules: SizingRulesTable
     plans: PlanBoard
     model_files: ModelFileTable
     clock: Callable[[], float]
@@ -103,8 +106,6 @@ class Collector:
                 TargetWork(target=target, memory=memory.target(target.name, step=_step(settings)))
                 for target in settings.targets
             ],
-            usage=self.usage.of(key),
-            busiest=self.usage.busiest(key),
             notes=self.plans.notes(),
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
@@ -143,6 +144,19 @@ class Collector:
         uids = {pod.name: pod.uid for pod in pods}
         work.facts = _facts(known.facts, pods, scaler, self.snapshots, uids)
         work.problem = problem
+        if service.obj.spec.right_sizing.enabled:
+            self._hear_use(service, work)
+
+    def _hear_use(self, service: ServiceWork, work: TargetWork) -> None:
+        """Take what was measured of a target's containers since its last round."""
+        assert work.facts is not None
+        key, name = service.key, work.target.name
+        hear(work.memory, self.usage.take(key, name), work.facts.pods, now=UnixTime(self.clock()))
+        fault = self.usage.fault(key, name)
+        work.busiest = self.usage.busiest(key, name)
+        work.usage_unknown = self.usage.unknown.get(key.namespace)
+        work.usage_fault = fault.text if fault is not None else ""
+        work.sizing_rules = self.sizing_rules.of(key.namespace)
 
     def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
         memory = self.memories.setdefault(key, ObjectMemory())

@@ -18,7 +18,7 @@ from typing import Any
 from optiinfra import metrics
 from optiinfra.analysis.errors import RoundFailed
 from optiinfra.analysis.round import RoundWorkflow
-from optiinfra.api.conversion import INTERVAL, interval_of
+from optiinfra.api.conversion import INTERVAL, interval_of, to_targets
 from optiinfra.api.errors import InvalidObject
 from optiinfra.api.v1alpha1 import ResourceOptimization, TargetRef
 from optiinfra.cluster.inventory import Inventory
@@ -28,8 +28,9 @@ from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Source
+from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.targets import TargetTable
-from optiinfra.control.usage import UsageTable
+from optiinfra.control.usage import Owner, UsageTable
 from optiinfra.control.work import Work
 from optiinfra.domain.units import UnixTime
 
@@ -63,6 +64,7 @@ class ControlLoop:
     queue: KeyedQueue[ObjectKey]
     targets: TargetTable
     usage: UsageTable
+    sizing_rules: SizingRulesTable
     board: DecisionBoard
     inventory: Inventory
     forget: Callable[[ObjectKey], None]
@@ -255,19 +257,21 @@ class ControlLoop:
             metrics.RECOMMENDATIONS.labels(kind).set(count)
 
     async def _refresh_usage(self) -> None:
-        by_namespace: dict[str, dict[str, ObjectKey]] = {}
+        by_namespace: dict[str, dict[str, Owner]] = {}
+        nodes = self.inventory.nodes() if self.inventory.synced else {}
         for key, obj in self.registry.services():
             if not obj.spec.right_sizing.enabled:
                 continue
-            for reference in self._references(key):
-                known = self.targets.get(key.namespace, reference)
+            for target in to_targets(obj.spec):
+                known = self.targets.get(key.namespace, target.target_ref)
                 if known is None or known.facts is None or not known.facts.selector:
                     continue
                 owners = by_namespace.setdefault(key.namespace, {})
                 for pod in self.inventory.pods_of(key.namespace, known.facts.selector):
-                    owners[pod.name] = key
+                    owners[pod.name] = Owner(key, target.name, pod, nodes.get(pod.node))
         for namespace, owners in by_namespace.items():
             await self.usage.refresh(namespace, owners)
+        await self.sizing_rules.refresh(tuple(by_namespace))
 
     def forget_gone(self) -> None:
         """Drop what is remembered of objects and targets that are gone; part of the sweep."""

@@ -8,11 +8,13 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 from dataclasses import dataclass, field
 
 from optiinfra.domain.evidence import Proposal, Refusal
+from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import Unknown
+from optiinfra.domain.right_sizing import ContainerUsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.start_up import StartUpMemory
@@ -49,6 +51,12 @@ class TargetMemory:
     hpa_target: Proposal | Refusal | None = None
     """What was last said of the target of the user's own scaler; None until it was asked for."""
     hpa_target_at: float = 0.0
+    usage: dict[str, ContainerUsageHistory] = field(default_factory=dict)
+    """What its containers use, by name, over all its pods."""
+    kills: dict[str, float] = field(default_factory=dict)
+    """When each container was last known to be killed for memory, so that no kill counts twice."""
+    gpu_use: GpuUseHistory = field(default_factory=GpuUseHistory)
+    """How much of its GPUs it uses."""
     start_up: StartUpMemory = field(default_factory=StartUpMemory)
     """How long its own pods take to serve, by stage."""
     pace: PaceHistory = field(default_factory=PaceHistory)

@@ -7,7 +7,7 @@ service on GPUs of several models has no GPU model: what holds for one would be 
 from collections.abc import Mapping
 from typing import Final
 
-from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.control.work import TargetWork
 from optiinfra.domain import gpu_models
 from optiinfra.domain.gpu_models import GpuModel
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
@@ -33,14 +33,12 @@ def surroundings_of(utilization: Utilization, facts: WorkloadFacts, *, container
     )
 
 
-def container_cpu(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> Value:
+def container_cpu(target: TargetWork, *, now: UnixTime) -> Value:
     """Return the CPU that the engine's container uses of its limit, in the busiest pod."""
     name = target.settings.container
-    measured = service.busiest.get(name)
+    measured = target.busiest.get(name)
     if measured is None or now - measured[0] > _USAGE_LASTS:
         return Unknown(UnknownReason.NOT_MEASURED, "no recent use of the engine's container in metrics.k8s.io")
-    if len(service.targets) > 1:
-        return Unknown(UnknownReason.UNSUPPORTED, "use is known of all variants together")
     pods = target.facts.pods if target.facts is not None else ()
     limit = next((one.cpu_limit_cores for pod in pods for one in pod.containers if one.name == name), _NO_LIMIT)
     if isinstance(limit, Unknown) or limit <= 0.0:

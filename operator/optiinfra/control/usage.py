@@ -1,18 +1,67 @@
-"""What containers really use, from metrics.k8s.io where it is served, gathered for right-sizing.
+"""What containers really use, from metrics.k8s.io where it is served: samples on their way into histories.
 
-Read in the background at a slow pace; a cluster without a metrics server has no usage, which is a stated unknown and
-never zero. Histories are kept per object and container name, over all pods.
+Read in the background at a slow pace; a cluster without a metrics server has no use, which is a stated unknown and
+never zero. Samples wait here until the next round takes them, so that histories change in one place and never while
+they are judged. A sample that cannot be (negative, more than the node or the limit has, from the future, or from
+before what was heard already) is thrown away and remembered as a fault: while one stands, nothing is recommended.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
-from optiinfra.cluster.usage import PodUsage
+from optiinfra.cluster.usage import ContainerUsage, PodUsage
 from optiinfra.control.keys import ObjectKey
-from optiinfra.domain.readings import Unknown, Value
-from optiinfra.domain.right_sizing import ContainerUsage, ContainerUsageHistory
-from optiinfra.domain.units import UnixTime
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import ContainerFacts, NodeFacts, PodFacts
+
+TargetKey: TypeAlias = tuple[ObjectKey, str]
+"""An object and the name of one of its targets."""
+FAULT_STANDS: Final = Seconds(900.0)
+"""How long a fault speaks against recommending after the last bad sample."""
+AHEAD: Final = Seconds(120.0)
+"""A clock this far ahead of ours is wrong; metrics-server and operator differ by seconds."""
+BEHIND: Final = Seconds(600.0)
+"""A pod's sample this much older than the one before it: somebody's clock was set back."""
+ROOM: Final = 1.1
+"""Over a limit or a node's allocatable part: what rounding and averaging may add."""
+BURST: Final = 1.5
+BURST_CORES: Final = 0.1
+"""Over a CPU limit: what bursts and a window of few scheduling periods may add, by factor or in cores."""
+_MOST_WAITING: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a pod is, and what bounds its use."""
+
+    key: ObjectKey
+    target: str
+    pod: PodFacts
+    node: NodeFacts | None = None
+    """None where nodes are not seen (scope Namespaces)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSample:
+    """What one container of one pod used."""
+
+    container: str
+    time: UnixTime
+    cpu_cores: Value
+    memory_bytes: Value
+    starting: bool
+    """Its pod was not ready for the whole window that the sample speaks of."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageFault:
+    """A sample that cannot be, in words, and when it came."""
+
+    text: str
+    at: UnixTime
 
 
 class UsageReader(Protocol):
@@ -24,53 +73,127 @@ class UsageReader(Protocol):
 
 @dataclass(slots=True)
 class UsageTable:
-    """Usage histories by object and container."""
+    """Samples that wait, faults that stand, and the busiest pod, by object and target."""
 
     reader: UsageReader
+    clock: Callable[[], float]
     unknown: dict[str, Unknown] = field(default_factory=dict)
     """Why nothing is known, by namespace."""
-    _histories: dict[ObjectKey, dict[str, ContainerUsageHistory]] = field(default_factory=dict)
-    _busiest: dict[ObjectKey, dict[str, tuple[UnixTime, float]]] = field(default_factory=dict)
+    _waiting: dict[TargetKey, deque[UsageSample]] = field(default_factory=dict)
+    _faults: dict[TargetKey, UsageFault] = field(default_factory=dict)
+    _busiest: dict[TargetKey, dict[str, tuple[UnixTime, float]]] = field(default_factory=dict)
+    _heard: dict[tuple[str, str], UnixTime] = field(default_factory=dict)
+    """Time of a pod's last sample, by namespace and name."""
 
-    def of(self, key: ObjectKey) -> Mapping[str, ContainerUsageHistory]:
-        """Histories of one object by container name; empty when nothing was measured."""
-        return self._histories.get(key, {})
+    def take(self, key: ObjectKey, target: str) -> tuple[UsageSample, ...]:
+        """Return the samples of a target that nobody took yet, oldest first; they are gone from here."""
+        return tuple(sorted(self._waiting.pop((key, target), ()), key=lambda sample: sample.time))
 
-    def busiest(self, key: ObjectKey) -> Mapping[str, tuple[UnixTime, float]]:
-        """When each container of an object was last measured, and the CPU cores that its busiest pod used then."""
-        return self._busiest.get(key, {})
+    def fault(self, key: ObjectKey, target: str) -> UsageFault | None:
+        """Return what was wrong with a target's samples lately."""
+        found = self._faults.get((key, target))
+        return found if found is not None and 0.0 <= self.clock() - found.at < FAULT_STANDS else None
 
-    async def refresh(self, namespace: str, owners: Mapping[str, ObjectKey]) -> None:
-        """Read a namespace once and add what its pods use to the objects they belong to (pod name -> object)."""
+    def busiest(self, key: ObjectKey, target: str) -> Mapping[str, tuple[UnixTime, float]]:
+        """When each container of a target was last measured, and the CPU cores that its busiest pod used then."""
+        return self._busiest.get((key, target), {})
+
+    async def refresh(self, namespace: str, owners: Mapping[str, Owner]) -> None:
+        """Read a namespace once and keep what its pods use for the targets they belong to (pod name -> owner)."""
         answer = await self.reader.pods(namespace)
         if isinstance(answer, Unknown):
             self.unknown[namespace] = answer
             return
         self.unknown.pop(namespace, None)
-        for key in set(owners.values()):
-            self._busiest.pop(key, None)
+        for known in owners.values():
+            self._busiest.pop((known.key, known.target), None)
+        for gone in [heard for heard in self._heard if heard[0] == namespace and heard[1] not in answer]:
+            del self._heard[gone]
         for name, pod in answer.items():
             owner = owners.get(name)
-            if owner is None:
-                continue
-            histories = self._histories.setdefault(owner, {})
-            for container, used in pod.containers.items():
-                self._note(owner, container, pod.time, used.cpu_cores)
-                histories.setdefault(container, ContainerUsageHistory()).observe(
-                    ContainerUsage(time=pod.time, cpu_cores=used.cpu_cores, memory_bytes=used.memory_bytes)
-                )
+            if owner is not None:
+                self._note(namespace, owner, pod)
 
-    def _note(self, owner: ObjectKey, container: str, time: UnixTime, cores: Value) -> None:
+    def _note(self, namespace: str, owner: Owner, used: PodUsage) -> None:
+        target, now = (owner.key, owner.target), UnixTime(self.clock())
+        before = self._heard.get((namespace, owner.pod.name))
+        if before is not None and used.time == before:
+            return
+        if (wrong := _wrong_time(owner, used, before=before, now=now)) is not None:
+            self._faults[target] = UsageFault(wrong, now)
+            if used.time <= now:
+                # The clock was set back and goes on from there; the next sample is measured against this one.
+                self._heard[namespace, owner.pod.name] = used.time
+            return
+        self._heard[namespace, owner.pod.name] = used.time
+        waiting = self._waiting.setdefault(target, deque(maxlen=_MOST_WAITING))
+        for name, one in used.containers.items():
+            if (impossible := _impossible(owner, name, one)) is not None:
+                self._faults[target] = UsageFault(f"pod {owner.pod.name}: {impossible}", now)
+                continue
+            self._busy(target, name, used.time, one.cpu_cores)
+            starting = _starting(owner.pod, since=UnixTime(used.time - used.window_s))
+            waiting.append(UsageSample(name, used.time, one.cpu_cores, one.memory_bytes, starting))
+
+    def _busy(self, target: TargetKey, container: str, time: UnixTime, cores: Value) -> None:
         if isinstance(cores, Unknown):
             return
-        known = self._busiest.setdefault(owner, {})
+        known = self._busiest.setdefault(target, {})
         _, most = known.get(container, (time, 0.0))
         if cores >= most:
             known[container] = time, cores
 
     def forget_except(self, alive: set[ObjectKey]) -> None:
-        """Drop histories of objects that are gone."""
-        for key in [key for key in self._busiest if key not in alive]:
-            del self._busiest[key]
-        for key in [key for key in self._histories if key not in alive]:
-            del self._histories[key]
+        """Drop what waits and stands of objects that are gone."""
+        kept: tuple[dict[TargetKey, object], ...] = (self._waiting, self._faults, self._busiest)  # type: ignore[assignment]  # only keys are looked at
+        for table in kept:
+            for target in [target for target in table if target[0] not in alive]:
+                del table[target]
+
+
+def _wrong_time(owner: Owner, used: PodUsage, *, before: UnixTime | None, now: UnixTime) -> str | None:
+    name = owner.pod.name
+    if used.time > now + AHEAD:
+        return f"pod {name}: its use is dated {used.time - now:.0f} s ahead of the operator's clock"
+    if before is not None and used.time < before - BEHIND:
+        return f"pod {name}: its use is dated {before - used.time:.0f} s before what was read already"
+    return None
+
+
+def _impossible(owner: Owner, name: str, used: ContainerUsage) -> str | None:
+    """Say why a container cannot have used this; None when it can."""
+    for what, value in (("CPU", used.cpu_cores), ("memory", used.memory_bytes)):
+        if isinstance(value, Unknown) and value.reason is UnknownReason.INVALID:
+            return f"container {name}: {what}: {value.detail}"
+    pod = owner.pod
+    facts = next((one for one in (*pod.containers, *pod.init_containers) if one.name == name), None)
+    cores, memory = _bounds(facts, owner.node)
+    if not isinstance(used.cpu_cores, Unknown) and used.cpu_cores > cores[0]:
+        return f"container {name} is said to use {used.cpu_cores:.3g} cores, more than {cores[1]}"
+    if not isinstance(used.memory_bytes, Unknown) and used.memory_bytes > memory[0]:
+        return f"container {name} is said to use {used.memory_bytes / 2**30:.3g} GiB of memory, more than {memory[1]}"
+    return None
+
+
+def _bounds(facts: ContainerFacts | None, node: NodeFacts | None) -> tuple[tuple[float, str], tuple[float, str]]:
+    cores: list[tuple[float, str]] = [(float("inf"), "")]
+    memory: list[tuple[float, str]] = [(float("inf"), "")]
+    if node is not None and node.cpu_cores > 0.0:
+        cores.append((ROOM * node.cpu_cores, f"node {node.name} has ({node.cpu_cores:.3g})"))
+    if node is not None and node.memory_bytes > 0.0:
+        memory.append((ROOM * node.memory_bytes, f"node {node.name} has ({node.memory_bytes / 2**30:.3g} GiB)"))
+    if facts is not None and not isinstance(facts.cpu_limit_cores, Unknown) and facts.cpu_limit_cores > 0.0:
+        most = max(BURST * facts.cpu_limit_cores, facts.cpu_limit_cores + BURST_CORES)
+        cores.append((most, f"its limit allows ({facts.cpu_limit_cores:.3g})"))
+    if facts is not None and not isinstance(facts.memory_limit_bytes, Unknown) and facts.memory_limit_bytes > 0.0:
+        memory.append(
+            (ROOM * facts.memory_limit_bytes, f"its limit allows ({facts.memory_limit_bytes / 2**30:.3g} GiB)")
+        )
+    return min(cores), min(memory)
+
+
+def _starting(pod: PodFacts, *, since: UnixTime) -> bool:
+    """Tell whether a window that began at `since` lies, at least in part, in a pod's start."""
+    if pod.lost_readiness:
+        return False
+    return not pod.ready or pod.became_ready is None or since < pod.became_ready

@@ -24,9 +24,9 @@ from optiinfra.domain.idle import GpuVerdict
 from optiinfra.domain.policy import Clamped, Limits, Permission
 from optiinfra.domain.prices import NodePrice
 from optiinfra.domain.readings import Unknown
-from optiinfra.domain.right_sizing import ContainerUsageHistory
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.sizing_rules import NamespaceRules
 from optiinfra.domain.start_up_summary import StartUp
 from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.units import UnixTime
@@ -63,6 +63,13 @@ class TargetWork:
     memory: TargetMemory
     problem: Problem | None = None
     facts: WorkloadFacts | None = None
+    busiest: Mapping[str, tuple[UnixTime, float]] = field(default_factory=dict)
+    """By container name: when it was last measured, and the CPU cores of its busiest pod then."""
+    usage_unknown: Unknown | None = None
+    """Why nobody measures what its containers use; None where somebody does."""
+    usage_fault: str = ""
+    """What of its measured use cannot be; while it says something, no size is recommended."""
+    sizing_rules: NamespaceRules = field(default_factory=NamespaceRules)
     scalers: tuple[ScalerFacts, ...] = ()
     """Every HPA that targets the workload; one of them at most is `facts.scaler`."""
     signals: ServiceSignals | None = None
@@ -99,10 +106,6 @@ class ServiceWork:
     prices: PriceList
     currency: str
     targets: list[TargetWork]
-    usage: Mapping[str, ContainerUsageHistory] = field(default_factory=dict)
-    """Measured use by container name; empty where nobody measures it."""
-    busiest: Mapping[str, tuple[UnixTime, float]] = field(default_factory=dict)
-    """By container name: when it was last measured, and the CPU cores of its busiest pod then."""
     whole: ServiceSignals | None = None
     """What all targets say together; None while none says anything."""
     notes: tuple[Refusal, ...] = ()

@@ -16,6 +16,7 @@ from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Registry
+from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
@@ -107,7 +108,8 @@ class World:
             self,
             table,
             self.snapshots,
-            UsageTable(reader=None),  # type: ignore[arg-type]  # not read here
+            UsageTable(reader=None, clock=lambda: NOW),  # type: ignore[arg-type]  # not read here
+            SizingRulesTable(reader=None, clock=lambda: NOW),  # type: ignore[arg-type]  # not read here
             PlanBoard(None),
             model_files,
             lambda: NOW,

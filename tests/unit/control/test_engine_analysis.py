@@ -242,6 +242,6 @@ def test_what_the_engines_container_uses_of_its_cpu(used, limit, age, expected):
     container = ContainerFacts("engine", UNKNOWN, limit, UNKNOWN, UNKNOWN, gpus=1.0)
     work = service(facts=facts(pods=(pod(containers=(container,)),)), settings=EngineSettings(container="engine"))
     if used is not None:
-        work.busiest = {"engine": (UnixTime(NOW - age), used), "sidecar": (NOW, 9.0)}
-    found = container_cpu(work, work.targets[0], now=NOW)
+        work.targets[0].busiest = {"engine": (UnixTime(NOW - age), used), "sidecar": (NOW, 9.0)}
+    found = container_cpu(work.targets[0], now=NOW)
     assert (found.reason if isinstance(found, Unknown) else found) == expected

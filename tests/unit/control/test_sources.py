@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +10,9 @@ import pytest
 from optiinfra.api.v1alpha1 import TargetRef
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Unavailable
 from optiinfra.cluster.targets import TargetFacts
-from optiinfra.cluster.usage import ContainerUsage, PodUsage
-from optiinfra.control.keys import ObjectKey
 from optiinfra.control.registry import Registry
 from optiinfra.control.sources import Sources
 from optiinfra.control.targets import TargetTable
-from optiinfra.control.usage import UsageTable
-from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.workload import PodFacts
 from optiinfra.settings import OperatorSettings, Scope
 from tests.unit.control import virtual
@@ -195,52 +190,3 @@ async def test_targets_nobody_points_at_are_forgotten():
     table.forget_except({("other", REF)})
     assert table.get("inference", REF) is None
     assert table.get("other", REF) is not None
-
-
-# usage
-
-KEY = ObjectKey("ResourceOptimization", "inference", "svc")
-
-
-@dataclass
-class Metrics:
-    answer: Mapping[str, PodUsage] | Unknown
-
-    async def pods(self, namespace: str) -> Mapping[str, PodUsage] | Unknown:
-        return self.answer
-
-
-def used(cpu: float, memory: float) -> PodUsage:
-    return PodUsage(time=NOW, window_s=30.0, containers={"vllm": ContainerUsage(cpu_cores=cpu, memory_bytes=memory)})
-
-
-async def test_usage_goes_to_the_object_the_pod_belongs_to():
-    table = UsageTable(reader=Metrics({"a": used(1.0, 2e9), "stranger": used(9.0, 9e9)}))
-    assert table.of(KEY) == {}
-    await table.refresh("inference", {"a": KEY})
-    assert set(table.of(KEY)) == {"vllm"}
-
-
-async def test_the_busiest_pod_of_the_last_reading_is_kept():
-    reader = Metrics({"a": used(1.0, 2e9), "b": used(3.0, 2e9), "stranger": used(9.0, 9e9)})
-    table = UsageTable(reader=reader)
-    await table.refresh("inference", {"a": KEY, "b": KEY})
-    assert table.busiest(KEY) == {"vllm": (NOW, 3.0)}
-    reader.answer = {"a": used(0.5, 2e9)}
-    await table.refresh("inference", {"a": KEY})
-    assert table.busiest(KEY) == {"vllm": (NOW, 0.5)}
-    table.forget_except(set())
-    assert table.busiest(KEY) == {}
-
-
-async def test_a_cluster_that_does_not_measure_is_unknown_and_not_zero():
-    missing = Unknown(UnknownReason.UNSUPPORTED, "no metrics.k8s.io")
-    table = UsageTable(reader=Metrics(missing))
-    await table.refresh("inference", {"a": KEY})
-    assert table.of(KEY) == {}
-    assert table.unknown == {"inference": missing}
-    table.reader = Metrics({"a": used(1.0, 2e9)})
-    await table.refresh("inference", {"a": KEY})
-    assert table.unknown == {}
-    table.forget_except(set())
-    assert table.of(KEY) == {}
