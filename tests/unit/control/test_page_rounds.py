@@ -29,6 +29,7 @@ class World:
             queue=self.queue,
             targets=None,
             usage=None,
+            sizing_rules=None,
             board=DecisionBoard(clock=lambda: self.now),
             inventory=None,
             forget=lambda _key: None,
