@@ -42,8 +42,13 @@ $(STAMP): requirements/all.lock pyproject.toml
 	@touch $@
 
 .PHONY: binaries
-binaries: ## Get etcd, the Kubernetes control plane, kubectl, kwok and helm into the cache
+binaries: ## Get etcd, the Kubernetes control plane, kubectl, kwok, helm and the VPA's recommender into the cache
 	@$(PYTHON) -m hack.binaries
+
+# Without what only tests and benches compare with, which takes minutes to build.
+.PHONY: cluster-binaries
+cluster-binaries: ## Get what a control plane and the demonstration need of them
+	@$(PYTHON) -m hack.binaries etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm
 
 .PHONY: lock
 lock: ## Resolve pyproject.toml again into requirements/*.lock (UPGRADE=--upgrade for newer versions)
@@ -55,11 +60,11 @@ lock: ## Resolve pyproject.toml again into requirements/*.lock (UPGRADE=--upgrad
 # ---- see it work
 
 .PHONY: demo
-demo: venv binaries ## Watch OptiInfra work on simulated engines, about four minutes (KEEP=1 leaves it up)
+demo: venv cluster-binaries ## Watch OptiInfra work on simulated engines, about four minutes (KEEP=1 leaves it up)
 	@$(BIN)/python -m hack.demo $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: cluster-up
-cluster-up: venv binaries ## Start a control plane on loopback with simulated GPU nodes
+cluster-up: venv cluster-binaries ## Start a control plane on loopback with simulated GPU nodes
 	@$(BIN)/python -m hack.cluster up $(ARGS)
 
 .PHONY: cluster-down
