@@ -74,6 +74,16 @@ class OperatorSettings(BaseSettings):
     agent_token_file: Path | None = None
     """Bearer token the agents ask for, when they are protected by one."""
 
+    agent_tls_ca_file: Path | None = None
+    """CA that signs the agents' certificates: they are then read over https. The name in a certificate is not checked,
+    because agents are read by the addresses of their pods."""
+
+    agent_tls_certificate_file: Path | None = None
+    """Certificate to show to agents that ask for one; needs `agent_tls_key_file`. Read again every five minutes."""
+
+    agent_tls_key_file: Path | None = None
+    """Private key of that certificate."""
+
     scrape_concurrency: int = Field(default=64, ge=1, le=1024)
     """Connections to engines and agents at one time."""
 

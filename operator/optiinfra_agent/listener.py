@@ -7,14 +7,16 @@ answers, and when there are too many the oldest is cut: a flood throws out its o
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from optiinfra_agent.errors import ListenError
-from optiinfra_agent.server import Application
+from optiinfra_agent.server import CERTIFIED, Application
 from optiinfra_agent.settings import Settings
+from optiinfra_agent.tls import Tls
 
 _KEEP_ALIVE_S = 20  # longer than a usual scrape interval, so that scrapers keep their connection
 REQUEST_S = 25.0
@@ -45,11 +47,13 @@ def open_socket(settings: Settings) -> socket.socket:
     return listener
 
 
-def make_server(application: Application, *, connections: int, request_s: float = REQUEST_S) -> uvicorn.Server:
+def make_server(
+    application: Application, *, connections: int, request_s: float = REQUEST_S, tls: Tls | None = None
+) -> uvicorn.Server:
     """Return the server, ready for `serve(sockets=[...])`."""
     config = uvicorn.Config(
         application,
-        http=type("Protocol", (BoundedProtocol,), {"most": connections, "request_s": request_s}),
+        http=type("Protocol", (BoundedProtocol,), {"most": connections, "request_s": request_s, "tls": tls}),
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -61,7 +65,21 @@ def make_server(application: Application, *, connections: int, request_s: float 
         h11_max_incomplete_event_size=_HEADERS_LIMIT,
         proxy_headers=False,
     )
+    if tls is not None:
+        # uvicorn would make a context of its own from the files and keep their certificate for ever.
+        config.load()
+        config.ssl = tls.context
     return uvicorn.Server(config)
+
+
+def certified(application: ASGI3Application) -> ASGI3Application:
+    """Return the application as it answers a client that showed a certificate of the client CA."""
+
+    async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        cast("dict[str, object]", scope)[CERTIFIED] = True
+        await application(scope, receive, send)
+
+    return answer
 
 
 class BoundedProtocol(H11Protocol):
@@ -69,6 +87,7 @@ class BoundedProtocol(H11Protocol):
 
     most = 64
     request_s = REQUEST_S
+    tls: Tls | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -78,6 +97,11 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take a connection, at the cost of the oldest one if there are too many."""
         super().connection_made(transport)
+        if self.tls is not None:
+            self.tls.look()
+            if transport.get_extra_info("peercert"):
+                # Present only of a certificate that the client CA has signed.
+                self.app = certified(self.app)
         self._arm()
         if len(self.connections) > self.most:
             others = [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]

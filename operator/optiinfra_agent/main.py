@@ -29,6 +29,7 @@ from optiinfra_agent.podresources import PodResources
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.server import Application, TokenFile
 from optiinfra_agent.settings import Settings, describe, read_settings, unknown_variables
+from optiinfra_agent.tls import Tls
 from optiinfra_agent.traffic import Traffic
 
 log = logging.getLogger("optiinfra_agent")
@@ -88,6 +89,7 @@ def _serve(settings: Settings) -> int:
     stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    tls = Tls.of(settings)
     with open_socket(settings) as listener:
         port = listener.getsockname()[1]
         collection = Collection(settings)
@@ -95,7 +97,7 @@ def _serve(settings: Settings) -> int:
         traffic = Traffic()
         registration = Registration(
             settings,
-            endpoint=settings.endpoint or f"http://{settings.node_name}:{port}",
+            endpoint=settings.endpoint or f"{'http' if tls is None else 'https'}://{settings.node_name}:{port}",
             measured=collection.measured,
             report=lambda: health.report(collection, traffic.answered),
         )
@@ -106,7 +108,7 @@ def _serve(settings: Settings) -> int:
         )
         fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
         log.info("the agent listens", extra={"fields": fields})
-        asyncio.run(_pages(application, settings, listener, stop))
+        asyncio.run(_pages(application, settings, listener, stop, tls))
     registration.stop()
     collection.stop()
     log.info("the agent has ended")
@@ -131,8 +133,10 @@ class _Stop:
             self.server.should_exit = True
 
 
-async def _pages(application: Application, settings: Settings, listener: socket.socket, stop: _Stop) -> None:
-    server = make_server(application, connections=settings.connections)
+async def _pages(
+    application: Application, settings: Settings, listener: socket.socket, stop: _Stop, tls: Tls | None
+) -> None:
+    server = make_server(application, connections=settings.connections, tls=tls)
     stop.server = server  # strictly before the check: a signal in between is then seen by the one or the other
     if not stop.requested:
         await server.serve(sockets=[listener])

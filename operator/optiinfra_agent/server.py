@@ -15,7 +15,7 @@
 Eleven fixed paths need no framework: measured, starlette would add 1.5 MiB (5 without compiled bytecode) and 0.1 s to
 the start, for a dictionary of eleven entries.
 Only GET and HEAD are answered, bodies are never read, no page waits for anything. With a token file every page but
-/health* needs the token: probes and load balancers carry none.
+/health* needs the token, with a client CA a certificate: probes and load balancers carry neither.
 """
 
 import hmac
@@ -44,6 +44,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+CERTIFIED = "optiinfra.certified"
+"""Key of an ASGI scope whose client showed a certificate of the client CA."""
 _JSON = "application/json"
 _TOKEN_LIMIT = 8192
 _TOKEN_AGE_S = 10.0
@@ -151,7 +153,8 @@ class Application:
         if scope["type"] != "http":
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
         began = time.perf_counter()
-        answer = self._answer(scope["method"], scope["path"], scope["headers"])
+        known = scope.get(CERTIFIED, False) or self._settings.tls_client_ca_file is None
+        answer = self._answer(scope["method"], scope["path"], scope["headers"], certified=known)
         headers = [
             (b"x-content-type-options", b"nosniff"),
             *((name.encode(), value.encode()) for name, value in answer.headers),
@@ -167,9 +170,11 @@ class Application:
         await send({"type": "http.response.body", "body": body})
         self._traffic.note(time.perf_counter() - began)
 
-    def _answer(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Answer:
+    def _answer(self, method: str, path: str, headers: list[tuple[bytes, bytes]], *, certified: bool) -> Answer:
         page = self._pages.get(path)
         is_open = path == "/health" or path.startswith("/health/")
+        if not certified and not is_open:
+            return _error(HTTPStatus.FORBIDDEN, "connect with a client certificate of the agent's client CA")
         if self._token is not None and not is_open:
             given = [value for name, value in headers if name == b"authorization"]
             if len(given) != 1 or not self._token.admits(given[0]):

@@ -22,6 +22,14 @@ from optiinfra_agent.errors import SettingsError
 PREFIX = "OPTIINFRA_AGENT_"
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)(_|$)")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_FILES = (
+    "token_file",
+    "tls_certificate_file",
+    "tls_key_file",
+    "tls_client_ca_file",
+    "orchestrator_token_file",
+    "orchestrator_ca_file",
+)
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -257,6 +265,32 @@ class Settings:
             it. Read again every 10 s. Danger: an unreadable or empty file locks every reader out.""",
         )
     )
+    tls_certificate_file: Path | None = field(
+        metadata=_about(
+            PREFIX + "TLS_CERTIFICATE_FILE",
+            "",
+            _file,
+            """Certificate (PEM, with its chain) to serve all pages over TLS. Needs the key file. Looked at again every
+            10 s when a client connects, so that it can be replaced.""",
+        )
+    )
+    tls_key_file: Path | None = field(
+        metadata=_about(
+            PREFIX + "TLS_KEY_FILE",
+            "",
+            _file,
+            """Private key of that certificate (PEM).""",
+        )
+    )
+    tls_client_ca_file: Path | None = field(
+        metadata=_about(
+            PREFIX + "TLS_CLIENT_CA_FILE",
+            "",
+            _file,
+            """CA (PEM) whose client certificates are asked for: every page but /health* needs one. Read once, at the
+            start.""",
+        )
+    )
     dcgm_names: bool = field(
         metadata=_about(
             PREFIX + "DCGM_NAMES",
@@ -289,8 +323,8 @@ class Settings:
             "",
             _url,
             """URL under which the orchestrator can reach this agent, for instance http://$(POD_IP):8003.
-            Default: http, the node name and the port. Danger: the node name is often not resolvable from a
-            pod.""",
+            Default: http (https with TLS), the node name and the port. Danger: the node name is often not
+            resolvable from a pod.""",
         )
     )
     orchestrator_url: str = field(
@@ -361,11 +395,17 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{variable}={text[:80]!r} is not usable: {error}") from error
     if not values["node_name"]:
         values["node_name"] = socket.gethostname()
-    for name in ("token_file", "orchestrator_token_file", "orchestrator_ca_file"):
+    for name in _FILES:
         path = values[name]
         if path is not None and not path.is_file():
             variable = next(one.metadata["variable"] for one in fields(Settings) if one.name == name)
             raise SettingsError(f"{variable}={str(path)!r} is not usable: there is no such file; mount it or unset it")
+    if (values["tls_certificate_file"] is None) != (values["tls_key_file"] is None):
+        raise SettingsError(
+            f"{PREFIX}TLS_CERTIFICATE_FILE and {PREFIX}TLS_KEY_FILE belong together: set both or neither"
+        )
+    if values["tls_client_ca_file"] is not None and values["tls_certificate_file"] is None:
+        raise SettingsError(f"{PREFIX}TLS_CLIENT_CA_FILE is not usable without {PREFIX}TLS_CERTIFICATE_FILE")
     return Settings(**values)
 
 

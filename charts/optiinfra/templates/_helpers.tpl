@@ -149,6 +149,13 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 {{- if .Values.agent.tokenSecretName }}
 - {name: OPTIINFRA_AGENT_TOKEN_FILE, value: /etc/optiinfra/agent/token}
 {{- end }}
+{{- if .Values.agent.tls.secretName }}
+- {name: OPTIINFRA_AGENT_TLS_CA_FILE, value: /etc/optiinfra/agent-tls/ca.crt}
+{{- if .Values.agent.tls.clientCertificates }}
+- {name: OPTIINFRA_AGENT_TLS_CERTIFICATE_FILE, value: /etc/optiinfra/agent-tls/tls.crt}
+- {name: OPTIINFRA_AGENT_TLS_KEY_FILE, value: /etc/optiinfra/agent-tls/tls.key}
+{{- end }}
+{{- end }}
 - {name: OPTIINFRA_EXTERNAL_METRICS_ENABLED, value: {{ .Values.externalMetrics.enabled | quote }}}
 {{- if .Values.externalMetrics.enabled }}
 - {name: OPTIINFRA_EXTERNAL_METRICS_PORT, value: {{ .Values.externalMetrics.port | quote }}}

@@ -21,6 +21,8 @@ from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.errors import FetchError
 from optiinfra.domain.readings import Unknown, UnknownReason
 
+_TLS_AGE_S = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
@@ -40,6 +42,9 @@ class Transport:
     """Bearer token, read anew each time because it rotates."""
     authority_file: Path | None = None
     """CA that signs the source's certificate; None with https means that it is not checked (pods sign their own)."""
+    certificate_file: Path | None = None
+    """Certificate that we show, with its key in `key_file`; None where the source asks for none."""
+    key_file: Path | None = None
     accept: str = "text/plain"
 
 
@@ -62,7 +67,7 @@ class Fetcher:
     def __init__(self, *, concurrency: int = 64) -> None:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
-        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._contexts: dict[tuple[Path | None, Path | None], _Tls] = {}
         self._connections = Connections()
         self._session: aiohttp.ClientSession | None = None
 
@@ -119,19 +124,36 @@ class Fetcher:
         return FetchedPage(body, response.content_type, time.monotonic() - started)
 
     def _tls(self, transport: Transport, url: URL) -> ssl.SSLContext:
-        context = self._contexts.get(transport.authority_file)
-        if context is None:
-            try:
-                context = ssl.create_default_context(cafile=transport.authority_file)
-            except OSError as error:
-                detail = f"CA file {transport.authority_file} is not readable: {error}"
-                raise FetchError(Unknown(UnknownReason.NOT_CONFIGURED, detail), url=str(url)) from error
-            # Pods are addressed by IP, which their certificates seldom name: the CA is the check.
-            context.check_hostname = False
-            if transport.authority_file is None:
-                context.verify_mode = ssl.CERT_NONE
-            self._contexts[transport.authority_file] = context
-        return context
+        key = (transport.authority_file, transport.certificate_file)
+        known = self._contexts.get(key)
+        now = time.monotonic()
+        # Certificates are replaced while a process runs; the CA's file and our own pair are read again with them.
+        if known is None or now - known.made > _TLS_AGE_S:
+            known = _Tls(_context(transport, url), now)
+            self._contexts[key] = known
+        return known.context
+
+
+@dataclass(frozen=True, slots=True)
+class _Tls:
+    context: ssl.SSLContext
+    made: float
+
+
+def _context(transport: Transport, url: URL) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=transport.authority_file)
+        if transport.certificate_file is not None:
+            context.load_cert_chain(transport.certificate_file, transport.key_file)
+    except (OSError, ValueError) as error:
+        files = [str(file) for file in (transport.authority_file, transport.certificate_file) if file is not None]
+        detail = f"TLS files {', '.join(files)} do not load: {error}"
+        raise FetchError(Unknown(UnknownReason.NOT_CONFIGURED, detail), url=str(url)) from error
+    # Pods are addressed by IP, which their certificates seldom name: the CA is the check.
+    context.check_hostname = False
+    if transport.authority_file is None:
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _authorization(token_file: Path | None, url: URL) -> dict[str, str]:

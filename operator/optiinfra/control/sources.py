@@ -69,13 +69,22 @@ class Sources:
                     )
 
     def _agents(self) -> Iterator[Source]:
-        transport = Transport(accept="application/json", token_file=self.settings.agent_token_file)
+        settings = self.settings
+        transport = Transport(
+            accept="application/json",
+            scheme="http" if settings.agent_tls_ca_file is None else "https",
+            token_file=settings.agent_token_file,
+            authority_file=settings.agent_tls_ca_file,
+            certificate_file=settings.agent_tls_certificate_file,
+            key_file=settings.agent_tls_key_file,
+        )
+        port, scheme = settings.agent_port, transport.scheme
         for pod in self.inventory.pods_of(self.settings.agents_namespace, self.settings.agent_selector):
             if pod.ip and pod.node and pod.ready and not pod.terminating:
                 yield Source(
                     kind="agent",
                     key=pod.node,
-                    url=page_url(host=pod.ip, port=self.settings.agent_port, path="/v1/snapshot"),
+                    url=page_url(host=pod.ip, port=port, path="/v1/snapshot", scheme=scheme),
                     interval=self.settings.agent_interval_seconds,
                     transport=transport,
                 )
