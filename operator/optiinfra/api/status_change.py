@@ -4,6 +4,7 @@ Words decide at once (conditions, enums, reasons, ids, a number that became unkn
 Other numbers, and sentences that say something else, are written at most every five minutes. What is equal is never
 written, nor are times, spans and the numbers inside sentences by themselves: "no work in the last 45 s" would else
 cost a write every few minutes for as long as nothing happens. `lastRound` says when the status was last written.
+What the savings ledger has come to grows with time alone: it is written with other changes, and by itself now and then.
 """
 
 import re
@@ -30,6 +31,17 @@ _FIGURES = frozenset({"lower", "upper", "patch", "horizon"})
 _BACKGROUND = frozenset({"learned", "startUp"})
 """Parts that move with every tick and decide nothing by themselves; they are right again when something else is."""
 
+LEDGER_INTERVAL: Final = Seconds(3600.0)
+"""An object's books are brought up to date by themselves at most this often: a restart proves the time in between."""
+
+_BOOKED: Final = {
+    "savings": frozenset({"thisMonth", "lastMonth", "total", "unwatchedHours", "asOf"}),
+    "entries": frozenset({"accrued"}),
+    "nodeEntries": frozenset({"money"}),
+    "bases": frozenset({"seen"}),
+}
+"""By part of the ledger: what its entries and totals have come to."""
+
 _FORECAST = "forecast"
 """Its words are what numbers made of them."""
 
@@ -48,7 +60,24 @@ def is_meaningful_change(old: Status | None, new: Status, *, now: UnixTime) -> b
         return True
     if now - old.last_round.at.unix < NUMBERS_INTERVAL:
         return False
+    if _booked(before) != _booked(after) and now - _booked_until(old) >= _ledger_interval(new):
+        return True
     return bool(_reduced(before, numbers=True) != _reduced(after, numbers=True))
+
+
+def _ledger_interval(status: Status) -> Seconds:
+    # There is one cluster ledger, and nothing proves to a new leader which nodes were gone while nobody watched.
+    return NUMBERS_INTERVAL if isinstance(status, ClusterResourceOptimizationStatus) else LEDGER_INTERVAL
+
+
+def _booked(content: dict[str, Any]) -> Any:
+    savings = content.get("savings", {})
+    return [savings.get(name) for name in ("thisMonth", "total")]
+
+
+def _booked_until(status: Status) -> UnixTime:
+    savings = status.savings
+    return UnixTime(0.0) if savings is None or savings.as_of is None else savings.as_of.unix
 
 
 def _content(status: Status) -> dict[str, Any]:
@@ -64,7 +93,7 @@ def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> A
             return {
                 name: _reduced(part, name, key or parent, numbers=numbers)
                 for name, part in value.items()
-                if name not in _BACKGROUND
+                if name not in _BACKGROUND and name not in _BOOKED.get(key or parent, ())
             }
         case list():
             return [_reduced(part, "", key or parent, numbers=numbers) for part in value]

@@ -35,7 +35,7 @@ def target(replicas=10, size=SIZE, by=PERSON, **more):
         size=size,
         held=held,
         replicas_by=by,
-        size_by=more.pop("size_by", by),
+        size_by=dict.fromkeys((Axis.GPUS, Axis.CPU, Axis.MEMORY), by),
         **more,
     )
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optiinfra.domain.prices import Terms
 from optiinfra.domain.savings.amounts import NOTHING, Amounts, Capacity
 from optiinfra.domain.savings.cluster import ClusterLedger, NodesSeen, absorb, watch_nodes
 from optiinfra.domain.savings.entries import Basis, Cause, Place
@@ -121,7 +122,7 @@ def test_a_removal_that_was_recommended_is_adopted():
 
 
 def test_committed_capacity_that_is_freed_is_worth_nothing_until_it_is_refilled():
-    paid = {"committed": {H100: 32.0}}
+    paid = {"terms": {H100: Terms(committed_gpus=32.0)}}
     gone = lived(seen(0, 4, **paid), seen(300, 3, claim(8.0), **paid), seen(600, 3, claim(8.0), **paid))
     assert (rate(gone), money(gone)) == (0.0, 0.0)
     freed = lived(
@@ -140,17 +141,25 @@ def test_committed_capacity_that_is_freed_is_worth_nothing_until_it_is_refilled(
 
 
 def test_only_what_exceeds_a_commitment_is_saved():
-    paid = {"committed": {H100: 20.0}}
+    paid = {"terms": {H100: Terms(committed_gpus=20.0)}}
     gone = lived(seen(0, 4, **paid), seen(300, 2, claim(16.0), **paid))
     assert rate(gone) == pytest.approx(80.0 * 12 / 16), "32 GPUs, 20 of them paid for, 16 left"
+
+
+def test_a_committed_share_is_one_of_what_there_was():
+    paid = {"terms": {H100: Terms(committed_share=0.5)}}
+    ledger = lived(seen(0, 4, **paid), seen(300, 3, claim(8.0), **paid))
+    assert rate(ledger) == pytest.approx(40.0), "two of four nodes are committed, and three are left"
+    ledger = lived(seen(600, 1, claim(24.0), **paid), ledger=ledger)
+    assert rate(ledger) == pytest.approx(80.0), "one of the three that went goes on being paid"
 
 
 def test_spot_nodes_are_under_no_commitment():
     spot = replace(NODE, spot=True)
     prices = {spot: 15.0}
     ledger = lived(
-        seen(0, {spot: 2}, prices=prices, committed={H100: 16.0}),
-        seen(300, {spot: 1}, claim(8.0), prices=prices, committed={H100: 16.0}),
+        seen(0, {spot: 2}, prices=prices, terms={H100: Terms(committed_share=1.0)}),
+        seen(300, {spot: 1}, claim(8.0), prices=prices, terms={H100: Terms(committed_share=1.0)}),
     )
     assert rate(ledger) == pytest.approx(15.0)
 

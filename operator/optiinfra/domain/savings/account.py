@@ -4,7 +4,7 @@ Always n0 s0 - n s = sum over the open, measured entries, with n replicas of siz
 replicas that a plain HPA would run on the same load, less those that run) stands beside that sum and is no part of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
@@ -35,7 +35,8 @@ class TargetSeen:
     place: Place = NOWHERE
     replicas_by: Maker = BY_OTHERS
     """Who changed the replicas, if they changed."""
-    size_by: Maker = BY_OTHERS
+    size_by: Mapping[Axis, Maker] = field(default_factory=dict)
+    """Who changed what a replica asks for; others where nothing is said."""
     verified: frozenset[str] = frozenset()
     """Actions that were verified."""
     reference: Value = NOT_FOLLOWING
@@ -167,7 +168,10 @@ def _changes(account: Account, seen: TargetSeen, *, at: UnixTime) -> Sequence[Ch
         maker = Maker(Cause.SCALER, maker.by)
     return [
         Change(seen.target, Axis.REPLICAS, float(account.replicas), float(seen.replicas), at, maker, seen.place),
-        *(Change(seen.target, axis, before, after, at, seen.size_by, seen.place) for axis, before, after in sizes),
+        *(
+            Change(seen.target, axis, before, after, at, seen.size_by.get(axis, BY_OTHERS), seen.place)
+            for axis, before, after in sizes
+        ),
     ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from optiinfra.domain.prices import NO_TERMS, Terms
 from optiinfra.domain.savings.account import SETTLE
 from optiinfra.domain.savings.amounts import EPSILON, NOTHING, Amounts, Capacity
 from optiinfra.domain.savings.entries import Basis, Place
@@ -44,8 +45,8 @@ class NodesSeen:
     """What one more would cost an hour."""
     allocated: Mapping[Place, Capacity] = field(default_factory=dict)
     """What pods hold."""
-    committed: Mapping[Place, float] = field(default_factory=dict)
-    """Units (GPUs, else cores) that are paid for whether they are there or not."""
+    terms: Mapping[Place, Terms] = field(default_factory=dict)
+    """On what terms nodes are bought: what is committed is paid for whether it is there or not."""
     claims: tuple[Claim, ...] = ()
     elapsed: Seconds | None = None
     """By a clock that cannot jump; None at the first observation after a start."""
@@ -114,7 +115,7 @@ def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
         # The smaller end of what went, the larger of what was added: neither is flattered by when we looked.
         old = was.get(entry.id)
         count = min(old.nodes if old is not None else 0, entry.nodes)
-        factor = paid_off(entry, moved.books, seen.committed)
+        factor = paid_off(entry, moved.books, seen.terms)
         money = count * (entry.hour or 0.0) * factor * (added if count < 0 else freed)
         lines = [(key, Amounts(money=money * part)) for key, part in _lines(entry, known, at=seen.at)]
         return replace(entry, money=entry.money + money), lines
@@ -160,10 +161,10 @@ def absorb(ledger: ClusterLedger, accruals: Sequence[Accrual]) -> ClusterLedger:
     return replace(ledger, periods=periods)
 
 
-def paid_off(entry: NodeEntry, books: NodeBooks, committed: Mapping[Place, float]) -> float:
+def paid_off(entry: NodeEntry, books: NodeBooks, terms: Mapping[Place, Terms]) -> float:
     """Return which fraction of nodes that went is no longer paid: a commitment is, whether they are there or not."""
-    promised = committed.get(entry.shape.place, 0.0)
-    if promised <= 0.0 or entry.nodes < 0 or entry.shape.spot:
+    bought = terms.get(entry.shape.place, NO_TERMS)
+    if entry.nodes < 0 or entry.shape.spot:
         return 1.0
     here = sum(
         shape.units * count
@@ -175,6 +176,9 @@ def paid_off(entry: NodeEntry, books: NodeBooks, committed: Mapping[Place, float
         for other in books.entries
         if other.shape.place == entry.shape.place and other.nodes > 0 and not other.shape.spot
     )
+    promised = bought.committed_share * (here + gone)
+    if bought.committed_gpus is not None:
+        promised = bought.committed_gpus if entry.shape.gpus > 0.0 else 0.0
     return min(1.0, max(0.0, gone - max(0.0, promised - here)) / gone) if gone > 0.0 else 1.0
 
 
@@ -254,7 +258,7 @@ def _rates(
     for entry in books.entries:
         if entry.hour is None:
             continue
-        hourly = entry.nodes * entry.hour * paid_off(entry, books, seen.committed)
+        hourly = entry.nodes * entry.hour * paid_off(entry, books, seen.terms)
         for share in entry.shares:
             claim = known.get((share.owner, share.entry))
             if claim is not None:

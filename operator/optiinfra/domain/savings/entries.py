@@ -25,9 +25,6 @@ class Axis(StrEnum):
     """GiB that each replica asks for."""
 
 
-SIZES: Final = (Axis.GPUS, Axis.CPU, Axis.MEMORY)
-
-
 class Cause(StrEnum):
     """Who made a change."""
 
