@@ -1,8 +1,8 @@
 """The operator's own Prometheus metrics, in one registry of its own.
 
 Labels are closed sets (verbs, codes, steps, reasons); the only names of objects that appear are those of
-`ResourceOptimization`s in the gauges that scalers read. Series of deleted or unsure objects are removed: a scaler must
-never see an old constant.
+`ResourceOptimization`s in the gauges that scalers read and in those of cost, and those of pools. Series of deleted or
+unsure objects are removed: a scaler must never see an old constant.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -43,6 +43,28 @@ LLM_TOKENS = Counter("optiinfra_llm_tokens", "Tokens spent on insights.", ["dire
 CHECKPOINTS = Counter("optiinfra_checkpoints", "Checkpoint writes by outcome.", ["outcome"], registry=REGISTRY)
 KV_OPTKIT = Gauge(
     "optiinfra_kv_optkit_available", "1 while the configured KV-OptKit server gives a plan.", registry=REGISTRY
+)
+PRICE_SOURCE_UP = Gauge(
+    "optiinfra_price_source_up", "1 while a configured source of prices answers.", ["source"], registry=REGISTRY
+)
+PRICED_NODES = Gauge("optiinfra_priced_nodes", "Nodes by the source of their price.", ["source"], registry=REGISTRY)
+POOL_COST = Gauge(
+    "optiinfra_pool_cost_per_hour",
+    "What the nodes of a pool cost an hour; absent while one of them has no price.",
+    ["pool", "currency"],
+    registry=REGISTRY,
+)
+SERVICE_COST = Gauge(
+    "optiinfra_service_cost_per_hour",
+    "What a service costs an hour, held or used; absent while that is not known.",
+    ["namespace", "name", "charge", "currency"],
+    registry=REGISTRY,
+)
+TOKEN_COST = Gauge(
+    "optiinfra_service_cost_per_million_tokens",
+    "What a million tokens of a service cost over the last hour; absent while that is not known.",
+    ["namespace", "name", "kind", "basis", "charge", "currency"],
+    registry=REGISTRY,
 )
 DESIRED_REPLICAS = Gauge(
     "optiinfra_desired_replicas",

@@ -169,6 +169,24 @@ class OperatorSettings(BaseSettings):
     kv_optkit_url: str = Field(default="", max_length=1024, pattern="^($|https?://)")
     """Address of a KV-OptKit server whose plan is shown beside our advice on the KV cache; empty asks none."""
 
+    price_config_map: str = Field(default="", max_length=253)
+    """ConfigMap in the operator's namespace whose key prices.csv is a table of node prices; empty reads none."""
+
+    opencost_url: str = Field(default="", max_length=1024, pattern="^($|https?://)")
+    """Address of OpenCost's API (port 9003), for what nodes really cost; empty asks none."""
+
+    price_prometheus_url: str = Field(default="", max_length=1024, pattern="^($|https?://)")
+    """Address of a Prometheus-compatible server that scrapes OpenCost; empty asks none."""
+
+    price_prometheus_token_file: Path | None = None
+    """Bearer token for that server, read anew for each call."""
+
+    price_currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+    """Currency of OpenCost's and that server's prices, which neither says. Danger: a wrong one mixes currencies."""
+
+    list_prices_enabled: bool = True
+    """Use the shipped on-demand list prices of GPU instances where nobody else says a price."""
+
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """DEBUG, INFO, WARNING or ERROR."""
 

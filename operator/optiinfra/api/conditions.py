@@ -29,6 +29,7 @@ class ConditionType(StrEnum):
     ANALYSIS_COMPLETE = "AnalysisComplete"
     INSIGHTS_AVAILABLE = "InsightsAvailable"
     ACTUATION_EFFECTIVE = "ActuationEffective"
+    PRICES_KNOWN = "PricesKnown"
     DEGRADED = "Degraded"
 
 

@@ -58,6 +58,11 @@ class Reason(StrEnum):
     API_ERROR = "ApiError"
     ROLLED_BACK = "RolledBack"
     KILL_SWITCH = "KillSwitch"
+    # prices
+    PRICE_MISSING = "PriceMissing"
+    PRICE_INVALID = "PriceInvalid"
+    CURRENCY_MISMATCH = "CurrencyMismatch"
+    PRICES_UNREADABLE = "PricesUnreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,22 @@ EXPLANATIONS: Final = {
     Reason.KILL_SWITCH: Explanation(
         "The operator's kill switch is on: nothing is written into users' objects.",
         "Remove the annotation optiinfra.io/kill-switch from the operator's Lease.",
+    ),
+    Reason.PRICE_MISSING: Explanation(
+        "Nobody says what something costs, so what it costs and saves is not told in money.",
+        "Set prices of its pool, add a row to the table of node prices, or name OpenCost in the chart's values.",
+    ),
+    Reason.PRICE_INVALID: Explanation(
+        "A price cannot be: it is zero, below zero, too large, or less than its parts.",
+        "Correct it where the message says; until then nothing is told in money that rests on it.",
+    ),
+    Reason.CURRENCY_MISMATCH: Explanation(
+        "A price is in another currency than the object's; nothing is converted.",
+        "Give the price in the object's currency, or set spec.currency.",
+    ),
+    Reason.PRICES_UNREADABLE: Explanation(
+        "A configured source of prices cannot be read; no other source takes its place.",
+        "Correct what the message names, or take the source out of the chart's values.",
     ),
 }
 """The sentence and the remedy of every reason."""

@@ -32,6 +32,7 @@ _CONDITIONS: Final = {
     ConditionType.ANALYSIS_COMPLETE: "Whether the last analysis went through.",
     ConditionType.INSIGHTS_AVAILABLE: "Whether a language model explains the recommendations.",
     ConditionType.ACTUATION_EFFECTIVE: "Whether what runs follows what was decided.",
+    ConditionType.PRICES_KNOWN: "Whether every node that is paid for has a price.",
     ConditionType.DEGRADED: "True while only a part of the work can be done.",
 }
 

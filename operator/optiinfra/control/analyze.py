@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optiinfra.control import engine_analysis, replicas, sizing
+from optiinfra.control import costs, engine_analysis, replicas, sizing
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.surroundings import container_cpu, surroundings_of
@@ -76,9 +76,11 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
         with isolated(service, step="analyze"):
             replicas.mix(service, work)
             _propose(service, work.nodes, times, now=work.at)
+            costs.measure(service, work, now=work.at)
     for cluster in work.clusters:
         with isolated(cluster, step="analyze"):
             _cluster(cluster, now=work.at, times=times)
+            costs.remember_pools(cluster)
     return work
 
 

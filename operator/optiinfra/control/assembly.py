@@ -27,6 +27,9 @@ from optiinfra.cluster.leases import Leases
 from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects
 from optiinfra.cluster.own_scaler import OwnScalers
+from optiinfra.cluster.price_map import PriceMap
+from optiinfra.cluster.price_opencost import read_opencost
+from optiinfra.cluster.price_prometheus import read_prometheus
 from optiinfra.cluster.sizing_rules import SizingRules
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
@@ -44,6 +47,7 @@ from optiinfra.control.loop import ControlLoop
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.operator import Operator
+from optiinfra.control.prices import PriceBoard, ReadLive
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Registry
 from optiinfra.control.scraper import Scraper
@@ -56,7 +60,10 @@ from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import Work
 from optiinfra.control.writer import Reporter
-from optiinfra.domain.units import Seconds
+from optiinfra.domain.price_resolution import LivePrices
+from optiinfra.domain.prices import PriceSource
+from optiinfra.domain.readings import Unknown
+from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.settings import OperatorSettings, Scope
 
 
@@ -145,8 +152,8 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         interval_override=settings.interval_seconds,
     )
     sources = Sources(settings=settings, registry=shared.registry, targets=loop.targets, inventory=shared.inventory)
-    plans = _plans(settings)
-    steps = _steps(shared, loop, plans, actuator, insights, elector)
+    plans, prices = _plans(settings), _prices(settings, client)
+    steps = _steps(shared, loop, plans, prices, actuator, insights, elector)
     operator = Operator(
         settings=settings,
         client=client,
@@ -171,6 +178,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         ),
         plans=plans,
         model_files=shared.model_files,
+        prices=prices,
         sweep=_sweep(shared, loop, elector),
         external=ExternalMetricsState(served=False, message="not asked yet"),
     )
@@ -181,6 +189,39 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
 def _plans(settings: OperatorSettings) -> PlanBoard:
     url = settings.kv_optkit_url
     return PlanBoard(functools.partial(read_plan, url) if url else None)
+
+
+def _prices(settings: OperatorSettings, client: KubernetesClient) -> PriceBoard:
+    live: list[tuple[PriceSource, ReadLive]] = []
+    if settings.opencost_url:
+
+        async def opencost() -> LivePrices | Unknown:
+            return await read_opencost(settings.opencost_url, currency=settings.price_currency, as_of=_today())
+
+        live.append((PriceSource.OPENCOST, opencost))
+    if settings.price_prometheus_url:
+
+        async def prometheus() -> LivePrices | Unknown:
+            return await read_prometheus(
+                settings.price_prometheus_url,
+                token_file=settings.price_prometheus_token_file,
+                currency=settings.price_currency,
+                as_of=_today(),
+                now=UnixTime(time.time()),
+            )
+
+        live.append((PriceSource.PROMETHEUS, prometheus))
+    name = settings.price_config_map
+    return PriceBoard(
+        table=PriceMap(client, namespace=settings.namespace, name=name).read if name else None,
+        live=live,
+        list_prices=settings.list_prices_enabled,
+        clock=time.monotonic,
+    )
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _elector(settings: OperatorSettings, client: KubernetesClient) -> Elector:
@@ -219,7 +260,13 @@ def _adviser(settings: OperatorSettings) -> AdviserSettings | None:
 
 
 def _steps(
-    shared: _Shared, loop: ControlLoop, plans: PlanBoard, actuator: Actuator, insights: InsightsWorker, elector: Elector
+    shared: _Shared,
+    loop: ControlLoop,
+    plans: PlanBoard,
+    prices: PriceBoard,
+    actuator: Actuator,
+    insights: InsightsWorker,
+    elector: Elector,
 ) -> Steps:
     settings = shared.settings
     return Steps(
@@ -234,6 +281,7 @@ def _steps(
             plans,
             shared.model_files,
             time.time,
+            prices=prices,
         ),
         actuator=actuator,
         reporter=Reporter(sink=StatusWriter(shared.client), registry=shared.registry),

@@ -1,9 +1,11 @@
 """What a round found about nodes, as the status of a ClusterResourceOptimization: pure."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from optiinfra.api.conditions import merge
 from optiinfra.api.scalars import Time
+from optiinfra.api.status_cost import to_sources
 from optiinfra.api.status_from import round_number, to_percent, to_refusal
 from optiinfra.api.v1alpha1 import ClusterResourceOptimizationStatus, ClusterSummary, PoolStatus
 from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
@@ -13,6 +15,7 @@ from optiinfra.control.work import ClusterWork
 from optiinfra.domain.cost import hourly
 from optiinfra.domain.evidence import RecommendationType, Refusal
 from optiinfra.domain.idle import IDLE_STATES, GpuState, GpuVerdict
+from optiinfra.domain.prices import Origin
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import HOURS_PER_MONTH, UnixTime
 from optiinfra.domain.workload import NodeFacts
@@ -113,7 +116,15 @@ def _pool(cluster: ClusterWork, name: str) -> PoolStatus:
         emptyable_nodes=sum(1 for node in cluster.plan.freed if node.node in names) if cluster.plan else 0,
         gpu_percent=to_percent(_busy(nodes)),
         per_month=round_number(sum(priced) * HOURS_PER_MONTH) if nodes and len(priced) == len(nodes) else None,
+        price_sources=to_sources(_sources(cluster, nodes)),
     )
+
+
+def _sources(cluster: ClusterWork, nodes: Sequence[NodeFacts]) -> list[tuple[Origin, int]]:
+    """Whose prices the nodes have, and how many of them; the most common first."""
+    known = (cluster.node_prices.get(node.name) for node in nodes)
+    found = Counter(price.origin for price in known if price is not None and price.fault is None)
+    return sorted(found.items(), key=lambda pair: (-pair[1], str(pair[0])))
 
 
 def _node_hour(cluster: ClusterWork, node: NodeFacts) -> Value:

@@ -13,7 +13,7 @@ from optiinfra.api.conversion import effective
 from optiinfra.api.reasons import Reason
 from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, ClusterResourceOptimization, ResourceOptimization
-from optiinfra.api.v1alpha1.cluster_resource_optimization import ClusterResourceOptimizationSpec, Pool
+from optiinfra.api.v1alpha1.cluster_resource_optimization import Pool
 from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
@@ -21,6 +21,7 @@ from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.model_files import ModelFileTable
+from optiinfra.control.prices import PriceBoard
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Broken, Registry
 from optiinfra.control.sizing import hear
 from optiinfra.control.sizing_rules import SizingRulesTable
@@ -31,6 +32,7 @@ from optiinfra.control.work import BrokenWork, ClusterWork, Problem, ServiceWork
 from optiinfra.domain import groups
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.history import DEFAULT_STEP
+from optiinfra.domain.list_prices import CURRENCY
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts, WorkloadFacts
 
@@ -62,13 +64,15 @@ class Collector:
     plans: PlanBoard
     model_files: ModelFileTable
     clock: Callable[[], float]
+    prices: PriceBoard
 
     def collect(self, work: Work) -> Work:
         """Fill in services, clusters and broken objects."""
         work.at = UnixTime(self.clock())
         work.nodes = self._nodes()
         cluster = next((known for _, known in self.registry.clusters()), None)
-        work.prices = {} if cluster is None else _prices_by_pool(cluster.spec)
+        priced = self.prices.price(work.nodes, cluster.spec if cluster else None)
+        work.prices, work.node_prices = priced.pools, priced.nodes
         for key in work.keys:
             known = self.registry.get(key)
             if known is None or known.metadata.deleting:
@@ -76,7 +80,7 @@ class Collector:
             elif isinstance(known, Broken):
                 work.broken.append(BrokenWork(key, known))
             elif isinstance(known, ResourceOptimization):
-                work.services.append(self._service(key, known, cluster))
+                work.services.append(self._service(key, known, cluster, work))
             else:
                 work.clusters.append(self._cluster(key, known, work.nodes))
         return work
@@ -90,7 +94,7 @@ class Collector:
         return joined
 
     def _service(
-        self, key: ObjectKey, obj: ResourceOptimization, cluster: ClusterResourceOptimization | None
+        self, key: ObjectKey, obj: ResourceOptimization, cluster: ClusterResourceOptimization | None, work: Work
     ) -> ServiceWork:
         memory = self.memories.setdefault(key, ObjectMemory())
         settings = effective(obj.spec, cluster.spec.defaults if cluster else None)
@@ -100,8 +104,8 @@ class Collector:
             obj=obj,
             settings=settings,
             memory=memory,
-            prices=prices_of(cluster.spec, pool) if cluster else PriceList(),
-            currency=str(cluster.spec.currency) if cluster else "",
+            prices=work.prices.get(pool, work.prices[""]),
+            currency=str(cluster.spec.currency) if cluster else CURRENCY,
             targets=[
                 TargetWork(target=target, memory=memory.target(target.name, step=_step(settings)))
                 for target in settings.targets
@@ -113,6 +117,8 @@ class Collector:
         _read_approvals(service, now=self.clock())
         for target in service.targets:
             self._fill(service, target)
+        if not pool:
+            service.prices = _prices_of_pods(service, work)
         first = next((target.problem for target in service.targets if target.problem is not None), None)
         if all(target.problem is not None for target in service.targets):
             service.problem = first
@@ -160,7 +166,8 @@ class Collector:
 
     def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
         memory = self.memories.setdefault(key, ObjectMemory())
-        return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=_prices_by_pool(obj.spec))
+        priced = self.prices.price(nodes, obj.spec)
+        return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=priced.pools, node_prices=priced.nodes)
 
 
 def _step(settings: Settings) -> Seconds:
@@ -179,23 +186,11 @@ def _pool_of(node: NodeFacts, pools: list[Pool]) -> str:
     return ""
 
 
-def _prices_by_pool(spec: ClusterResourceOptimizationSpec) -> dict[str, PriceList]:
-    return {"": prices_of(spec, "")} | {pool.name: prices_of(spec, pool.name) for pool in spec.pools}
-
-
-def prices_of(spec: ClusterResourceOptimizationSpec, pool: str) -> PriceList:
-    """Prices that hold in a pool: its own over those of the object. What nobody gives is unknown, never zero."""
-    found = next((candidate for candidate in spec.pools if candidate.name == pool), None)
-    layers = [found.prices, spec.prices] if found else [spec.prices]
-    gpu = next((layer.gpu_hour for layer in layers if layer.gpu_hour is not None), None)
-    core = next((layer.cpu_core_hour for layer in layers if layer.cpu_core_hour is not None), None)
-    memory = next((layer.memory_gib_hour for layer in layers if layer.memory_gib_hour is not None), None)
-    built_in = PriceList()
-    return PriceList(
-        gpu_hour=built_in.gpu_hour if gpu is None else gpu.money,
-        cpu_core_hour=built_in.cpu_core_hour if core is None else core.money,
-        memory_gib_hour=built_in.memory_gib_hour if memory is None else memory.money,
-    )
+def _prices_of_pods(service: ServiceWork, work: Work) -> PriceList:
+    """Prices of the one pool that all its pods run in; those of no pool where there are several, or none yet."""
+    names = {pod.node for target in service.targets if target.facts for pod in target.facts.pods if pod.node}
+    pools = {work.nodes[name].pool for name in names if name in work.nodes}
+    return work.prices.get(pools.pop(), work.prices[""]) if len(pools) == 1 else work.prices[""]
 
 
 def target_problem(target: Target, error: ClusterError) -> Problem:

@@ -5,7 +5,9 @@ from typing import Protocol
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
 from optiinfra.api.reasons import EXPLANATIONS, Reason
 from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork
+from optiinfra.domain.prices import PriceFault
 from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.service_cost import PriceTrouble, troubles
 
 _YES, _NO, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
@@ -36,6 +38,7 @@ def service_conditions(service: ServiceWork, insight: InsightVerdict) -> list[Wa
         wanted = [*_summary(problem, measured), measured, _analysis(service, problem)]
     wanted.append(Wanted(ConditionType.INSIGHTS_AVAILABLE, insight.status, insight.reason, insight.message))
     wanted.append(_effective(service))
+    wanted.append(_service_prices(service))
     wanted.append(_degraded(service, problem))
     return wanted
 
@@ -188,7 +191,55 @@ def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
         if problem
         else Wanted(ConditionType.ANALYSIS_COMPLETE, _YES, Reason.SUCCEEDED)
     )
-    return [*_summary(problem, measured), measured, analysis, Wanted(ConditionType.DEGRADED, _NO, Reason.SUCCEEDED)]
+    prices = _node_prices(cluster)
+    return [
+        *_summary(problem, measured),
+        measured,
+        analysis,
+        prices,
+        Wanted(ConditionType.DEGRADED, _NO, Reason.SUCCEEDED),
+    ]
+
+
+_BY_FAULT = {
+    PriceFault.MISSING: Reason.PRICE_MISSING,
+    PriceFault.INVALID: Reason.PRICE_INVALID,
+    PriceFault.CURRENCY: Reason.CURRENCY_MISMATCH,
+    PriceFault.SOURCE: Reason.PRICES_UNREADABLE,
+}
+
+
+def _service_prices(service: ServiceWork) -> Wanted:
+    """Judge whether the nodes of the service's pods have prices."""
+    kind, cost = ConditionType.PRICES_KNOWN, service.cost
+    if cost is None:
+        return Wanted(kind, _UNKNOWN, Reason.NOT_YET_ANALYZED)
+    if cost.trouble is not None:
+        return _trouble(cost.trouble)
+    if isinstance(cost.held, Unknown):
+        if cost.held.reason is UnknownReason.NOT_MEASURED:
+            return Wanted(kind, _UNKNOWN, Reason.NO_PODS, cost.held.detail)
+        return Wanted(kind, _NO, Reason.PRICE_MISSING, cost.held.detail)
+    return Wanted(kind, _YES, Reason.SUCCEEDED, "the nodes of its pods have prices; status.cost.sources says whose")
+
+
+def _node_prices(cluster: ClusterWork) -> Wanted:
+    """Judge whether all nodes have prices; the worst trouble speaks for the object."""
+    kind = ConditionType.PRICES_KNOWN
+    if not cluster.node_prices:
+        return Wanted(kind, _UNKNOWN, Reason.NOT_YET_ANALYZED, "no node is seen")
+    found = troubles(cluster.node_prices.values())
+    if found:
+        return _trouble(found[0])
+    return Wanted(kind, _YES, Reason.SUCCEEDED, "every node has a price; status.pools says whose")
+
+
+def _trouble(trouble: PriceTrouble) -> Wanted:
+    reason = _BY_FAULT[trouble.fault]
+    others = [node for node in trouble.nodes[1:5] if trouble.nodes]
+    more = f"; the same holds for {', '.join(others)}" if others else ""
+    more += f" and {len(trouble.nodes) - 5} more" if len(trouble.nodes) > 5 else ""
+    return Wanted(ConditionType.PRICES_KNOWN, _NO, reason, f"{trouble.why}{more}")
 
 
 def _agents(cluster: ClusterWork) -> Wanted:

@@ -22,6 +22,7 @@ from optiinfra.api.conversion import INTERVAL, interval_of, to_targets
 from optiinfra.api.errors import InvalidObject
 from optiinfra.api.v1alpha1 import ResourceOptimization, TargetRef
 from optiinfra.cluster.inventory import Inventory
+from optiinfra.control import costs
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.memory import ObjectMemory
@@ -255,6 +256,11 @@ class ControlLoop:
             metrics.FINDINGS.labels(kind, reason).set(count)
         for kind, count in recommended.items():
             metrics.RECOMMENDATIONS.labels(kind).set(count)
+        known = {key: memory for key, memory in self.memories.items() if self.registry.get(key) is not None}
+        costs.show(
+            [(key.namespace, key.name, memory.cost) for key, memory in known.items() if memory.cost is not None],
+            {pool: hour for memory in known.values() for pool, hour in memory.pool_hours.items()},
+        )
 
     async def _refresh_usage(self) -> None:
         by_namespace: dict[str, dict[str, Owner]] = {}

@@ -5,6 +5,7 @@ and the signals before an action. What must survive a restart is in the object's
 used approvals) or in its checkpoint (history); everything here can be lost at the price of caution.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from optiinfra.domain.evidence import Proposal, Refusal
@@ -13,11 +14,13 @@ from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.prefix_reuse import HitForecast
-from optiinfra.domain.readings import Unknown
+from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.right_sizing import ContainerUsageHistory
 from optiinfra.domain.scaling import ScalerMemory
+from optiinfra.domain.service_cost import ServiceCost
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.start_up import StartUpMemory
+from optiinfra.domain.token_cost import TokenMeter
 from optiinfra.domain.units import Seconds
 from optiinfra.domain.verdicts import VerdictMemory
 
@@ -88,6 +91,12 @@ class ObjectMemory:
     """(type, reason) of the findings of the last round, for the metrics."""
     recommended: tuple[str, ...] = ()
     """Types of the recommendations that stand, for the metrics."""
+    tokens: TokenMeter = field(default_factory=TokenMeter)
+    """Money and tokens of the last hour."""
+    cost: ServiceCost | None = None
+    """What the service costs, for the metrics."""
+    pool_hours: Mapping[tuple[str, str], Value] = field(default_factory=dict)
+    """What each pool of a ClusterResourceOptimization costs an hour, by pool and currency, for the metrics."""
 
     def target(self, name: str, *, step: Seconds = DEFAULT_STEP) -> TargetMemory:
         """Return the memory of one workload, making it when it is new; `step` is that of a new history."""

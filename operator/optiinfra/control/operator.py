@@ -29,6 +29,7 @@ from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.model_files import ModelFileTable
+from optiinfra.control.prices import PriceBoard
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.snapshots import SnapshotStore
@@ -46,6 +47,7 @@ _SILENT_MIRROR = 400.0
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
 _FIRST_LIST = 5.0
+_FIRST_PRICES = 3.0
 _HEAD_START = 0.5
 _LONGEST_HEAD_START = 3.0
 
@@ -72,6 +74,7 @@ class Operator:
     checkpointer: Checkpointer
     plans: PlanBoard
     model_files: ModelFileTable
+    prices: PriceBoard
     sweep: Sweep
     external: ExternalMetricsState
     started: float = field(default_factory=time.monotonic)
@@ -117,6 +120,11 @@ class Operator:
         async with asyncio.timeout(30):
             restored = await self.checkpointer.restore()
         _LOG.info("rounds begin", extra={"objects": len(self.registry.all_keys()), "restored": restored})
+        if self.prices.configured:
+            # Else the first statuses after a restart would say that nothing has a price.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_PRICES):
+                    await self.prices.refresh()
         self.loop.lead()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.loop.run(self.workflow))
@@ -127,6 +135,8 @@ class Operator:
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
             group.create_task(self._resilient("model-files", self.model_files.run))
+            if self.prices.configured:
+                group.create_task(self._resilient("prices", self.prices.run))
             if self.plans.read is not None:
                 group.create_task(self._resilient("kv-optkit", self.plans.run))
             group.create_task(self._resilient("sweep", self._sweeping))

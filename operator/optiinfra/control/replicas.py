@@ -167,7 +167,12 @@ def decide(inputs: Sequence[Given], *, now: UnixTime) -> None:
 
 def mix(service: ServiceWork, work: Work) -> None:
     """Let variants of one service share its load the cheapest way; a target that may not shrink keeps what it has."""
-    mixed = mixed_targets(service, work.nodes, now=work.at, prices=work.prices) if len(service.targets) > 1 else None
+    several = len(service.targets) > 1
+    mixed = (
+        mixed_targets(service, work.nodes, now=work.at, prices=work.prices, node_prices=work.node_prices)
+        if several
+        else None
+    )
     for target in service.targets:
         decision, found = target.decision, (mixed or {}).get(target.target.name)
         if found is None or not isinstance(decision, scaling.ScalingDecision) or found.desired == decision.desired:

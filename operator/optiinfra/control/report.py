@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from optiinfra.api.conditions import ConditionStatus, merge
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
+from optiinfra.api.status_cost import to_cost
 from optiinfra.api.status_from import cut, to_bottleneck, to_percent, to_refusal, to_unknown
 from optiinfra.api.status_scaling import to_forecast, to_learned, to_start_up
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
@@ -89,6 +90,7 @@ def service_status(
         refusals=tuple(to_refusal(item) for target in service.targets for item in target.refusals)[:MAX_REFUSALS],
         actions=actions,
         used_approvals=_used(service, now=now),
+        cost=None if service.cost is None else to_cost(service.cost),
         savings=ledger_of(recommendations, actions, old.savings, realised=None, currency=service.currency, now=now),
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )

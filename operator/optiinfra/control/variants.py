@@ -19,9 +19,10 @@ from typing import Final
 
 from optiinfra.api.v1alpha1.resource_optimization import CapacityType as DeclaredCapacity
 from optiinfra.control.work import ServiceWork, TargetWork
-from optiinfra.domain.cost import PriceList, workload_cost_per_hour
+from optiinfra.domain.cost import PriceList, node_hourly, workload_cost_per_hour
 from optiinfra.domain.groups import count_groups
 from optiinfra.domain.policy import Limits
+from optiinfra.domain.prices import NodePrice
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.replica_capacity import Basis
 from optiinfra.domain.scaler.mix import mix
@@ -44,6 +45,7 @@ _CAPACITY: Final = {
 }
 _NO_PODS: Final = Unknown(UnknownReason.NOT_MEASURED, "no pod runs that would tell")
 _NO_PRICES: Final[Mapping[str, PriceList]] = MappingProxyType({})
+_NO_NODE_PRICES: Final[Mapping[str, NodePrice]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,15 @@ class MixedTarget:
     def desired(self) -> int:
         """Replicas to ask for now."""
         return self.choice.desired
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Nodes and prices: by node name, by pool, by node name."""
+
+    nodes: Mapping[str, NodeFacts]
+    prices: Mapping[str, PriceList]
+    node_prices: Mapping[str, NodePrice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ def mixed_targets(
     *,
     now: UnixTime,
     prices: Mapping[str, PriceList] = _NO_PRICES,
+    node_prices: Mapping[str, NodePrice] = _NO_NODE_PRICES,
 ) -> dict[str, MixedTarget] | None:
     """Return what to ask of each target that was mixed, by its name; None where nothing was.
 
@@ -94,6 +106,7 @@ def mixed_targets(
         nodes: by name, for the GPU model and pool of the nodes that pods run on.
         now: the time, for how long pods have waited for a node.
         prices: by pool of the nodes; the service's own prices where a pool has none.
+        node_prices: by node; they count before those of the pool.
     """
     roles: dict[str, list[_Judged]] = defaultdict(list)
     for work in service.targets:
@@ -107,7 +120,8 @@ def mixed_targets(
         known = [one for one in judged if not isinstance(one.capacity, Unknown)]
         if len(judged) < 2 or not known:
             continue
-        variants = [_variant(one, service, nodes, prices, now=now) for one in judged]
+        known_prices = _Known(nodes, prices, node_prices)
+        variants = [_variant(one, service, known_prices, now=now) for one in judged]
         chosen = mix(needed(judged), variants)
         found |= {choice.name: MixedTarget(choice, chosen) for choice in chosen.choices}
     return found or None
@@ -164,8 +178,7 @@ def _held(one: _Judged) -> float:
 def _variant(
     one: _Judged,
     service: ServiceWork,
-    nodes: Mapping[str, NodeFacts],
-    prices: Mapping[str, PriceList],
+    known: _Known,
     *,
     now: UnixTime,
 ) -> Variant:
@@ -180,7 +193,7 @@ def _variant(
     return Variant(
         name=work.target.name,
         capacity=one.capacity,
-        price=_price(one, service, nodes, prices),
+        price=_price(one, service, known),
         gpus=_gpus(facts),
         minimum=min(max(one.limits.minimum, current) if by_hand else one.limits.minimum, maximum),
         maximum=maximum,
@@ -214,9 +227,7 @@ def _gpus(facts: WorkloadFacts) -> Value:
     return sum(pod.gpus for pod in facts.pods) / replicas if replicas else _NO_PODS
 
 
-def _price(
-    one: _Judged, service: ServiceWork, nodes: Mapping[str, NodeFacts], prices: Mapping[str, PriceList]
-) -> Value:
+def _price(one: _Judged, service: ServiceWork, known: _Known) -> Value:
     """Return what a replica costs an hour, by the requests of its pods and the prices of the nodes they run on."""
     placed = [pod for pod in one.facts.pods if pod.node and not pod.terminating]
     pods = placed or [pod for pod in one.facts.pods if not pod.terminating]
@@ -224,15 +235,22 @@ def _price(
         return _NO_PODS
     costs: list[float] = []
     for pod in pods:
-        node = nodes.get(pod.node)
-        cost = workload_cost_per_hour(
-            service.prices if node is None else prices.get(node.pool, service.prices),
-            gpus=pod.gpus,
-            gpu_model="" if node is None else node.gpu_model,
-            cpu_cores=pod.cpu_request_cores,
-            memory_bytes=pod.memory_request_bytes,
-        )
+        cost = _pod_price(pod, service, known)
         if isinstance(cost, Unknown):
             return cost
         costs.append(cost)
     return fmean(costs) * len(costs) / _replicas(one.facts, pods)
+
+
+def _pod_price(pod: PodFacts, service: ServiceWork, known: _Known) -> Value:
+    own = known.node_prices.get(pod.node)
+    if own is not None:
+        return node_hourly(own, gpus=pod.gpus, cpu_cores=pod.cpu_request_cores, memory_bytes=pod.memory_request_bytes)
+    node = known.nodes.get(pod.node)
+    return workload_cost_per_hour(
+        service.prices if node is None else known.prices.get(node.pool, service.prices),
+        gpus=pod.gpus,
+        gpu_model="" if node is None else node.gpu_model,
+        cpu_cores=pod.cpu_request_cores,
+        memory_bytes=pod.memory_request_bytes,
+    )

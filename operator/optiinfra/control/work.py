@@ -25,6 +25,7 @@ from optiinfra.domain.policy import Clamped, Limits, Permission
 from optiinfra.domain.prices import NodePrice
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
+from optiinfra.domain.service_cost import ServiceCost
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.sizing_rules import NamespaceRules
 from optiinfra.domain.start_up_summary import StartUp
@@ -112,6 +113,8 @@ class ServiceWork:
     """What others plan for the KV cache, shown beside our own advice."""
     model_file: ModelFile = field(default_factory=ModelFile)
     """What the ConfigMap that `spec.model` names says of the model."""
+    cost: ServiceCost | None = None
+    """What it costs; None until it was worked out."""
     problem: Problem | None = None
     actions: list[ActionStatus] = field(default_factory=list)
     """Actions of this round, in order; report adds them to the status."""

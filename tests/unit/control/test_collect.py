@@ -11,10 +11,11 @@ from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, TargetRef
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Malformed, TargetWithoutScale, Unavailable
 from optiinfra.cluster.targets import TargetFacts
-from optiinfra.control.collect import Collector, choose_scaler, prices_of, target_problem
+from optiinfra.control.collect import Collector, choose_scaler, target_problem
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.model_files import ModelFileTable
+from optiinfra.control.prices import PriceBoard
 from optiinfra.control.registry import DRY_RUN_ANNOTATION, Registry
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
@@ -113,6 +114,7 @@ class World:
             PlanBoard(None),
             model_files,
             lambda: NOW,
+            prices=PriceBoard(clock=lambda: NOW),
         )
         wanted = self.registry.all_keys() if keys is None else keys
         return collector.collect(Work(round_id="r", at=UnixTime(0.0), keys=wanted))
@@ -353,11 +355,12 @@ PRICED = {
         (PRICED, "", 4.0, 0.05),
         (PRICED, "no such pool", 4.0, 0.05),
         ({}, "", None, None),
-        ({"prices": {"gpuHour": "0"}}, "", 0.0, None),
+        ({"prices": {"gpuHour": "0"}}, "", None, None),
     ],
 )
 def test_prices_come_from_the_pool_then_the_object_and_are_never_guessed_for_gpus(spec, pool, gpu, core):
-    prices = prices_of(cro(**spec).spec, pool)
+    found = PriceBoard(clock=lambda: NOW).price({}, cro(**spec).spec).pools
+    prices = found.get(pool, found[""])
     if gpu is None:
         assert isinstance(prices.gpu_hour, Unknown)
     else:
@@ -393,10 +396,10 @@ async def test_nodes_are_joined_with_their_pool_and_their_agent():
     assert set(work.clusters[0].prices) == {"", "h100", "free"}
 
 
-async def test_without_a_cluster_object_there_is_no_price_and_no_currency():
+async def test_without_a_cluster_object_a_gpu_has_no_price_and_the_currency_is_that_of_the_defaults():
     service = await one(World())
     assert isinstance(service.prices.gpu_hour, Unknown)
-    assert service.currency == ""
+    assert service.currency == "USD"
 
 
 async def test_defaults_of_the_oldest_cluster_object_hold():
