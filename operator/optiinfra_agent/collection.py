@@ -177,6 +177,7 @@ class Collection:
             ),
             driver_version=gpus.driver_version if isinstance(gpus, GpuPass) else Unknown(Reason.UNAVAILABLE),
             gpus=gpus.gpus if isinstance(gpus, GpuPass) else (),
+            mig_devices=gpus.mig_devices if isinstance(gpus, GpuPass) else (),
             attribution=unattributed(pods) if isinstance(pods, SourceError) else attribute(pods, known),
             containers=() if isinstance(containers, SourceError) else containers,
             privilege=privilege.assess(self._process, sources[SourceName.POD_RESOURCES]),

@@ -6,7 +6,7 @@ and reads the metrics since the one before: with a poll of 15 s that is the true
 
 Samples are memory of the driver library: two for each GPU, used in turn and given back when the GPU is gone. Two
 samples closer than 100 ms give nonsense, and are not compared. What a GPU cannot do is asked once a session and not at
-each pass. A partitioned GPU (MIG) gives no samples as a whole; that is said as *unsupported*.
+each pass. A partitioned GPU (MIG) gives no samples as a whole, but each of its instances does.
 """
 
 import math
@@ -48,8 +48,11 @@ class GpmSampler:
         self._gpus: dict[str, _Gpu] = {}
         self._opening = session.openings
 
-    def read(self, handle: Any, uuid: str) -> dict[str, Measured]:
-        """Return the activity of one GPU since the last call for it; raise GpuLostError or a SourceError."""
+    def read(self, handle: Any, uuid: str, *, instance: int | None = None) -> dict[str, Measured]:
+        """Return the activity since the last call for that uuid, of a GPU or of one instance of it.
+
+        Raises GpuLostError or a SourceError.
+        """
         if self._opening != self._session.openings:
             # A library that was closed has taken its samples with it.
             self._gpus.clear()
@@ -65,7 +68,7 @@ class GpmSampler:
                     return _all(gpu.refused)
                 for _ in range(2):
                     gpu.samples.append(self._session.call("nvmlGpmSampleAlloc"))
-            return self._metrics(handle, gpu)
+            return self._metrics(handle, gpu, instance=instance)
         except ValueUnknownError as error:
             gpu.taken = None
             if error.reason is Reason.UNSUPPORTED:
@@ -74,17 +77,20 @@ class GpmSampler:
             return _all(Unknown(error.reason))
 
     def keep(self, uuids: Collection[str]) -> None:
-        """Give back the samples of all other GPUs; and ask those again that could not, for they may be others now."""
+        """Give back the samples of everything else; and ask that again which could not, for it may be another now."""
         for uuid in [uuid for uuid in self._gpus if uuid not in uuids]:
             self._free(self._gpus.pop(uuid))
 
-    def _metrics(self, handle: Any, gpu: _Gpu) -> dict[str, Measured]:
+    def _metrics(self, handle: Any, gpu: _Gpu, *, instance: int | None) -> dict[str, Measured]:
         now = self._clock()
         if gpu.taken is not None and now - gpu.taken < LEAST_SPAN_S:
             return _all(Unknown(Reason.WARMING_UP))
         before, gpu.taken = gpu.taken, None
         following = 1 - gpu.newest
-        self._session.call("nvmlGpmSampleGet", handle, gpu.samples[following])
+        if instance is None:
+            self._session.call("nvmlGpmSampleGet", handle, gpu.samples[following])
+        else:
+            self._session.call("nvmlGpmMigSampleGet", handle, instance, gpu.samples[following])
         earlier, gpu.newest, gpu.taken = gpu.samples[gpu.newest], following, now
         if before is None:
             return _all(Unknown(Reason.WARMING_UP))
@@ -105,6 +111,11 @@ class GpmSampler:
                 # The library that gave it is gone, and its memory with it.
                 break
         gpu.samples.clear()
+
+
+def unsupported() -> dict[str, Measured]:
+    """Return what is known of something that GPM does not measure."""
+    return _all(Unknown(Reason.UNSUPPORTED))
 
 
 def _all(value: Unknown) -> dict[str, Measured]:

@@ -20,8 +20,9 @@ from optiinfra_agent.errors import (
     SourceFailedError,
     ValueUnknownError,
 )
-from optiinfra_agent.gpm import GpmSampler
+from optiinfra_agent.gpm import GpmSampler, unsupported
 from optiinfra_agent.gpu_fields import read_fields
+from optiinfra_agent.mig_instances import read_parts
 from optiinfra_agent.nvml import (
     ARGUMENT_VERSION_MISMATCH,
     FUNCTION_NOT_FOUND,
@@ -34,7 +35,7 @@ from optiinfra_agent.nvml import (
     code_name,
     source_error,
 )
-from optiinfra_agent.snapshot import GpuReading, Measured, Reason, Text, Unknown
+from optiinfra_agent.snapshot import GpuReading, Measured, MigReading, Reason, Text, Unknown
 from optiinfra_agent.xid import XidListener
 
 MAX_GPUS = 64
@@ -55,6 +56,7 @@ class GpuPass:
 
     gpus: tuple[GpuReading, ...]
     driver_version: Text
+    mig_devices: tuple[MigReading, ...] = ()
     note: str = ""
     code: int = 0
 
@@ -129,12 +131,16 @@ class GpuCollector:
             raise SourceFailedError(f"the driver counts {count} GPUs; more than {MAX_GPUS} is not believed")
         gpus: list[GpuReading] = []
         handles: dict[str, Any] = {}
+        parts: list[MigReading] = []
         lost: list[str] = []
         nameless: list[str] = []
         worst = 0
         for index in range(count):
             try:
-                gpus.append(self._read_gpu(index, handles))
+                gpu = self._read_gpu(index, handles)
+                if gpu.mig_enabled is True:
+                    parts += read_parts(self._session, self._gpm, handles[gpu.uuid], gpu.uuid)
+                gpus.append(gpu)
             except NvmlCallError as error:
                 worst = error.code
                 if index in self._identities:
@@ -145,11 +151,13 @@ class GpuCollector:
         if nameless:
             # A GPU without identity cannot be listed, and a list that silently lacks it would be believed.
             raise SourceFailedError("; ".join([*nameless, *lost]), code=worst)
-        self._gpm.keep({gpu.uuid for gpu in gpus})
+        self._gpm.keep({gpu.uuid for gpu in gpus} | {part.uuid for part in parts})
         xids = self._xid.collect(handles)
         gpus = [replace(gpu, xid_errors=xids.get(gpu.uuid, gpu.xid_errors)) for gpu in gpus]
         driver = _text(self._session, "nvmlSystemGetDriverVersion")
-        return GpuPass(gpus=tuple(gpus), driver_version=driver, note="; ".join(lost), code=worst)
+        return GpuPass(
+            gpus=tuple(gpus), driver_version=driver, mig_devices=tuple(parts), note="; ".join(lost), code=worst
+        )
 
     def _read_gpu(self, index: int, handles: dict[str, Any]) -> GpuReading:
         session = self._session
@@ -163,6 +171,7 @@ class GpuCollector:
             self._identities[index] = known
         total, used, reserved = _memory(session, handle)
         bar1_total, bar1_used = _bar1(session, handle)
+        mig_enabled = _mig(session, handle)
         utilization, memory_utilization = _utilization(session, handle)
         reading = GpuReading(
             uuid=uuid,
@@ -174,7 +183,8 @@ class GpuCollector:
             memory_reserved_bytes=reserved,
             utilization_ratio=utilization,
             memory_utilization_ratio=memory_utilization,
-            **self._gpm.read(handle, uuid),
+            # Not asked of a partitioned GPU: its refusal would be remembered for when it is whole again.
+            **(unsupported() if mig_enabled is True else self._gpm.read(handle, uuid)),
             **read_fields(session, handle),
             bar1_total_bytes=bar1_total,
             bar1_used_bytes=bar1_used,
@@ -190,7 +200,7 @@ class GpuCollector:
             temperature_celsius=_temperature(session, handle),
             sm_clock_hertz=_clock(session, handle, "NVML_CLOCK_SM"),
             memory_clock_hertz=_clock(session, handle, "NVML_CLOCK_MEM"),
-            mig_enabled=_mig(session, handle),
+            mig_enabled=mig_enabled,
             processes=_processes(session, handle),
         )
         handles[uuid] = handle

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from optiinfra_agent import dcgm
 from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.registration import Registration
-from optiinfra_agent.snapshot import Attribution, AttributionSource, GpuReading, SourceState, Unknown
+from optiinfra_agent.snapshot import Attribution, AttributionSource, GpuReading, MigReading, SourceState, Unknown
 from optiinfra_agent.traffic import Traffic
 
 _PREFIX = "optiinfra_"
@@ -66,6 +66,14 @@ _GPU: tuple[tuple[str, str, _Kind, str], ...] = (
     ("gpu_recovery_action", "recovery_action", "gauge", "0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset."),
     ("gpu_mig_enabled", "mig_enabled", "gauge", "1 while the GPU is partitioned (MIG)."),
     ("gpu_processes", "processes", "gauge", "Compute processes on the GPU."),
+)
+_MIG = (
+    ("gpu_mig_memory_total_bytes", "memory_total_bytes", "Memory of the part."),
+    ("gpu_mig_memory_used_bytes", "memory_used_bytes", "Memory in use in the part."),
+    ("gpu_mig_sm_active_ratio", "sm_active_ratio", "Mean share of the part's multiprocessors that were busy."),
+    ("gpu_mig_sm_occupancy_ratio", "sm_occupancy_ratio", "Mean share of the part's warps that were resident."),
+    ("gpu_mig_tensor_active_ratio", "tensor_active_ratio", "Mean share of time the part's tensor cores were busy."),
+    ("gpu_mig_dram_active_ratio", "dram_active_ratio", "Mean share of the part's memory bandwidth that was used."),
 )
 _CLOCK_EVENTS = (
     ("power_cap", "clock_power_cap_seconds_total"),
@@ -167,6 +175,7 @@ class _Measured(Collector):
         if pressure.samples:
             yield pressure
         yield from _gpus(snapshot.gpus, driver=snapshot.driver_version)
+        yield from _parts(snapshot.mig_devices)
         yield from _attribution(snapshot.attribution)
         if self._dcgm_names:
             yield from dcgm.families(snapshot)
@@ -279,6 +288,23 @@ def _events(gpus: tuple[GpuReading, ...]) -> Iterator[Metric]:
             for number, count in gpu.xid_errors:
                 xids.add_metric((gpu.uuid, str(number)), count)
     yield from (family for family in (limited, active, xids) if family.samples)
+
+
+def _parts(parts: tuple[MigReading, ...]) -> Iterator[Metric]:
+    if not parts:
+        return
+    info = InfoMetricFamily(_PREFIX + "gpu_mig_device", "Part of a partitioned GPU. An empty profile is not known.")
+    for part in parts:
+        profile = "" if isinstance(part.profile, Unknown) else part.profile
+        labels = {"mig_uuid": part.uuid, "uuid": part.gpu_uuid, "profile": profile}
+        info.add_metric((), {**labels, "gpu_instance": str(part.gpu_instance)})
+    yield info
+    for name, field, meaning in _MIG:
+        family = _family(name, meaning, "gauge", ("mig_uuid",))
+        for part in parts:
+            _add(family, (part.uuid,), getattr(part, field))
+        if family.samples:
+            yield family
 
 
 def _attribution(attribution: Attribution) -> Iterator[Metric]:

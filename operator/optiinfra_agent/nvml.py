@@ -47,6 +47,7 @@ GPU_NOT_FOUND = 28
 UNKNOWN = 999
 LIB_RM_VERSION_MISMATCH = 18
 NOT_SUPPORTED = 3
+NOT_FOUND = 6
 
 # code: name, class, reason of the single value
 _CODES: dict[int, tuple[str, CodeClass, Reason]] = {

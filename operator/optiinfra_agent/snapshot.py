@@ -150,6 +150,22 @@ class GpuReading:
     processes: Measured
 
 
+@dataclass(frozen=True, slots=True)
+class MigReading:
+    """A part of a partitioned GPU. Its activity is that of its GPU instance, mean since the collection before."""
+
+    uuid: str
+    gpu_uuid: str
+    profile: Text
+    gpu_instance: int
+    memory_total_bytes: Measured
+    memory_used_bytes: Measured
+    sm_active_ratio: Measured
+    sm_occupancy_ratio: Measured
+    tensor_active_ratio: Measured
+    dram_active_ratio: Measured
+
+
 class AttributionSource(StrEnum):
     """By whom GPUs are attributed to pods."""
 
@@ -246,6 +262,7 @@ class Snapshot:
     pressure: PressureReading
     driver_version: Text
     gpus: tuple[GpuReading, ...]
+    mig_devices: tuple[MigReading, ...]
     attribution: Attribution
     containers: tuple[ContainerReading, ...]
     privilege: Privilege
@@ -266,7 +283,9 @@ def reason_of(state: SourceState) -> Reason:
     return Reason(state.value)
 
 
-def _plain(reading: CpuReading | MemoryReading | PressureReading | GpuReading | ContainerReading) -> dict[str, Any]:
+def _plain(
+    reading: CpuReading | MemoryReading | PressureReading | GpuReading | MigReading | ContainerReading,
+) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     unknown: dict[str, str] = {}
     for field in fields(reading):
@@ -347,6 +366,7 @@ def _gpus(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "driver_version": None if isinstance(driver, Unknown) else driver,
         "gpus": [_plain(gpu) for gpu in snapshot.gpus],
+        "mig_devices": [_plain(part) for part in snapshot.mig_devices],
     }
 
 

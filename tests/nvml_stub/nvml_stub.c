@@ -12,6 +12,8 @@
  *     lost_after GPU CALLS        after that many calls on it the GPU is lost (15)
  *     xid GPU NUMBER              one event; each such line is delivered once, in their order
  *
+ * With "value mig" a GPU has "value parts" parts, whose n-th has the GPU instance n + 3.
+ *
  * A field of nvmlDeviceGetFieldValues is "value field_N": below zero means that the GPU does not have it (3). GPM says
  * what "value gpm_N" says, N being the number of the metric, of two samples of one GPU at least 100 ms apart.
  *
@@ -29,8 +31,12 @@
 #define ANY (-1)
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, INSUFFICIENT_SIZE = 7, LOST = 15, UNKNOWN_ERROR = 999 };
 
-typedef struct { int index; } device_t;
+typedef struct { int index, part; } device_t; /* part 0 is the whole GPU, n + 1 its n-th part */
+#define PARTS 7
 static device_t devices[GPUS];
+#ifndef OLD_DRIVER
+static device_t parts[GPUS][PARTS];
+#endif
 static long calls_on[GPUS];
 static int sessions;
 static pid_t owner;
@@ -130,13 +136,16 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
 
 int nvmlDeviceGetUUID(void *device, char *text, unsigned length) {
     ENTER(ON(device));
-    snprintf(text, length, "GPU-%08d-0000-4000-8000-%012d", ON(device), (int)VALUE("identity", ON(device)));
+    int part = ((device_t *)device)->part, identity = (int)VALUE("identity", ON(device));
+    if (part) snprintf(text, length, "MIG-%08d-%04d-5000-8000-%012d", ON(device), part - 1, identity);
+    else snprintf(text, length, "GPU-%08d-0000-4000-8000-%012d", ON(device), identity);
     return SUCCESS;
 }
 
 int nvmlDeviceGetName(void *device, char *text, unsigned length) {
     ENTER(ON(device));
-    snprintf(text, length, "NVIDIA H100 80GB HBM3");
+    int part = ((device_t *)device)->part;
+    snprintf(text, length, "NVIDIA H100 80GB HBM3%s", part ? " MIG 1g.10gb" : "");
     return SUCCESS;
 }
 
@@ -157,8 +166,9 @@ typedef struct { uint64_t total, free, used; } memory_t;
 
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     ENTER(ON(device));
-    memory->total = (uint64_t)VALUE("memory_total", 85520809984.0);
-    memory->used = (uint64_t)VALUE("memory_used", 0);
+    int part = ((device_t *)device)->part;
+    memory->total = (uint64_t)(part ? 10468982784.0 : VALUE("memory_total", 85520809984.0));
+    memory->used = (uint64_t)(part ? VALUE("part_memory_used", 0) : VALUE("memory_used", 0));
     memory->free = memory->total - memory->used;
     return SUCCESS;
 }
@@ -366,6 +376,36 @@ int nvmlGpmSampleGet(void *device, sample_t *sample) {
     if (VALUE("mig", 0)) return 3;
     sample->device = ON(device);
     clock_gettime(CLOCK_MONOTONIC, &sample->taken);
+    return SUCCESS;
+}
+
+int nvmlGpmMigSampleGet(void *device, unsigned instance, sample_t *sample) {
+    ENTER(ON(device));
+    if (!VALUE("mig", 0) || instance < 3 || instance >= 3 + PARTS) return INVALID;
+    sample->device = ON(device);
+    clock_gettime(CLOCK_MONOTONIC, &sample->taken);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *count) {
+    ENTER(ON(device));
+    *count = PARTS;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **part) {
+    ENTER(ON(device));
+    if (!VALUE("mig", 0) || index >= PARTS) return 3;
+    if (index >= VALUE("parts", 0)) return 6;
+    parts[ON(device)][index] = (device_t){ON(device), (int)index + 1};
+    *part = &parts[ON(device)][index];
+    return SUCCESS;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *device, unsigned *instance) {
+    ENTER(ON(device));
+    if (!((device_t *)device)->part) return 3;
+    *instance = (unsigned)((device_t *)device)->part + 2;
     return SUCCESS;
 }
 

@@ -19,7 +19,7 @@ from optiinfra.api.crd import KINDS, crd_of
 from optiinfra.api.reasons import Reason
 from optiinfra.cli.main import COMMANDS
 from optiinfra.settings import OperatorSettings
-from optiinfra.web import agents, health, optimize
+from optiinfra.web import agents, health, optimize, savings
 from optiinfra.web.app import create_app
 from optiinfra.web.external_metrics import ExternalMetrics
 from optiinfra_agent import settings as agent_settings
@@ -263,6 +263,7 @@ def agent_metrics():
         pressure=reading(snapshot.PressureReading),
         driver_version="1",
         gpus=(gpu,),
+        mig_devices=(reading(snapshot.MigReading, uuid="MIG-1", gpu_uuid="GPU-1", profile="1g.10gb", gpu_instance=1),),
         attribution=snapshot.Attribution(
             by=snapshot.AttributionSource.KUBELET,
             allocations=(snapshot.Allocation("GPU-1", "n", "p", "c", shared=False, resource="r", mig_uuid="MIG-1"),),
@@ -314,7 +315,7 @@ def test_every_metric_named_exists(page):
 def operator_routes():
     """(method, path) -> whether a token is needed."""
     found = {}
-    for router in (health.router, agents.router, optimize.router):
+    for router in (health.router, agents.router, optimize.router, savings.router):
         for route in router.routes:
             needs = any(part.call.__name__ == "authenticated" for part in route.dependant.dependencies)
             found |= {(method, route.path): needs for method in route.methods}

@@ -57,11 +57,56 @@ def test_samples_are_two_for_each_gpu_and_given_back(start: Callable[..., Agent]
     assert stub.calls("nvmlGpmSampleFree") == 4
 
 
-def test_a_partitioned_gpu_has_no_activity_as_a_whole(start: Callable[..., Agent], stub: Stub) -> None:
-    stub.rules(*BUSY, "value mig 0 1")
-    gpu = gpu_with(start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment), lambda gpu: gpu["mig_enabled"])
+def test_a_partitioned_gpu_has_no_activity_as_a_whole_and_its_parts_have(
+    start: Callable[..., Agent], stub: Stub
+) -> None:
+    stub.rules(*BUSY, "value mig 0 1", "value parts 0 2", "value part_memory_used 0 5000")
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    parts = eventually(
+        lambda: (
+            found
+            if len(found := agent.snapshot()["mig_devices"]) == 2 and found[1]["sm_active_ratio"] is not None
+            else None
+        )
+    )
+    gpu = agent.snapshot()["gpus"][0]
     assert gpu["unknown"]["sm_active_ratio"] == "unsupported"
-    assert stub.calls("nvmlGpmSampleFree") == 2
+    assert stub.calls("nvmlGpmSampleGet") == 0
+    assert parts[1] == {
+        "uuid": "MIG-00000000-0001-5000-8000-000000000000",
+        "gpu_uuid": UUID.format(0),
+        "profile": "1g.10gb",
+        "gpu_instance": 4,
+        "memory_total_bytes": 10468982784,
+        "memory_used_bytes": 5000,
+        "sm_active_ratio": 0.615,
+        "sm_occupancy_ratio": 0.2,
+        "tensor_active_ratio": 0.125,
+        "dram_active_ratio": 1.0,
+    }
+    assert agent.document("/v1/gpus")["mig_devices"][0]["gpu_instance"] == 3
+    metrics = agent.metrics()
+    assert metrics['optiinfra_gpu_mig_sm_active_ratio{mig_uuid="MIG-00000000-0001-5000-8000-000000000000"}'] == 0.615
+
+
+def test_a_new_partition_is_read_anew_and_a_whole_gpu_again_as_a_whole(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules(*BUSY, "value mig 0 1", "value parts 0 2")
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    eventually(lambda: len(agent.snapshot()["mig_devices"]) == 2)
+    # The same GPU instance, another uuid: nothing is compared with what the old part did.
+    stub.rules(*BUSY, "value mig 0 1", "value parts 0 1", "value identity 0 9")
+    eventually(lambda: [part["uuid"][-1] for part in agent.snapshot()["mig_devices"]] == ["9"])
+    assert stub.calls("nvmlGpmSampleFree") == 4
+    stub.rules(*BUSY)
+    gpu_with(agent, lambda gpu: gpu["sm_active_ratio"] == 0.615)
+    assert agent.snapshot()["mig_devices"] == []
+
+
+def test_partitioned_into_nothing_is_an_empty_list(stub: Stub) -> None:
+    stub.rules("value mig 0 1")
+    snapshot = once(**stub.environment)
+    assert snapshot["gpus"][0]["mig_enabled"] is True
+    assert snapshot["mig_devices"] == []
 
 
 def test_activity_begins_anew_with_a_new_session(start: Callable[..., Agent], stub: Stub) -> None:
