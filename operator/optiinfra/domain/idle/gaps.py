@@ -5,11 +5,12 @@ GPU that was never used need not be watched for an hour. So each GPU's own gaps 
 `RING`), and the question is put to them: of the gaps that lasted as long as this one, how many went on for the whole
 horizon? Few gaps say little; what they leave open is filled by a prior, as in a Dirichlet process:
 
-    P(G > e + h | G > e) = (N(e + h) + a S0(e + h)) / (N(e) + a S0(e))
+    P(G > e + h | G > e) = (N(e + h) + w r) / (N(e) + w),  r = S0(e + h) / S0(e),  w = max(a S0(e), 1)
 
-with N the number of own gaps that were longer, and S0 a mixture of "the next burst is late" (log-logistic, fitted to
-the GPU's own short gaps and shrunk towards the prior's) and "nobody uses it any more" (Lomax, so that the hazard falls
-with time). A long gap that ended at this time of another day lowers the answer: nights end in the morning.
+with N the number of own gaps that were longer (w is never below one: a single long night proves little), and S0 a
+mixture of "the next burst is late" (log-logistic, fitted to the GPU's own short gaps and shrunk towards the prior's)
+and "nobody uses it any more" (Lomax, so that the hazard falls with time). A long gap that ended at this time of another
+day lowers the answer: nights end in the morning.
 
 Arrays over GPUs; a row of the ring that holds nothing is NaN. Nothing here knows what a gap means for a person.
 """
@@ -26,20 +27,20 @@ RING: Final = 32
 """Gaps that are kept of a GPU."""
 SHORTEST: Final = 1.0 / 6.0
 """Of the horizon: shorter gaps say nothing about one that lasts as long as the shortest span."""
-_SHORT: Final = 1.5
+_SHORT: Final = 8.0
 """Of the horizon: longer gaps belong to the second part of the mixture."""
 _WEIGHT: Final = 2.0
 """a: as how many own gaps the prior counts."""
 _MEDIAN: Final = 0.4
 """Of the horizon: the prior's short gap (12 minutes of half an hour)."""
-_SPREAD: Final = 0.8
+_SPREAD: Final = 1.0
 """Of the logarithm of short gaps, before any was seen."""
 _LEAST_SPREAD: Final = 0.2
 _SCALE: Final = 24.0
 """Of the horizon: scale of the long part (half a day); its hazard is 1 / (scale + elapsed)."""
 _LONG_AFTER_WORK: Final = 0.3
 """Share of gaps after work that are long, before any was seen; of a GPU whose memory is empty, twice that."""
-_LONG_AT_FIRST: Final = 0.75
+_LONG_AT_FIRST: Final = 0.7
 """The same for a GPU that was first seen without work and never worked since."""
 _LONG_EMPTY: Final = 0.98
 """The same where it is empty too."""
@@ -86,11 +87,14 @@ def stays_idle(
     def prior(age: Floats) -> Floats:
         burst = 1.0 / (1.0 + np.exp(np.clip(steepness * (np.log(np.maximum(age, 1e-9)) - centre), -60.0, 60.0)))
         gone = _SCALE * horizon / (_SCALE * horizon + age)
-        return share * gone + (1.0 - share) * burst
+        left: Floats = share * gone + (1.0 - share) * burst
+        return left
 
     own_now = (known & (lengths > elapsed)).sum(axis=0)
     own_later = (known & (lengths > later)).sum(axis=0)
-    found = (own_later + _WEIGHT * prior(later)) / (own_now + _WEIGHT * prior(elapsed))
+    so_far = prior(elapsed)
+    weight = np.maximum(_WEIGHT * so_far, 1.0)
+    found: Floats = (own_later + weight * prior(later) / so_far) / (own_now + weight)
     warned = _ended_at_this_time(now=now, lengths=lengths, ends=ends, horizon=horizon)
     return np.where(warned, np.minimum(found, _SEASON_CAP), found)
 
@@ -99,7 +103,7 @@ def _ended_at_this_time(*, now: Floats, lengths: Floats, ends: Floats, horizon: 
     """Whether a long gap ended at about this time of an earlier day."""
     long_gaps = np.isfinite(lengths) & (lengths > 2.0 * horizon)
     before, after = _SAME_TIME
-    found = np.zeros(now.shape, dtype=np.bool_)
+    found: Flags = np.zeros(now.shape, dtype=np.bool_)
     for days in _DAYS:
         off = ends - (now - days * _DAY)
         found |= (long_gaps & (off >= -before * horizon) & (off <= after * horizon)).any(axis=0)

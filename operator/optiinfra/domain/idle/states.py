@@ -45,7 +45,7 @@ class IdlePolicy:
     """The verdict is that no work will come for so long."""
     probability: Ratio = Ratio(0.85)
     """Least probability of that with which a GPU is called idle."""
-    hysteresis: Ratio = Ratio(0.15)
+    hysteresis: Ratio = Ratio(0.1)
     """By how much the probability may fall below before the verdict is taken back; work takes it back at once."""
     largest_gap: Seconds = Seconds(120.0)
     """Longest time between two samples of a source read often; in a longer one anything may have happened. A source
@@ -79,14 +79,19 @@ class IdlePolicy:
     @staticmethod
     def of_span(span: Seconds) -> "IdlePolicy":
         """Return the policy whose shortest span is this; the horizon keeps three times it."""
-        built_in = IdlePolicy()
         return IdlePolicy(
             minimum_span=span,
             horizon=Seconds(3.0 * span),
-            warm_up=Seconds(min(built_in.warm_up, span)),
+            warm_up=Seconds(min(BUILT_IN.warm_up, span)),
         )
 
 
+BUILT_IN: Final = IdlePolicy()
+"""The policy unless somebody says otherwise."""
+HIGH_USE: Final = 0.05
+"""Share of the recent time with high activity from which a GPU is active: its 95th percentile is high."""
+SURE_OF_WORK: Final = 0.9
+"""Confidence of what was seen at work."""
 NO_PRICE: Final = Unknown(UnknownReason.NOT_CONFIGURED, "no GPU price; set prices.gpuHour of the pool")
 NOT_IDLE: Final = Unknown(UnknownReason.NOT_MEASURED, "it is not idle")
 

@@ -1,0 +1,84 @@
+"""Who holds a GPU, as far as anybody can know, and what their engines say.
+
+The kubelet tells the node's agent which pods hold which GPU; with MIG or time-slicing these are several. Where it may
+not be asked, one case remains: a node whose only GPU pod requests all of its GPUs. A GPU that nobody requested and
+whose memory is filled is used by a process outside Kubernetes.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import AgentReading, NodeFacts, PodFacts
+
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The pods (namespace/name) that hold a GPU; none: nobody in Kubernetes does."""
+
+    pods: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.pods:
+            return "a process outside Kubernetes"
+        if len(self.pods) == 1:
+            return f"pod {self.pods[0]}"
+        more = f" and {len(self.pods) - _NAMED} more" if len(self.pods) > _NAMED else ""
+        return f"pods {', '.join(self.pods[:_NAMED])}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWord:
+    """What the engine of one pod says of itself."""
+
+    time: UnixTime
+    """Of its newest page."""
+    span: Seconds
+    """How long around that time it counts."""
+    working: bool
+    """Requests ran or waited, or tokens were made, on its latest pages."""
+    sleeping: bool = False
+    """It sleeps: weights were moved out of the GPU or given up."""
+    can_sleep: bool = False
+    """It was started with sleep mode."""
+    service: str = ""
+    """namespace/name of the ResourceOptimization that looks after it; empty when none does."""
+    has_scaler: bool = False
+    """A HorizontalPodAutoscaler, or the operator, sets its number of replicas."""
+
+
+def holders_of(uuid: str, node: NodeFacts, reading: AgentReading) -> Held | Unknown:
+    """Return who holds a GPU by the agent's latest reading."""
+    pods = {f"{one.namespace}/{one.pod}" for one in reading.allocations if one.gpu_uuid == uuid}
+    if pods:
+        return Held(tuple(sorted(pods)))
+    requested = sum(pod.gpus for pod in node.pods)
+    if requested <= 0.0:
+        return Held()
+    attributed = {one.gpu_uuid for one in reading.allocations}
+    if len(attributed) >= requested:
+        return Held()
+    on_gpus = [pod for pod in node.pods if pod.gpus > 0]
+    if len(on_gpus) == 1 and requested >= len(reading.gpus):
+        return Held((f"{on_gpus[0].namespace}/{on_gpus[0].name}",))
+    return Unknown(UnknownReason.UNSUPPORTED, "not known (agent without pod-resources)")
+
+
+def pod_of(name: str, node: NodeFacts) -> PodFacts | None:
+    """Return a pod of a node by namespace/name."""
+    return next((one for one in node.pods if f"{one.namespace}/{one.name}" == name), None)
+
+
+def warming_up(pods: Collection[str], node: NodeFacts, *, now: UnixTime, warm_up: Seconds) -> bool:
+    """Whether one of the holders may still load its model."""
+    for name in pods:
+        holder = pod_of(name, node)
+        if holder is None:
+            continue
+        since = holder.created if holder.became_ready is None else holder.became_ready
+        if now - since < warm_up:
+            return True
+    return False
