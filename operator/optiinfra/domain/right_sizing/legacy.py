@@ -10,12 +10,13 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from optiinfra.domain.evidence import Direction, Evidence, Proposal, RecommendationType, Refusal, Savings
 from optiinfra.domain.histogram import CPU_BUCKETS, DAY, MEMORY_BUCKETS, DecayingHistogram, InvalidCheckpointError
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.right_sizing.sizing import MEBIBYTE, Resource
+from optiinfra.domain.right_sizing.usage import ContainerUsage
 from optiinfra.domain.units import Bytes, Cores, Ratio, Seconds, UnixTime
 from optiinfra.domain.workload import ContainerFacts
 
@@ -28,23 +29,12 @@ POD_LEAST_MEMORY: Final = Bytes(250.0 * 1e6)
 LEAST_CHANGE: Final = Ratio(0.1)
 LEAST_HISTORY: Final = Seconds(3600.0)
 MINUTES_PER_DAY: Final = 1440.0
-MEBIBYTE: Final = 1024.0**2
 _CPU_WEIGHT: Final = 0.1
 _OUT_OF_MEMORY_FACTOR: Final = 1.2
 _OUT_OF_MEMORY_LEAST: Final = 100.0 * MEBIBYTE
 _MAGIC: Final = b"OIRU"
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<4sBdddddqHH")
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerUsage:
-    """What one container was measured to use at one moment."""
-
-    time: UnixTime
-    cpu_cores: Value
-    memory_bytes: Value
-    """Working set."""
 
 
 class ContainerUsageHistory:
@@ -187,13 +177,6 @@ def _estimate(percentiles: list[Value], confidence: float, *, least: float) -> E
         lower=max(lower * (1.0 + 0.001 / confidence) ** -2.0, least),
         upper=max(upper * (1.0 + 1.0 / confidence), least),
     )
-
-
-class Resource(StrEnum):
-    """The resources that are sized."""
-
-    CPU = "cpu"
-    MEMORY = "memory"
 
 
 def recommend(
