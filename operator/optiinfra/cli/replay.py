@@ -13,7 +13,11 @@ from optiinfra.cli.main import Entry, LazyGroup
 
 REPLAYS: Final[Mapping[str, Entry]] = {
     "scaling": Entry("optiinfra.cli.replay_scaling:scaling", "Replicas, cost and lateness, beside plain HPAs."),
+    "consolidation": Entry(
+        "optiinfra.cli.replay_consolidation:consolidation", "GPUs allocated and nodes in use, by rule of placement."
+    ),
     "kvcache": Entry("optiinfra.cli.replay_kvcache:kvcache", "Hit ratios of prefix caches, by size and routing."),
+    "idle": Entry("optiinfra.cli.replay_idle:idle", "Idle GPUs in a file of samples, and how right that was."),
 }
 
 

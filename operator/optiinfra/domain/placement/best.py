@@ -1,0 +1,146 @@
+"""The operator's own placement rule: a pod goes where the expected pods lose least of what they could still fill.
+
+The worth of a node is, averaged over the kinds of pods to be expected, what pods of that kind could use of it. Two
+answers are mixed. "The next pod": the free GPU on devices with enough left, if one such pod fits; this is what FGD
+counts (Weng et al., USENIX ATC 2023), and it does not see that eight free GPUs beside twelve cores will stay free. "All
+of them": the GPU that the node would hold if it were filled with that kind alone, as far as devices, CPU and memory
+go. CPU and memory are counted in fractions of a pod there, so that a node is not worthless one core below a threshold.
+
+A kind that only some GPU models can take weighs more, by the share of the GPUs that it may use: what is scarce is kept
+for those who have no choice. Ties go to the tightest node.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from optiinfra.domain.placement.cluster import Cluster, IntArray
+from optiinfra.domain.placement.demand import Demand
+from optiinfra.domain.placement.placer import FloatArray, Scores
+from optiinfra.domain.placement.request import WHOLE_GPU, Request
+
+NEXT_POD: Final = 0.5
+"""Weight of what the next pod could use; the rest is for filling up. Flat between 0.3 and 0.8."""
+_DIGITS: Final = 6
+"""Losses (thousandths of a GPU) are compared to this many digits: sums of floats differ in the last ones."""
+
+
+class BestRule:
+    """The rule over one cluster and one expected demand; keys: worth lost, then free GPU, CPU and memory."""
+
+    keys: Final = 4
+
+    def __init__(self, cluster: Cluster, demand: Demand) -> None:
+        self._worth = Worth(cluster, demand)
+        self._before = np.zeros(len(cluster))
+        self._position = -1
+
+    def score(self, cluster: Cluster, request: Request, nodes: IntArray) -> Scores:
+        """Score nodes for a request."""
+        keys = np.full((self.keys, len(nodes)), np.inf)
+        devices = np.zeros(len(nodes), dtype=np.int64)
+        fits = cluster.fits(request, nodes)
+        chosen = nodes[fits]
+        if len(chosen):
+            before = self._worth_now(cluster)[chosen]
+            keys[0, fits], devices[fits] = self._lost(cluster, request, chosen, before)
+            keys[1, fits] = np.maximum(cluster.free_gpu[chosen], 0).sum(axis=1)
+            keys[2, fits] = cluster.free_cpu[chosen]
+            keys[3, fits] = cluster.free_memory[chosen]
+        return Scores(keys, devices)
+
+    def _worth_now(self, cluster: Cluster) -> FloatArray:
+        """Worth of every node; only those that changed are computed again."""
+        position = cluster.log_position
+        if position != self._position:
+            changed = None if self._position < 0 else cluster.changed_since(self._position)
+            which = np.arange(len(cluster)) if changed is None else changed
+            self._before[which] = self._worth.of(
+                cluster.model[which],
+                cluster.free_cpu[which],
+                cluster.free_memory[which],
+                self._worth.counts(cluster.free_gpu[which]),
+            )
+            self._position = position
+        return self._before
+
+    def _lost(
+        self, cluster: Cluster, request: Request, nodes: IntArray, before: FloatArray
+    ) -> tuple[FloatArray, IntArray]:
+        """Return worth lost and the device for a shared pod, for nodes that it fits."""
+        free = cluster.free_gpu[nodes]
+        counts = self._worth.counts(free)
+        cpu = cluster.free_cpu[nodes] - request.cpu_milli
+        memory = cluster.free_memory[nodes] - request.memory_bytes
+        model = cluster.model[nodes]
+        if not request.shares:
+            if request.gpus:
+                counts = counts + request.gpus * self._worth.change(np.array([WHOLE_GPU]), np.array([0]))
+            lost = before - self._worth.of(model, cpu, memory, counts)
+            return lost.round(_DIGITS), np.zeros(len(nodes), dtype=np.int64)
+        row, device = np.nonzero(free >= request.gpu_milli)
+        was = free[row, device]
+        left = was - request.gpu_milli
+        after = self._worth.of(model[row], cpu[row], memory[row], counts[:, row] + self._worth.change(was, left))
+        lost = (before[row] - after).round(_DIGITS)
+        # The first of each node: least lost, then the fullest device, then the first one.
+        order = np.lexsort((device, left, lost, row))
+        first = order[np.r_[True, row[order][1:] != row[order][:-1]]]
+        return lost[first], device[first].astype(np.int64)
+
+
+class Worth:
+    """Tables of one demand over one cluster's GPU models.
+
+    `counts` are two tables over the different GPU needs: how many pods of each need the devices of a node could hold,
+    and how much of them (thousandths) is on devices with enough left for one.
+    """
+
+    def __init__(self, cluster: Cluster, demand: Demand) -> None:
+        kinds = [(request, weight) for request, weight in demand.kinds if request.gpus]
+        needs = sorted({request.gpu_milli for request, _ in kinds})
+        milli = np.array(needs, dtype=np.int64)
+        free = np.maximum(np.arange(-1, WHOLE_GPU + 1), 0)[:, None]
+        # Row f + 1 is a device with f thousandths free, row 0 one that the node does not have.
+        self._tables: Final = np.array((free // milli, np.where(free >= milli, free, 0)), dtype=np.float64)
+        self._need: Final = np.array([needs.index(request.gpu_milli) for request, _ in kinds], dtype=np.int64)
+        self._gpus: Final = np.array([request.gpus for request, _ in kinds], dtype=np.float64)
+        self._size: Final = np.array([request.total_gpu_milli for request, _ in kinds], dtype=np.float64)
+        self._cpu: Final = np.array([max(1, request.cpu_milli) for request, _ in kinds], dtype=np.float64)
+        self._memory: Final = np.array([max(1, request.memory_bytes) for request, _ in kinds], dtype=np.float64)
+        self._weights: Final = _weights(cluster, kinds)
+
+    def counts(self, free_gpu: IntArray) -> FloatArray:
+        """2, nodes, needs: pods that the devices could hold, and thousandths on devices with enough left."""
+        found: FloatArray = self._tables[:, free_gpu + 1].sum(axis=2)
+        return found
+
+    def change(self, before: IntArray, after: IntArray) -> FloatArray:
+        """2, devices, needs: what `counts` changes by when a device goes from one free share to another."""
+        found: FloatArray = self._tables[:, after + 1] - self._tables[:, before + 1]
+        return found
+
+    def of(self, model: IntArray, free_cpu: IntArray, free_memory: IntArray, counts: FloatArray) -> FloatArray:
+        """Worth of nodes, in thousandths of a GPU."""
+        pods = counts[0][:, self._need]
+        if (self._gpus > 1.0).any():
+            pods = np.floor(pods / self._gpus)
+        room = np.minimum(free_cpu[:, None] / self._cpu, free_memory[:, None] / self._memory)
+        filled = np.minimum(pods, room) * self._size
+        upcoming = np.where((pods >= 1.0) & (room >= 1.0), counts[1][:, self._need], 0.0)
+        mixed = (1.0 - NEXT_POD) * filled + NEXT_POD * upcoming
+        found: FloatArray = np.einsum("nk,nk->n", mixed, self._weights[model])
+        return found
+
+
+def _weights(cluster: Cluster, kinds: list[tuple[Request, int]]) -> FloatArray:
+    """models, kinds: share of the expected pods over the share of the GPUs that will do; 0 where the model will not."""
+    gpus = np.array([cluster.gpus[cluster.model == index].sum() for index in range(len(cluster.models))], dtype=float)
+    weights = np.zeros((len(cluster.models), len(kinds)))
+    total = float(sum(weight for _, weight in kinds))
+    for column, (request, weight) in enumerate(kinds):
+        will_do = np.array([not request.gpu_models or model in request.gpu_models for model in cluster.models])
+        share = gpus[will_do].sum() / max(1.0, gpus.sum())
+        if share > 0.0:
+            weights[will_do, column] = weight / total / share
+    return weights
