@@ -351,8 +351,9 @@ class _Step:
         state, time = self.state, self.samples.time
         passed = time - state[_Row.LAST]
         before = state[_Row.INTERVAL]
-        hole = passed > np.where(np.isnan(before), self.policy.longest_interval, _tolerance(before, self.policy))
-        hole |= passed > self.policy.longest_interval * 2.05
+        longest = np.where(np.isnan(before), self.policy.longest_interval, _tolerance(before, self.policy))
+        hole: Flags = passed > np.minimum(longest, 2.0 * self.policy.longest_interval)
+        hole |= before > self.policy.longest_interval
         grown = np.minimum(passed, np.where(np.isnan(before), np.inf, before * _INTERVAL_RISE))
         state[_Row.INTERVAL] = np.where(np.isnan(passed), before, grown)
         state[_Row.FIRST] = np.where(np.isnan(state[_Row.FIRST]), time, state[_Row.FIRST])
