@@ -44,6 +44,39 @@ CHECKPOINTS = Counter("optiinfra_checkpoints", "Checkpoint writes by outcome.", 
 KV_OPTKIT = Gauge(
     "optiinfra_kv_optkit_available", "1 while the configured KV-OptKit server gives a plan.", registry=REGISTRY
 )
+SAVINGS_GPU_HOURS = Counter(
+    "optiinfra_savings_gpu_hours",
+    "GPU-hours no longer asked for, or asked for in addition, by who did it and on which basis it is claimed.",
+    ["cause", "basis", "direction"],
+    registry=REGISTRY,
+)
+SAVINGS_CORE_HOURS = Counter(
+    "optiinfra_savings_cpu_core_hours", "The same of CPU cores.", ["cause", "basis", "direction"], registry=REGISTRY
+)
+SAVINGS_GIB_HOURS = Counter(
+    "optiinfra_savings_memory_gib_hours",
+    "The same of GiB of memory.",
+    ["cause", "basis", "direction"],
+    registry=REGISTRY,
+)
+SAVINGS_MONEY = Counter(
+    "optiinfra_savings_money",
+    "Money not paid because nodes went or were not bought, or paid for nodes that came.",
+    ["cause", "basis", "direction", "currency"],
+    registry=REGISTRY,
+)
+SAVINGS_OPEN = Gauge(
+    "optiinfra_savings_open_entries", "Open entries of the savings ledgers.", ["cause", "basis"], registry=REGISTRY
+)
+SAVINGS_POTENTIAL = Gauge(
+    "optiinfra_savings_potential_per_month",
+    "Money a month that the recommendations would save; absent while no price is known.",
+    ["kind", "currency"],
+    registry=REGISTRY,
+)
+SAVINGS_POTENTIAL_GPUS = Gauge(
+    "optiinfra_savings_potential_gpus", "GPUs that the recommendations would free.", ["kind"], registry=REGISTRY
+)
 PRICE_SOURCE_UP = Gauge(
     "optiinfra_price_source_up", "1 while a configured source of prices answers.", ["source"], registry=REGISTRY
 )

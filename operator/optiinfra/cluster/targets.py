@@ -46,6 +46,8 @@ class TargetFacts:
     """None when the kind does not say; then the pods tell."""
     selector: str
     """Label selector of its pods; empty when the kind does not say."""
+    generation: int = 0
+    """Of its spec; 0 where the kind does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def parse_workload(document: JsonObject) -> TargetFacts:
         replicas=integer(document, "status", "replicas") if _is_apps(document) else 0,
         ready_replicas=_ready(document),
         selector=format_selector(selector_of(mapping(document, "spec", "selector"))) if _is_apps(document) else "",
+        generation=integer(document, "metadata", "generation"),
     )
 
 

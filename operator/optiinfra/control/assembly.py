@@ -50,6 +50,7 @@ from optiinfra.control.operator import Operator
 from optiinfra.control.prices import PriceBoard, ReadLive
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Registry
+from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
@@ -96,6 +97,7 @@ class _Shared:
     floor: Floor
     queue: KeyedQueue[ObjectKey]
     model_files: ModelFileTable
+    books: SavingsBooks
 
 
 def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
@@ -115,6 +117,7 @@ def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
         floor=Floor(client),
         queue=queue,
         model_files=ModelFileTable(ModelFiles(client), registry, clock=time.monotonic, changed=queue.add),
+        books=SavingsBooks(registry=registry, clock=time.monotonic),
     )
 
 
@@ -137,6 +140,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
     def forget(key: ObjectKey) -> None:
         insights.forget(key)
         actuator.forget(key)
+        shared.books.forget(key)
         state[0].sweep.object_gone.set()
 
     loop = ControlLoop(
@@ -287,6 +291,7 @@ def _steps(
         reporter=Reporter(sink=StatusWriter(shared.client), registry=shared.registry),
         events=EventRecorder(shared.client, instance=settings.pod_name, clock=time.time),
         insights=insights,
+        savings=shared.books,
         times=AnalysisTimes(
             window=Seconds(settings.signal_window_seconds),
             stale_after=Seconds(settings.stale_after_seconds),

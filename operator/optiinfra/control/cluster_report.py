@@ -8,6 +8,7 @@ from optiinfra.api.scalars import Time
 from optiinfra.api.status_cost import to_sources
 from optiinfra.api.status_from import round_number, to_percent, to_refusal
 from optiinfra.api.v1alpha1 import ClusterResourceOptimizationStatus, ClusterSummary, PoolStatus
+from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus
 from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
 from optiinfra.control.conditions import cluster_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
@@ -42,7 +43,11 @@ def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> Clu
         actions=old.actions,
         used_approvals=old.used_approvals,
         savings=ledger_of(
-            recommendations, old.actions, old.savings, realised=None, currency=str(spec.currency), now=now
+            recommendations,
+            cluster.ledger or ClusterLedgerStatus(),
+            old.savings,
+            currency=str(spec.currency),
+            now=now,
         ),
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )

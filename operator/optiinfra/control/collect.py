@@ -268,6 +268,7 @@ def _facts(
         scaler=scaler,
         pages=snapshots.pages(uids),
         page_errors=snapshots.page_errors(uids),
+        generation=target.generation,
     )
 
 

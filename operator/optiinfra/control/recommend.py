@@ -5,6 +5,7 @@ so that a person can approve what they read a minute ago. Pure: the old status i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from optiinfra.api.identity import recommendation_id
 from optiinfra.api.scalars import Time
@@ -12,8 +13,6 @@ from optiinfra.api.status_from import round_number, to_recommendation
 from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_RECOMMENDATIONS,
-    ActionState,
-    ActionStatus,
     InsightStatus,
     RecommendationStatus,
     Severity,
@@ -22,6 +21,7 @@ from optiinfra.domain.evidence import Proposal, RecommendationType
 from optiinfra.domain.units import UnixTime
 
 LIFETIME = 24 * 3600.0
+Kept = TypeVar("Kept", bound=LedgerStatus)
 _URGENT = frozenset({RecommendationType.REPLICAS, RecommendationType.KV_CACHE, RecommendationType.BATCH_SIZE})
 
 
@@ -77,16 +77,15 @@ def _order(item: RecommendationStatus) -> tuple[int, float, float, str]:
 
 def ledger_of(
     recommendations: Iterable[RecommendationStatus],
-    actions: Iterable[ActionStatus],
+    kept: Kept,
     old: LedgerStatus | None,
     *,
-    realised: float | None,
     currency: str,
     now: UnixTime,
-) -> LedgerStatus | None:
-    """Sum up what could be saved and what was. Where no price is known the ledger counts GPUs and says so.
+) -> Kept | None:
+    """Sum up what could be saved beside what was. Where no price is known the ledger counts GPUs and says so.
 
-    `realised` is the money a month that verified actions save; None when no price is known.
+    `kept` are the books, empty where nothing is in them.
     """
     # One capacity cannot be saved twice: alternatives for the same subject count once, at their largest.
     money: dict[str, float] = {}
@@ -100,18 +99,20 @@ def ledger_of(
     gpus, priced = sum(freed.values()), bool(money)
     unpriced = sum(count for subject, count in freed.items() if subject not in money)
     saves = priced or gpus > 0
-    if not saves and old is None and not any(action.state is ActionState.VERIFIED for action in actions):
+    if not saves and old is None and kept.as_of is None:
         return None
     potential = round_number(sum(money.values())) if priced else None
     summary = f"{potential:,.0f} {currency}".strip() if potential is not None else f"{gpus:g} GPUs"
-    return LedgerStatus(
-        summary=summary,
-        per_month_potential=potential,
-        per_month_realised=None if realised is None else round_number(realised),
-        gpus_potential=round_number(gpus),
-        unknown=_unpriced(unpriced, gpus=gpus),
-        currency=currency if priced else "",
-        since=old.since if old is not None and old.since is not None else Time.of(now),
+    since = kept.since or (old.since if old is not None else None) or Time.of(now)
+    return kept.model_copy(
+        update={
+            "summary": summary,
+            "per_month_potential": potential,
+            "gpus_potential": round_number(gpus),
+            "unknown": _unpriced(unpriced, gpus=gpus),
+            "currency": currency if priced or kept.per_month_realised is not None else "",
+            "since": since,
+        }
     )
 
 

@@ -21,6 +21,7 @@ from optiinfra.api.v1alpha1.resource_optimization import (
     TargetStatus,
     UtilizationStatus,
 )
+from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_ACTIONS,
     MAX_APPROVALS,
@@ -91,7 +92,9 @@ def service_status(
         actions=actions,
         used_approvals=_used(service, now=now),
         cost=None if service.cost is None else to_cost(service.cost),
-        savings=ledger_of(recommendations, actions, old.savings, realised=None, currency=service.currency, now=now),
+        savings=ledger_of(
+            recommendations, service.ledger or LedgerStatus(), old.savings, currency=service.currency, now=now
+        ),
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )
 

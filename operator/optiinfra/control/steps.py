@@ -26,6 +26,7 @@ from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.monitor import monitor
 from optiinfra.control.plan import plan
 from optiinfra.control.report import service_status
+from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
 from optiinfra.domain.evidence import Finding
@@ -71,6 +72,7 @@ class Steps:
     reporter: Reporter
     events: EventRecorder
     insights: InsightsWorker
+    savings: SavingsBooks
     times: AnalysisTimes
     actuation_enabled: bool
     kill_switch: Callable[[], bool]
@@ -100,7 +102,8 @@ class Steps:
         return await monitor(work, self.actuator)
 
     async def report(self, work: Work, /) -> Work:
-        """Write what changed."""
+        """Bring the savings ledgers up to date, and write what changed."""
+        await asyncio.to_thread(self.savings.observe, work)
         slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
         news: list[_News] = []
 
@@ -131,10 +134,12 @@ class Steps:
             if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
                 news.append(_News(item.key, item.obj.metadata.uid, old, status.conditions))
             self.insights.consider(item, status.recommendations)
+            self.savings.shown(item.key, status.savings)
             _remember(item.memory, [f for t in item.targets for f in t.findings], status.recommendations)
         elif isinstance(item, ClusterWork):
             cluster = cluster_status(item, round_id=work.id_for(item.key), now=work.at)
             _remember(item.memory, item.findings, cluster.recommendations)
+            self.savings.shown(item.key, cluster.savings)
             old = item.obj.status.conditions
             if await self.reporter.report(item.key, item.obj, cluster, now=work.at, asked=item.key in work.tickets):
                 news.append(_News(item.key, item.obj.metadata.uid, old, cluster.conditions))

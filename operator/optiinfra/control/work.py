@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from optiinfra.api.reasons import Reason
 from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
+from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus, LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import ActionStatus
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory, TargetMemory
@@ -118,6 +119,8 @@ class ServiceWork:
     problem: Problem | None = None
     actions: list[ActionStatus] = field(default_factory=list)
     """Actions of this round, in order; report adds them to the status."""
+    ledger: LedgerStatus | None = None
+    """Its books of what was saved, as the status shows them; None while there is nothing in them."""
     approved: frozenset[str] = frozenset()
     """Ids that a person approved and that were not used before."""
     refused_approvals: tuple[str, ...] = ()
@@ -146,6 +149,8 @@ class ClusterWork:
     proposals: tuple[Proposal, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     findings: tuple[Finding, ...] = ()
+    ledger: ClusterLedgerStatus | None = None
+    """The cluster's books of what was saved; None for all objects but the one that keeps them."""
     problem: Problem | None = None
 
 

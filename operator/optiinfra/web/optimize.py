@@ -1,4 +1,4 @@
-"""Rounds on demand and what came of them: run, status, recommendations, savings, decisions.
+"""Rounds on demand and what came of them: run, status, recommendations, decisions.
 
 Everything answered here is what is written in the objects' status; nothing is computed for the caller, so that the
 API, `kubectl` and GitOps never tell different stories.
@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 from optiinfra.web.authentication import Gate, authenticated
 from optiinfra.web.ports import OperatorView
 
-_Kind = Literal["ResourceOptimization", "ClusterResourceOptimization"]
-_RO: _Kind = "ResourceOptimization"
-_CRO: _Kind = "ClusterResourceOptimization"
-_PLURAL: dict[_Kind, str] = {_RO: "resourceoptimizations", _CRO: "clusterresourceoptimizations"}
+Kind = Literal["ResourceOptimization", "ClusterResourceOptimization"]
+RO: Kind = "ResourceOptimization"
+CRO: Kind = "ClusterResourceOptimization"
+PLURAL: dict[Kind, str] = {RO: "resourceoptimizations", CRO: "clusterresourceoptimizations"}
 _DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 
 router = APIRouter(prefix="/api/v1", tags=["optimize"], dependencies=[Depends(authenticated)])
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/api/v1", tags=["optimize"], dependencies=[Depends(au
 class RunRequest(BaseModel):
     """Which object to analyse now."""
 
-    kind: _Kind = _RO
+    kind: Kind = RO
     namespace: Annotated[str, Field(max_length=63, pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")] = ""
     name: _DnsName
 
@@ -37,39 +37,41 @@ class RunAnswer(BaseModel):
     status: Literal["scheduled"] = "scheduled"
 
 
-def _view(request: Request) -> OperatorView:
+def view_of(request: Request) -> OperatorView:
+    """Return the operator as it was handed to the application."""
     view: OperatorView = request.app.state.operator
     return view
 
 
-def _gate(request: Request) -> Gate:
+def gate_of(request: Request) -> Gate:
+    """Return who checks callers."""
     gate: Gate = request.app.state.gate
     return gate
 
 
-async def _listed(request: Request, namespace: str | None) -> list[Mapping[str, Any]]:
-    """Objects that the caller may list: those of a namespace or all; cluster-scoped ones only with their own right."""
-    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace or "")
-    found = _view(request).objects(namespace)
-    if any(item["kind"] == _CRO for item in found) and not await _gate(request).allows(
-        request, verb="list", resource=_PLURAL[_CRO]
+async def listed(request: Request, namespace: str | None) -> list[Mapping[str, Any]]:
+    """Return the objects that the caller may list: of a namespace or all; cluster-scoped ones need their own right."""
+    await gate_of(request).demand(request, verb="list", resource=PLURAL[RO], namespace=namespace or "")
+    found = view_of(request).objects(namespace)
+    if any(item["kind"] == CRO for item in found) and not await gate_of(request).allows(
+        request, verb="list", resource=PLURAL[CRO]
     ):
-        return [item for item in found if item["kind"] != _CRO]
+        return [item for item in found if item["kind"] != CRO]
     return list(found)
 
 
 @router.post("/optimize/run", status_code=202)
 async def run(request: Request, wanted: RunRequest) -> RunAnswer:
     """Start a round for one object now; it goes next in line."""
-    await _gate(request).demand(
+    await gate_of(request).demand(
         request,
         verb="create",
-        resource=_PLURAL[wanted.kind],
+        resource=PLURAL[wanted.kind],
         namespace=wanted.namespace,
         name=wanted.name,
         subresource="run",
     )
-    ticket = _view(request).run_now(wanted.kind, wanted.namespace, wanted.name)
+    ticket = view_of(request).run_now(wanted.kind, wanted.namespace, wanted.name)
     if ticket is None:
         raise HTTPException(404, f"there is no {wanted.kind} {wanted.namespace}/{wanted.name}")
     return RunAnswer(round_id=ticket.round_id)
@@ -80,16 +82,16 @@ async def status(
     request: Request,
     namespace: Annotated[str | None, Query(max_length=63)] = None,
     name: Annotated[str | None, Query(max_length=253)] = None,
-    kind: _Kind = _RO,
+    kind: Kind = RO,
 ) -> dict[str, Any]:
     """Show the status of one object (namespace and name), of a namespace, or of all."""
     if name is not None:
-        await _gate(request).demand(request, verb="get", resource=_PLURAL[kind], namespace=namespace or "", name=name)
-        found = _view(request).find(kind, namespace or "", name)
+        await gate_of(request).demand(request, verb="get", resource=PLURAL[kind], namespace=namespace or "", name=name)
+        found = view_of(request).find(kind, namespace or "", name)
         if found is None:
             raise HTTPException(404, f"there is no {kind} {namespace or ''}/{name}")
         return dict(found)
-    return {"items": await _listed(request, namespace)}
+    return {"items": await listed(request, namespace)}
 
 
 @router.get("/recommendations")
@@ -100,20 +102,8 @@ async def recommendations(
     return {
         "items": [
             {"kind": item["kind"], "metadata": item["metadata"], "recommendation": recommendation}
-            for item in await _listed(request, namespace)
+            for item in await listed(request, namespace)
             for recommendation in item.get("status", {}).get("recommendations", ())
-        ]
-    }
-
-
-@router.get("/savings")
-async def savings(request: Request, namespace: Annotated[str | None, Query(max_length=63)] = None) -> dict[str, Any]:
-    """List the savings ledger of each object."""
-    return {
-        "items": [
-            {"kind": item["kind"], "metadata": item["metadata"], "savings": item["status"]["savings"]}
-            for item in await _listed(request, namespace)
-            if item.get("status", {}).get("savings")
         ]
     }
 
@@ -121,10 +111,10 @@ async def savings(request: Request, namespace: Annotated[str | None, Query(max_l
 @router.get("/decisions/{namespace}")
 async def decisions(request: Request, namespace: str) -> dict[str, Any]:
     """List the replica decisions published for a namespace; other replicas of the operator read them here."""
-    await _gate(request).demand(request, verb="list", resource=_PLURAL[_RO], namespace=namespace)
+    await gate_of(request).demand(request, verb="list", resource=PLURAL[RO], namespace=namespace)
     return {
         "items": [
             {"namespace": d.namespace, "name": d.name, "replicas": d.replicas, "decided_at": d.decided_at}
-            for d in _view(request).decisions(namespace)
+            for d in view_of(request).decisions(namespace)
         ]
     }

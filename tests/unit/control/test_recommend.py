@@ -8,8 +8,6 @@ from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_RECOMMENDATIONS,
-    ActionState,
-    ActionStatus,
     InsightStatus,
     Severity,
 )
@@ -116,8 +114,8 @@ def test_the_same_proposal_twice_in_a_round_is_one():
 # the ledger
 
 
-def ledger(*proposals, actions=(), old=None, realised=None):
-    return ledger_of(made(*proposals), actions, old, realised=realised, currency="USD", now=NOW)
+def ledger(*proposals, kept=None, old=None):
+    return ledger_of(made(*proposals), kept or LedgerStatus(), old, currency="USD", now=NOW)
 
 
 def test_alternatives_for_one_subject_count_once_at_their_largest():
@@ -159,20 +157,14 @@ def test_what_saves_nothing_opens_no_ledger_and_a_ledger_once_opened_keeps_its_b
     assert found.summary == "0 GPUs"
 
 
-def test_a_verified_action_keeps_the_ledger_open():
-    action = ActionStatus(
-        id="a",
-        recommendation_id="r",
-        type=RecommendationType.REPLICAS,
-        state=ActionState.VERIFIED,
-        from_="4",
-        to="2",
-        at=Time.of(NOW),
-    )
-    found = ledger(actions=[action], realised=120.4)
+def test_books_keep_the_ledger_open_and_are_shown_as_they_are():
+    since = Time.of(UnixTime(NOW - 5))
+    kept = LedgerStatus(as_of=Time.of(NOW), since=since, per_month_realised=120.41, next_entry=7)
+    found = ledger(kept=kept)
     assert found is not None
-    assert found.per_month_realised == 120.4
+    assert (found.per_month_realised, found.next_entry, found.since) == (120.41, 7, since)
     assert found.per_month_potential is None
+    assert found.currency == "USD"
 
 
 def test_a_change_that_costs_money_is_not_a_saving():
