@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optiinfra.control import costs, engine_analysis, replicas, sizing
+from optiinfra.control import costs, engine_analysis, gpu_share, replicas, sizing
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.surroundings import container_cpu, surroundings_of
@@ -72,6 +72,7 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
         with isolated(service, step="analyze"):
             inputs += _service(service, work, times)
     replicas.decide(inputs, now=work.at)
+    sizing.estimate([service for service in work.services if service.problem is None], now=work.at)
     for service in work.services:
         with isolated(service, step="analyze"):
             replicas.mix(service, work)
@@ -104,6 +105,8 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
         )
         if facts.ready_replicas and target.signals.replicas_reporting:
             target.memory.history.observe(target.signals, facts.ready_replicas)
+        if service.obj.spec.right_sizing.enabled:
+            gpu_share.observe(target, work.nodes, now=work.at, stale_after=times.stale_after)
         target.surroundings = surroundings_of(
             target.utilization, facts, container_cpu=container_cpu(target, now=work.at)
         )
@@ -128,7 +131,8 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         given = engine_analysis.advice_input(service, target, nodes)
         answers += engine_analysis.advise(service, target, given)
         if spec.right_sizing.enabled:
-            answers += sizing.advise(target)
+            answers += sizing.advise(service, target)
+            answers += gpu_share.advise(service, target, given)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
         target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
         target.findings = (

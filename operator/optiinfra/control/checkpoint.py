@@ -8,13 +8,14 @@ the operator starts that object anew and says so.
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import logging
 import random
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -23,11 +24,13 @@ from optiinfra.cluster.checkpoints import STATE_LIMIT_BYTES, CheckpointRecord
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.control.keys import ObjectKey
-from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.memory import ObjectMemory, TargetMemory
 from optiinfra.control.registry import Registry
+from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import LoadHistory
 from optiinfra.domain.pace import PaceHistory
+from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.units import UnixTime
@@ -52,26 +55,59 @@ class CheckpointStore(Protocol):
 
 
 def pack(memory: ObjectMemory) -> bytes:
-    """Pack what is worth keeping; what does not fit is left out: histories first, the largest of them first."""
-    targets = {
-        name: {
-            "history": base64.b64encode(target.history.to_bytes()).decode(),
-            "startUp": base64.b64encode(target.start_up.to_bytes()).decode(),
-            "pace": base64.b64encode(target.pace.to_bytes()).decode(),
-            "scaler": base64.b64encode(target.scaler.to_bytes()).decode(),
-        }
+    """Pack what is worth keeping.
+
+    What does not fit is left out: what containers use first, then load histories, the largest of each kind first.
+    """
+    targets: dict[str, dict[str, Any]] = {
+        name: _packed(target)
         for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
-        if len(target.history)
+        if len(target.history) or target.usage
     }
     while True:
         packed = zlib.compress(orjson.dumps({"targets": targets}, option=orjson.OPT_SORT_KEYS), 6)
         if len(packed) <= STATE_LIMIT_BYTES or not targets:
             return packed
+        used = [(len(state), name, one) for name in targets for one, state in targets[name]["usage"].items()]
+        if used:
+            _, name, container = max(used)
+            del targets[name]["usage"][container]
+            continue
         largest = max(targets, key=lambda name: len(targets[name]["history"]))
         if targets[largest]["history"] == _NO_HISTORY:
             del targets[largest]
         else:
             targets[largest]["history"] = _NO_HISTORY
+
+
+def _packed(target: TargetMemory) -> dict[str, Any]:
+    return {
+        "history": _text(target.history.to_bytes()),
+        "startUp": _text(target.start_up.to_bytes()),
+        "pace": _text(target.pace.to_bytes()),
+        "scaler": _text(target.scaler.to_bytes()),
+        "usage": {name: _text(history.to_bytes()) for name, history in tuple(target.usage.items())},
+        "kills": dict(target.kills),
+        "gpuUse": _text(target.gpu_use.to_bytes()) if target.gpu_use.last is not None else "",
+    }
+
+
+def _text(state: bytes) -> str:
+    return base64.b64encode(state).decode()
+
+
+def _sizes(saved: Mapping[str, Any]) -> tuple[dict[str, UsageHistory], dict[str, float], GpuUseHistory]:
+    """Read what right-sizing keeps; what an older operator kept of a container in another way is left out."""
+    usage: dict[str, UsageHistory] = {}
+    for name, state in saved.get("usage", {}).items():
+        with contextlib.suppress(InvalidCheckpointError):
+            usage[str(name)] = UsageHistory.from_bytes(base64.b64decode(state, validate=True))
+    kills = {str(name): float(time) for name, time in saved.get("kills", {}).items()}
+    gpu_use = GpuUseHistory()
+    if saved.get("gpuUse"):
+        with contextlib.suppress(InvalidCheckpointError):
+            gpu_use = GpuUseHistory.from_bytes(base64.b64decode(saved["gpuUse"], validate=True))
+    return usage, kills, gpu_use
 
 
 def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
@@ -84,6 +120,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         raise InvalidCheckpointError(f"checkpoint of version {version}, this is {VERSION}; begin with none")
     inflater = zlib.decompressobj()
     found: dict[str, tuple[LoadHistory, StartUpMemory, PaceHistory, ScalerMemory]] = {}
+    sizes: dict[str, tuple[dict[str, UsageHistory], dict[str, float], GpuUseHistory]] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
@@ -99,6 +136,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
             pace = base64.b64decode(saved["pace"], validate=True) if "pace" in saved else PaceHistory().to_bytes()
             scaler = ScalerMemory.from_bytes(base64.b64decode(saved.get("scaler", ""), validate=True))
             found[str(name)] = history, start_up, PaceHistory.from_bytes(pace), scaler
+            sizes[str(name)] = _sizes(saved)
     except (
         zlib.error,
         orjson.JSONDecodeError,
@@ -112,6 +150,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     for name, (history, start_up, pace_history, learned) in found.items():  # all or nothing
         target = memory.target(name)
         target.history, target.start_up, target.pace, target.scaler = history, start_up, pace_history, learned
+        target.usage, target.kills, target.gpu_use = sizes[name]
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import Unknown, Value
-from optiinfra.domain.right_sizing import ContainerUsageHistory
+from optiinfra.domain.right_sizing import ContainerEstimate, UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.service_cost import ServiceCost
 from optiinfra.domain.signals import ServiceSignals
@@ -54,8 +54,11 @@ class TargetMemory:
     hpa_target: Proposal | Refusal | None = None
     """What was last said of the target of the user's own scaler; None until it was asked for."""
     hpa_target_at: float = 0.0
-    usage: dict[str, ContainerUsageHistory] = field(default_factory=dict)
+    usage: dict[str, UsageHistory] = field(default_factory=dict)
     """What its containers use, by name, over all its pods."""
+    sizes: dict[str, ContainerEstimate] = field(default_factory=dict)
+    """What that comes to, as it was estimated last."""
+    sizes_at: float = 0.0
     kills: dict[str, float] = field(default_factory=dict)
     """When each container was last known to be killed for memory, so that no kill counts twice."""
     gpu_use: GpuUseHistory = field(default_factory=GpuUseHistory)

@@ -1,76 +1,164 @@
 """Right-sizing in the round: samples and kills go into a target's histories, and what they come to is proposed.
 
-Histories change only in `hear`, which collect calls before anything is judged. Nothing is proposed while somebody
-else's measurement cannot be (`usage_fault`), nor where nobody measures; both are said.
+Histories change only in `hear`, which collect calls before anything is judged. Estimates are made for all targets of a
+round that are due in one call, because young containers learn from old ones, and kept for some minutes: use is read
+once a minute and a request is no matter of seconds. Nothing is proposed while somebody's measurement cannot be
+(`usage_fault`), nor where nobody measures; both are said.
 """
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import TargetMemory
 from optiinfra.control.usage import UsageSample
-from optiinfra.control.work import TargetWork
-from optiinfra.domain import right_sizing
+from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.domain import pod_shape, right_sizing, sizing_advice
 from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
+from optiinfra.domain.pod_shape import Resource
 from optiinfra.domain.readings import Unknown, UnknownReason
-from optiinfra.domain.right_sizing import ContainerUsage, ContainerUsageHistory
+from optiinfra.domain.resource_patch import WorkloadName
+from optiinfra.domain.right_sizing import ContainerUsage, UsageHistory
+from optiinfra.domain.sizing_plan import SizingCase
+from optiinfra.domain.sizing_words import read_amount
 from optiinfra.domain.units import Bytes, UnixTime
 from optiinfra.domain.workload import PodFacts
 
+_LOG = logging.getLogger(__name__)
 MOST_CONTAINERS: Final = 32
 """Containers of one target whose use is remembered."""
+KEPT_FOR: Final = 300.0
+"""Seconds for which an estimate stands."""
 _FORGOTTEN: Final = 14 * 86_400.0
 """Seconds after which a container that is no longer measured is forgotten."""
+_AHEAD: Final = 3600.0
+"""Seconds by which a history may lie ahead of the clock; beyond, the clock was set back and the history begins anew."""
+_LATE: Final = 120.0
+"""Seconds by which the samples of several pods may overtake each other."""
+_RESOURCES: Final = RecommendationType.RESOURCES
 
 
 def hear(memory: TargetMemory, samples: Iterable[UsageSample], pods: Sequence[PodFacts], *, now: UnixTime) -> None:
     """Take what was measured, and who was killed for memory."""
     for sample in samples:
-        history = memory.usage.get(sample.container)
+        history = _history(memory, sample.container, now=now)
         if history is None:
-            if len(memory.usage) >= MOST_CONTAINERS:
-                continue
-            history = memory.usage[sample.container] = ContainerUsageHistory()
-        history.observe(ContainerUsage(sample.time, sample.cpu_cores, sample.memory_bytes))
+            continue
+        last = history.last
+        time = last if last is not None and 0.0 < last - sample.time <= _LATE else sample.time
+        history.observe(ContainerUsage(time, sample.cpu_cores, sample.memory_bytes, starting=sample.starting))
     silent = [name for name, known in memory.usage.items() if known.last and now - known.last > _FORGOTTEN]
     for name in silent:
         del memory.usage[name]
         memory.kills.pop(name, None)
-    kills = sorted((kill for pod in pods for kill in pod.memory_kills), key=lambda kill: kill.time)
-    for kill in kills:
+    for kill in sorted((kill for pod in pods for kill in pod.memory_kills), key=lambda kill: kill.time):
         history = memory.usage.get(kill.container)
         # A kill without a limit is the node's: it says nothing about what the container would have needed.
         if history is None or kill.time <= memory.kills.get(kill.container, 0.0) or isinstance(kill.limit, Unknown):
             continue
         memory.kills[kill.container] = kill.time
-        history.observe_out_of_memory(time=kill.time, used=Bytes(kill.limit))
+        if kill.time <= now + _LATE:
+            history.observe_out_of_memory(time=kill.time, used=Bytes(kill.limit))
+            memory.sizes_at = 0.0
 
 
-def advise(target: TargetWork) -> list[Proposal | Refusal]:
+def _history(memory: TargetMemory, container: str, *, now: UnixTime) -> UsageHistory | None:
+    history = memory.usage.get(container)
+    if history is not None and (history.last or 0.0) <= now + _AHEAD:
+        return history
+    if history is None and len(memory.usage) >= MOST_CONTAINERS:
+        return None
+    return memory.usage.setdefault(container, UsageHistory()) if history is None else _anew(memory, container)
+
+
+def _anew(memory: TargetMemory, container: str) -> UsageHistory:
+    _LOG.warning("a clock was set back; what a container used is forgotten", extra={"container": container})
+    memory.usage[container] = history = UsageHistory()
+    memory.kills.pop(container, None)
+    return history
+
+
+def estimate(services: Sequence[ServiceWork], *, now: UnixTime) -> None:
+    """Size the containers of all targets that are due, in one call."""
+    due = [
+        (service, target.memory)
+        for service in services
+        if service.obj.spec.right_sizing.enabled
+        for target in service.targets
+        if target.memory.usage and not 0.0 <= now - target.memory.sizes_at < KEPT_FOR
+    ]
+    if not due:
+        return
+    try:
+        _estimate([memory for _, memory in due], now=now)
+    except Exception:  # noqa: BLE001  whose fault it is is found below; the others go on
+        _LOG.exception("containers of a round could not be sized together; one target at a time")
+        for service, memory in due:
+            with isolated(service, step="analyze"):
+                _estimate([memory], now=now)
+
+
+def _estimate(memories: Sequence[TargetMemory], *, now: UnixTime) -> None:
+    rows = [(memory, name, history) for memory in memories for name, history in memory.usage.items()]
+    found = right_sizing.estimate([history for _, _, history in rows], now=now)
+    for memory in memories:
+        memory.sizes = {}
+    for (memory, name, history), one in zip(rows, found, strict=True):
+        memory.sizes[name] = one
+        right_sizing.remember(history, one, now=now)
+    for memory in memories:
+        memory.sizes_at = now
+
+
+def advise(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]:
     """Return requests for the containers of a target, or why there are none."""
-    facts, usage = target.facts, target.memory.usage
+    facts, memory = target.facts, target.memory
     assert facts is not None
-    containers = next((pod.containers for pod in facts.pods if pod.containers), ())
-    if not containers:
+    newest = pod_shape.newest(facts.pods)
+    if newest is None:
         return []
     if target.usage_fault:
         text = f"nothing is sized on measurements that cannot be: {target.usage_fault}"
-        return [Refusal(RecommendationType.RESOURCES, "UsageInvalid", text)]
-    if not usage:
-        text = "container use is not measured: the cluster serves no metrics.k8s.io"
-        return [Refusal(RecommendationType.RESOURCES, str(UnknownReason.NOT_MEASURED), text)]
-    answers: list[Proposal | Refusal] = []
-    for container in containers:
-        history = usage.get(container.name)
-        if history is None:
-            text = f"containers[{container.name}]: no use was measured"
-            answers.append(Refusal(RecommendationType.RESOURCES, str(UnknownReason.NOT_MEASURED), text))
+        return [Refusal(_RESOURCES, "UsageInvalid", text)]
+    if not memory.usage:
+        why = target.usage_unknown or Unknown(UnknownReason.NOT_MEASURED, "nothing was read yet")
+        return [Refusal(_RESOURCES, str(UnknownReason.NOT_MEASURED), f"container use is not measured: {why.detail}")]
+    case = SizingCase(
+        workload=WorkloadName(facts.kind, facts.name, facts.namespace),
+        shape=pod_shape.shape_of(newest),
+        replicas=max(1, sum(1 for pod in facts.pods if not pod.terminating)),
+        prices=service.prices,
+        engine=target.settings,
+        scalers=target.scalers,
+        rules=target.sizing_rules,
+        vertically_scaled=newest.vertically_scaled,
+        standing=_standing(service, target),
+    )
+    known = {name: history.lifespan for name, history in memory.usage.items()}
+    answers = sizing_advice.advise(case, memory.sizes, known_for=known)
+    return [_named(service, target, answer) for answer in answers]
+
+
+def _named(service: ServiceWork, target: TargetWork, answer: Proposal | Refusal) -> Proposal | Refusal:
+    """Say of which variant a container is, where there are several."""
+    if isinstance(answer, Refusal) or len(service.targets) == 1:
+        return answer
+    return dataclasses.replace(answer, subject=f"{target.target.name}/{answer.subject}")
+
+
+def _standing(service: ServiceWork, target: TargetWork) -> Mapping[tuple[str, Resource], float]:
+    """Return the requests that the object's status proposes."""
+    found: dict[tuple[str, Resource], float] = {}
+    prefix = f"{target.target.name}/" if len(service.targets) > 1 else ""
+    for item in service.obj.status.recommendations:
+        if item.type is not _RESOURCES or not item.subject.startswith(prefix):
             continue
-        answers += right_sizing.recommend(
-            container,
-            history,
-            replicas=max(1, facts.ready_replicas),
-            containers=len(containers),
-            model_server=container.name == target.settings.container,
-        )
-    return answers
+        name = item.subject.removeprefix(prefix)
+        for resource in Resource:
+            if item.setting == f"containers[{name}].requests.{resource}":
+                amount = read_amount(item.proposed)
+                if amount is not None:
+                    found[name, resource] = amount
+    return found

@@ -50,6 +50,12 @@ def shape_of(pod: PodFacts) -> PodShape:
     return PodShape(pod.containers, pod.init_containers, pod.pod_level)
 
 
+def newest(pods: Iterable[PodFacts]) -> PodFacts | None:
+    """Return the pod that was made last, and so after the newest template; None where none has containers."""
+    whole = [pod for pod in pods if pod.containers and not pod.terminating]
+    return max(whole, key=lambda pod: (pod.created, pod.name), default=None)
+
+
 def request_of(container: ContainerFacts, resource: Resource) -> Value:
     """Return a container's request."""
     return container.cpu_request_cores if resource is Resource.CPU else container.memory_request_bytes

@@ -14,7 +14,7 @@ from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal, Savings
 from optiinfra.domain.pod_shape import QosClass, Resource, limit_of, request_of
 from optiinfra.domain.readings import Unknown, UnknownReason
-from optiinfra.domain.sizing_estimate import ContainerEstimate, SizingReason
+from optiinfra.domain.right_sizing import ContainerEstimate, SizingReason
 from optiinfra.domain.sizing_plan import Change, SizingCase, change_of, weighs_most
 from optiinfra.domain.sizing_words import amount
 from optiinfra.domain.units import Ratio, Seconds

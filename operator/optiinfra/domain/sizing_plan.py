@@ -20,7 +20,7 @@ from optiinfra.domain.evidence import RecommendationType, Refusal
 from optiinfra.domain.pod_shape import PodShape, QosClass, Resource, limit_of, request_of
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.resource_patch import HpaPair, WorkloadName, pairs_of
-from optiinfra.domain.sizing_estimate import SizingEstimate, SizingReason
+from optiinfra.domain.right_sizing import SizingEstimate, SizingReason
 from optiinfra.domain.sizing_rules import AllowedRange, NamespaceRules
 from optiinfra.domain.sizing_words import amount, rounded_up
 from optiinfra.domain.units import Ratio

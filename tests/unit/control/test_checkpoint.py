@@ -20,6 +20,9 @@ from optiinfra.control.checkpoint import VERSION, Checkpointer, pack, unpack
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.registry import Registry
+from optiinfra.control.sizing import hear
+from optiinfra.control.usage import UsageSample
+from optiinfra.domain.gpu_use import GpuMoment
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import Column
 from optiinfra.domain.scaling import decide
@@ -66,6 +69,53 @@ def test_what_is_packed_comes_back():
         assert target.scaler.tick == before.scaler.tick > 0
         assert target.scaler.capacity == before.scaler.capacity
         assert target.scaler.to_bytes() == before.scaler.to_bytes()
+
+
+def sized(memory: ObjectMemory, *containers: str, samples: int = 200, step: float = 60.0) -> ObjectMemory:
+    target = memory.target("vllm")
+    for seed, name in enumerate(containers):
+        random, times = Random(seed), [UnixTime(NOW + step * number) for number in range(samples)]
+        readings = [
+            UsageSample(name, time, random.uniform(0.1, 4.0), random.uniform(1e8, 9e9), starting=False)
+            for time in times
+        ]
+        hear(target, readings, (), now=times[-1])
+    target.kills = {"engine": NOW}
+    target.gpu_use.observe([GpuMoment(0.3, 0.6, 20e9)], time=NOW, kv_tokens=1000.0)
+    return memory
+
+
+def test_what_containers_use_comes_back_with_kills_and_gpus():
+    before = sized(remembered(), "engine", "proxy").target("vllm")
+    after = restored(pack(sized(remembered(), "engine", "proxy"))).target("vllm")
+    assert set(after.usage) == {"engine", "proxy"}
+    for name, history in after.usage.items():
+        assert (history.samples, history.last) == (before.usage[name].samples, before.usage[name].last)
+    assert after.kills == {"engine": NOW}
+    assert after.gpu_use.to_bytes() == before.gpu_use.to_bytes()
+
+
+def test_a_target_whose_engines_were_never_heard_keeps_what_it_uses():
+    assert set(restored(pack(sized(ObjectMemory(), "app"))).target("vllm").usage) == {"app"}
+
+
+def test_use_gives_way_before_the_history_of_the_load():
+    memory = sized(remembered(points=200, noise=True), *map(str, range(24)), samples=600, step=7200.0)
+    state = pack(memory)
+    assert len(state) <= STATE_LIMIT_BYTES
+    target = restored(state).target("vllm")
+    assert len(target.history) == len(memory.target("vllm").history)
+    assert 0 < len(target.usage) < 24
+
+
+def test_use_that_was_kept_in_another_way_is_left_out_and_nothing_else():
+    state = orjson.loads(zlib.decompress(pack(sized(remembered(), "engine"))))
+    state["targets"]["vllm"]["usage"]["engine"] = "T0lSVQ=="
+    state["targets"]["vllm"]["gpuUse"] = "T0lSVQ=="
+    target = restored(zlib.compress(orjson.dumps(state))).target("vllm")
+    assert target.usage == {}
+    assert target.gpu_use.last is None
+    assert len(target.history)
 
 
 def test_the_same_memory_packs_to_the_same_bytes():

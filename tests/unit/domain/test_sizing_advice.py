@@ -15,7 +15,7 @@ from optiinfra.domain.evidence import Proposal, Refusal
 from optiinfra.domain.pod_shape import PodShape, QosClass, Resource
 from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
 from optiinfra.domain.resource_patch import WorkloadName
-from optiinfra.domain.sizing_estimate import ContainerEstimate, SizingEstimate, SizingReason
+from optiinfra.domain.right_sizing import ContainerEstimate, SizingEstimate, SizingReason
 from optiinfra.domain.sizing_plan import SizingCase
 from optiinfra.domain.sizing_rules import ContainerPolicy, ContainerRange, NamespaceRules, VerticalScaler
 from optiinfra.domain.workload import ContainerFacts, Place, ScalerFacts, ScalerMetric
