@@ -28,6 +28,7 @@ from optiinfra.cluster.leases import LeaseRecord, Leases
 from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects, Resources
 from optiinfra.cluster.own_scaler import OwnScaler, OwnScalers
+from optiinfra.cluster.price_map import PriceMap
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
 from optiinfra.cluster.usage import Usage
@@ -42,6 +43,7 @@ RELEASES = {
         "externalMetrics.enabled=true",
         "modelConfigMaps.enabled=true",
         f"modelConfigMaps.namespaces={{{OURS}}}",
+        "prices.configMap=node-prices",
         "crds.install=false",
     ],
     "narrow": ["actuation.enabled=true", f"actuation.namespaces={{{OURS}}}", "crds.install=false"],
@@ -408,6 +410,9 @@ async def exercise(client: KubernetesClient, release: str) -> None:
     found = await ModelFiles(client).read(namespace=OURS, name="llama", key="config.json")
     assert isinstance(found, Unknown)
     assert "does not exist" in found.detail  # and not refused
+    prices = await PriceMap(client, namespace=release, name="node-prices").read()
+    assert isinstance(prices, Unknown)
+    assert "does not exist" in prices.detail  # and not refused
     assert isinstance(await Usage(client).pods(OURS), Unknown)  # not served here, and not refused
 
     access = Access(client)

@@ -74,6 +74,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.prices.prometheusTokenSecretName (not .Values.prices.prometheusUrl) -}}
+{{- fail "prices.prometheusTokenSecretName has no effect without prices.prometheusUrl" -}}
+{{- end -}}
 {{- if and $namespaced .Values.externalMetrics.enabled -}}
 {{- fail "externalMetrics.enabled needs scope Cluster: it is one API for the whole cluster" -}}
 {{- end -}}
@@ -172,6 +175,20 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 - {name: OPTIINFRA_LLM_MODEL, value: {{ .Values.insights.model | quote }}}
 - {name: OPTIINFRA_LLM_KEY_FILE, value: /etc/optiinfra/insights/api-key}
 {{- end }}
+{{- with .Values.prices.configMap }}
+- {name: OPTIINFRA_PRICE_CONFIG_MAP, value: {{ . }}}
+{{- end }}
+{{- with .Values.prices.opencostUrl }}
+- {name: OPTIINFRA_OPENCOST_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.prices.prometheusUrl }}
+- {name: OPTIINFRA_PRICE_PROMETHEUS_URL, value: {{ . | quote }}}
+{{- end }}
+{{- if .Values.prices.prometheusTokenSecretName }}
+- {name: OPTIINFRA_PRICE_PROMETHEUS_TOKEN_FILE, value: /etc/optiinfra/prices/token}
+{{- end }}
+- {name: OPTIINFRA_PRICE_CURRENCY, value: {{ .Values.prices.currency }}}
+- {name: OPTIINFRA_LIST_PRICES_ENABLED, value: {{ .Values.prices.listPrices | quote }}}
 {{- range $key, $value := .Values.operator.environment }}
 - {name: {{ $key }}, value: {{ $value | quote }}}
 {{- end }}

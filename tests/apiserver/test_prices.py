@@ -1,0 +1,93 @@
+"""The table of node prices in a ConfigMap of a real API server: read, corrected, missing, wrong; and in the operator.
+
+The last test runs the operator under the chart's rights: a node's price in the status follows the ConfigMap.
+"""
+
+import pytest
+
+from optiinfra.cluster.client import KubernetesClient
+from optiinfra.cluster.price_map import PriceMap
+from optiinfra.control.prices import PriceBoard
+from optiinfra.domain.price_table import PriceTable
+from optiinfra.domain.prices import PriceFault, PriceSource
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.workload import NodeFacts
+
+HEAD = "match,node_hour,gpu_hour,currency,as_of\n"
+
+
+@pytest.fixture
+async def client(apiserver):
+    async with KubernetesClient.from_environment(str(apiserver.kubeconfig)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def put(apiserver, namespace):
+    def create(verb="POST", **parts):
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "node-prices"}, **parts}
+        path = f"/api/v1/namespaces/{namespace}/configmaps" + ("" if verb == "POST" else "/node-prices")
+        apiserver.request(verb, path, body)
+
+    return create
+
+
+async def test_a_table_is_read_with_one_call(apiserver, namespace, put):
+    put(data={"prices.csv": HEAD + "gpu=H100,,2.5,USD,2026-11-01\n", "other": "not looked at"})
+    calls = []
+    async with KubernetesClient.from_environment(
+        str(apiserver.kubeconfig), observe=lambda *call: calls.append(call[:3])
+    ) as observed:
+        found = await PriceMap(observed, namespace=namespace, name="node-prices").read()
+    assert isinstance(found, PriceTable)
+    assert found.name == f"ConfigMap {namespace}/node-prices"
+    assert (found.rows[0].gpu_hour, found.rows[0].as_of) == (2.5, "2026-11-01")
+    assert calls == [("get", "configmaps", 200)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason", "word"),
+    [
+        (None, UnknownReason.NOT_CONFIGURED, "it does not exist; create it with the key prices.csv"),
+        ({}, UnknownReason.NOT_CONFIGURED, "it has no key prices.csv"),
+        ({"binaryData": {"prices.csv": "/w=="}}, UnknownReason.NOT_CONFIGURED, "no key prices.csv"),
+        ({"data": {"prices.csv": ""}}, UnknownReason.INVALID, "the table is empty"),
+        ({"data": {"prices.csv": HEAD + "gpu=H100,,0,USD,\n"}}, UnknownReason.INVALID, "row 2: gpu_hour '0'"),
+        ({"data": {"prices.csv": HEAD + "x" * 300_000}}, UnknownReason.INVALID, "larger than 256 KiB"),
+        # Quotes are two bytes each in the answer.
+        ({"data": {"prices.csv": HEAD, "more": '"' * 600_000}}, UnknownReason.INVALID, "ConfigMap of their own"),
+    ],
+)
+async def test_what_cannot_be_used_says_why(client, namespace, put, parts, reason, word):
+    if parts is not None:
+        put(**parts)
+    found = await PriceMap(client, namespace=namespace, name="node-prices").read()
+    assert isinstance(found, Unknown)
+    assert found.reason is reason
+    assert word in found.detail
+    assert found.detail.startswith(f"ConfigMap {namespace}/node-prices: ")
+
+
+async def test_a_correction_is_seen_and_a_mistake_takes_the_prices_away(client, namespace, put):
+    now = [0.0]
+    board = PriceBoard(
+        table=PriceMap(client, namespace=namespace, name="node-prices").read, clock=lambda: now[0], list_prices=False
+    )
+    node = NodeFacts("n", "", "NVIDIA-H100-80GB-HBM3", 8.0, 100.0, 1e12, ready=True, unschedulable=False)
+
+    async def price():
+        now[0] += 61.0
+        await board.refresh()
+        return board.price({"n": node}, None).nodes["n"]
+
+    missing = await price()
+    assert (missing.fault, "does not exist" in str(missing.hour)) == (PriceFault.SOURCE, True)
+    put(data={"prices.csv": HEAD + "gpu=H100,30,,USD,\n"})
+    assert (await price()).hour == pytest.approx(30.0)
+    put("PUT", data={"prices.csv": HEAD + "gpu=H100,-30,,USD,\n"})
+    wrong = await price()
+    assert (wrong.fault, "row 2: node_hour '-30'" in str(wrong.hour)) == (PriceFault.SOURCE, True)
+    put("PUT", data={"prices.csv": HEAD + "gpu=H100,31,,USD,2026-11-21\n"})
+    right = await price()
+    assert right.hour == pytest.approx(31.0)
+    assert (right.origin.source, right.origin.as_of) == (PriceSource.CONFIG_MAP, "2026-11-21")
