@@ -1,10 +1,10 @@
 """The Vertical Pod Autoscaler's published recommender beside the baseline that right-sizing is compared with.
 
 `python -m bench vpa` (or `python -m bench.vpa`) starts a control plane on loopback with the unmodified recommender,
-tells it ten days of a trace, most of them as history from a double of Prometheus and the newest sample by sample from a
-double of metrics-server, and compares what it writes into the VPA objects with `optiinfra.domain.replay.vpa`. `--usage
-FILE` takes another trace (the format of `optiinfra replay rightsizing`). docs/real-vpa.md says what comes of it;
-`--docs` writes its table.
+tells it the last days of a trace, most of them as history from a double of Prometheus and the newest sample by sample
+from a double of metrics-server, and compares what it writes into the VPA objects with `optiinfra.domain.replay.vpa`.
+`--usage FILE` takes another trace (the format of `optiinfra replay rightsizing`). docs/real-vpa.md says what comes of
+it; `--docs` writes its table.
 """
 
 import argparse
@@ -32,6 +32,7 @@ OWN_TRACE: Final = Path(__file__).resolve().parent / "data" / "gcd2011" / "usage
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "real-vpa.md"
 BEGIN: Final = "<!-- real VPA: written by python -m bench.vpa --docs -->"
 END: Final = "<!-- real VPA: end -->"
+DAYS: Final = 10
 LIVE_DAYS: Final = 2.0
 EVERY: Final = 20
 ALLOWED: Final = 0.001
@@ -65,14 +66,14 @@ def table(done: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
-def told(done: Sequence[Compared], played: Played, *, usage: Path) -> str:
+def told(done: Sequence[Compared], played: Played, *, usage: Path, days: int) -> str:
     """Everything that one run came to, as text."""
     values = sum(one.exact.size for one in done)
     same = sum(int((one.exact == 0.0).sum()) for one in done)
     conditions = (
         f"{datetime.now(UTC):%Y-%m-%d}, Vertical Pod Autoscaler {VERTICAL_POD_AUTOSCALER}, Kubernetes {KUBERNETES}, "
-        f"{usage.name} of {usage.parent.name}, {played.samples} samples told one by one, {len(played.looks)} looks, "
-        f"{played.seconds:.0f} s on {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), "
+        f"{usage.name} of {usage.parent.name}, {days} days, {played.samples} samples of it told one by one, "
+        f"{len(played.looks)} looks, {played.seconds:.0f} s on {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), "
         f"Python {platform.python_version()}."
     )
     return "\n".join(
@@ -108,26 +109,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--usage", type=Path, default=OWN_TRACE, help="time_s,container,cpu_cores,memory_bytes")
     parser.add_argument("--most", type=int, default=6, help="containers of the file to play at most (%(default)s)")
+    parser.add_argument("--days", type=int, default=DAYS, help="the last days of the trace (%(default)s)")
     parser.add_argument("--live-days", type=float, default=LIVE_DAYS, help="told sample by sample (%(default)g)")
     parser.add_argument("--every", type=int, default=EVERY, help="samples between two looks (%(default)s)")
     parser.add_argument("--docs", action="store_true", help=f"write the table of {PAGE.name}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    if not (1 <= options.most <= 50 and 0.5 <= options.live_days <= 7.0 and options.every >= 1):
-        parser.error("--most must be 1 to 50, --live-days 0.5 to 7 and --every at least 1")
+    if not (1 <= options.most <= 50 and 1 <= options.days <= 200 and options.every >= 1):
+        parser.error("--most must be 1 to 50, --days 1 to 200 and --every at least 1")
+    if not 0.5 <= options.live_days <= min(7.0, options.days):
+        parser.error("--live-days must be 0.5 to 7, and not more than --days")
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     try:
         traces = read_usage(options.usage, most=options.most)
-        done, played = run(traces, live_days=options.live_days, every=options.every, say=say)
+        done, played = run(traces, days=options.days, live_days=options.live_days, every=options.every, say=say)
     except UsageFileError as error:
         parser.error(str(error))
     except (ClusterError, BinaryError, DemoError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    found, text = results(done), told(done, played, usage=options.usage)
+    found, text = results(done), told(done, played, usage=options.usage, days=options.days)
     if options.json:
         print(json.dumps([{"name": r.name, "value": r.value, "unit": r.unit, "limit": r.limit} for r in found]))
     else:

@@ -1,7 +1,7 @@
 """What is compared with the real VPA recommender: traces as workloads, some made-up corners, and the baseline's answer.
 
-The trace ends now: its last ten days at most are laid onto the wall clock, the newest of them told one by one and what
-came before as history. The baseline is given exactly what the recommender was told, at the times that it was told for;
+The trace ends now: its last days are laid onto the wall clock, the newest of them told one by one and what came before
+as history. The baseline is given exactly what the recommender was told, at the times that it was told for;
 whether the telling is right is not the question here, the recommender's arithmetic is.
 """
 
@@ -22,8 +22,6 @@ from optiinfra.domain.replay import vpa
 from optiinfra.domain.replay.usage import FloatArray, Usage
 
 STEP: Final = 300.0
-MOST_DAYS: Final = 10.0
-"""What the recommender is told to ask its history for."""
 MOST_ROWS: Final = 5_000_000
 MEBIBYTE: Final = 1024.0**2
 KILL_AT: Final = 100
@@ -101,7 +99,7 @@ def corners(usage: Usage) -> dict[str, list[Usage]]:
     }
 
 
-def workloads_of(traces: dict[str, Usage], *, now: float) -> list[Workload]:
+def workloads_of(traces: dict[str, Usage], *, days: int, now: float) -> list[Workload]:
     """Lay traces and the corners of the first onto the wall clock, so that the newest sample is a few minutes old."""
     last = max(float(usage.time[-1]) for usage in traces.values())
     shift = math.floor(now / STEP) * STEP - STEP - last
@@ -112,7 +110,7 @@ def workloads_of(traces: dict[str, Usage], *, now: float) -> list[Workload]:
         Workload(
             name,
             tuple(
-                Series(name, f"container-{number}", tuple(_samples(usage, shift=shift, begin=last - MOST_DAYS * DAY)))
+                Series(name, f"container-{number}", tuple(_samples(usage, shift=shift, begin=last - days * DAY)))
                 for number, usage in enumerate(containers, 1)
             ),
             request_bytes=request if name == KILLED else None,
@@ -169,15 +167,15 @@ def compared(
 
 
 def run(
-    traces: dict[str, Usage], *, live_days: float, every: int, say: Callable[[str], None] = lambda _: None
+    traces: dict[str, Usage], *, days: int, live_days: float, every: int, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Compared], Played]:
     """Play everything on a cluster of its own and compare; raise ClusterError where it cannot go on."""
     with vpa_cluster(say=say) as cluster:
-        workloads = workloads_of(traces, now=time.time())
+        workloads = workloads_of(traces, days=days, now=time.time())
         newest = max(series.samples[-1].time for workload in workloads for series in workload.series)
         live = newest - live_days * DAY + STEP
         kill = Kill(KILL_AT, KILLED, "container-1")
-        played = play(cluster, workloads, live_from=live, every=every, kills=[kill], say=say)
+        played = play(cluster, workloads, history_days=days, live_from=live, every=every, kills=[kill], say=say)
     done = []
     for workload in workloads:
         request = float(workload.request_bytes or 0)

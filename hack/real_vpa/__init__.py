@@ -7,7 +7,8 @@ with the sample. Nothing here judges a recommendation.
 """
 
 from hack.real_vpa.series import Sample, Series
-from hack.real_vpa.stage import KILL_SECONDS, Kill, Look, Played, Recommended, Workload, play, vpa_cluster
+from hack.real_vpa.stage import KILL_SECONDS, Look, Played, play, vpa_cluster
+from hack.real_vpa.workloads import Kill, Recommended, Workload
 
 __all__ = [
     "KILL_SECONDS",

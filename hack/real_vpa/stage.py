@@ -3,9 +3,7 @@
     with vpa_cluster() as cluster:
         played = play(cluster, workloads, live_from=..., every=12)
 
-The workloads are ReplicaSets: their pods carry just the template's labels, under which the history is found again (the
-hash that a Deployment adds has dashes in its name, which kube-state-metrics writes otherwise). The VPA objects are in
-mode Off, so that nothing but the recommender is asked.
+The recommender is held while anybody looks or does something: a run comes out the same on a slow machine.
 """
 
 import itertools
@@ -24,48 +22,20 @@ from hack.cluster.sessions import session_folder, sweep
 from hack.demo.programs import Programs
 from hack.real_vpa.metrics_api import RECOMMENDER, MetricsApi
 from hack.real_vpa.prometheus import LABELS_METRIC, Prometheus
-from hack.real_vpa.series import Series
-from optiinfra.cluster.quantities import quantity
+from hack.real_vpa.workloads import Kill, Recommended, Workload, autoscaler, labels_of, recommendations, replica_set
 
 CRDS: Final = Path(__file__).with_name("crds.yaml")
 READY_SECONDS: Final = 120.0
-STEP_SECONDS: Final = 10.0
-"""A poll takes some hundredths of a second; a run in which nothing moves for this long is given up."""
+STEP_SECONDS: Final = 60.0
+"""A sample takes some hundredths of a second; a run in which nothing moves for this long is given up."""
 KILL_SECONDS: Final = 1.0
 NOTICE_SECONDS: Final = 1.0
 """Wall time that the recommender gets to hear of a kill from its watch before it is told the next sample."""
-HISTORY: Final = ("10d", "5m")
-"""--history-length and --history-resolution; the defaults are 8d and 1h."""
+RESOLUTION: Final = "5m"
+"""--history-resolution; the default is 1h."""
 _VPAS: Final = "/apis/autoscaling.k8s.io/v1"
 _NAME: Final = "vpa-recommender"
 _numbers: Final = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One ReplicaSet of one pod; each of its series is a container."""
-
-    name: str
-    series: tuple[Series, ...]
-    request_bytes: int | None = None
-    """Memory request of each container; what a kill is counted from when it is more than the use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """A container that is killed for memory KILL_SECONDS after its `number`-th sample (from 0) of the live part."""
-
-    number: int
-    workload: str
-    container: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recommended:
-    """What a VPA object says about one container: (target, lower, upper)."""
-
-    cpu_cores: tuple[float, float, float]
-    memory_bytes: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +73,7 @@ def play(
     cluster: Cluster,
     workloads: Sequence[Workload],
     *,
+    history_days: int,
     live_from: float,
     every: int,
     kills: Sequence[Kill] = (),
@@ -110,10 +81,11 @@ def play(
 ) -> Played:
     """Tell the recommender everything before `live_from` as history and the rest one by one; raise ClusterError.
 
-    The VPA objects are read after the first sample of the live part, after each `every`-th and after the last.
+    It asks for `history_days` (--history-length, by default 8d), which end now. The VPA objects are read after the
+    first sample of the live part, after each `every`-th and after the last.
     """
     began = time.monotonic()
-    run = _Run(cluster, workloads, live_from=live_from, every=every, kills=kills, say=say)
+    run = _Run(cluster, workloads, live_from=live_from, every=every, kills=kills, say=say, history=f"{history_days}d")
     return run.play(began)
 
 
@@ -129,7 +101,9 @@ class _Run:
         every: int,
         kills: Sequence[Kill],
         say: Callable[[str], None],
+        history: str,
     ) -> None:
+        self._history = history
         self._cluster, self._workloads, self._live_from, self._say = cluster, workloads, live_from, say
         self._every, self._kills = every, kills
         self._namespace = f"real-vpa-{os.getpid()}-{next(_numbers)}"
@@ -148,7 +122,7 @@ class _Run:
         prometheus = Prometheus(
             self._series,
             namespace=self._namespace,
-            names=lambda workload: (self._pods[workload], _labels(workload)),
+            names=lambda workload: (self._pods[workload], labels_of(workload)),
             until=self._live_from,
         )
         metrics = MetricsApi(
@@ -179,7 +153,6 @@ class _Run:
         )
 
     def _command(self, prometheus: str) -> list[str]:
-        length, resolution = HISTORY
         kubeconfig = self._cluster.kubeconfig_for(RECOMMENDER, ("system:masters",))
         return [
             str(self._cluster.binary(_NAME)),
@@ -188,9 +161,9 @@ class _Run:
             f"--vpa-object-namespace={self._namespace}",
             "--storage=prometheus",
             f"--prometheus-address={prometheus}",
-            f"--history-length={length}",
-            f"--history-resolution={resolution}",
-            f"--metric-for-pod-labels={LABELS_METRIC}[{length}]",
+            f"--history-length={self._history}",
+            f"--history-resolution={RESOLUTION}",
+            f"--metric-for-pod-labels={LABELS_METRIC}[{self._history}]",
             # As often as it can: it is told the time of a sample with the sample.
             "--recommender-interval=5ms",
             "--kube-api-qps=5000",
@@ -205,8 +178,8 @@ class _Run:
         _wait("the VPA's custom resources", lambda: self._answers(vpas))
         for workload in self._workloads:
             sets = f"/apis/apps/v1/namespaces/{self._namespace}/replicasets"
-            self._cluster.request("POST", sets, _replica_set(workload))
-            self._cluster.request("POST", vpas, _autoscaler(workload.name))
+            self._cluster.request("POST", sets, replica_set(workload))
+            self._cluster.request("POST", vpas, autoscaler(workload.name))
 
         def run() -> bool:
             items = self._cluster.request("GET", f"/api/v1/namespaces/{self._namespace}/pods")["items"]
@@ -232,7 +205,7 @@ class _Run:
             programs.demand()
             if self._progress != seen:
                 seen, moved = self._progress, time.monotonic()
-            limit = READY_SECONDS if seen <= 0 else STEP_SECONDS * 6
+            limit = READY_SECONDS if seen <= 0 else STEP_SECONDS
             if failures() or time.monotonic() - moved > limit:
                 reason = failures()[0] if failures() else f"nothing after sample {seen}: see {programs.log(_NAME)}"
                 raise ClusterError(f"the recommender was not told everything: {reason}")
@@ -257,12 +230,8 @@ class _Run:
         path = f"{_VPAS}/namespaces/{self._namespace}/verticalpodautoscalers"
         found = {}
         for item in self._cluster.request("GET", path)["items"]:
-            recommendation = item.get("status", {}).get("recommendation", {})
-            for one in recommendation.get("containerRecommendations", ()):
-                parts = [one["target"], one["lowerBound"], one["upperBound"]]
-                cpu, memory = ([quantity(part[name]) for part in parts] for name in ("cpu", "memory"))
-                key = (item["metadata"]["name"], one["containerName"])
-                found[key] = Recommended((cpu[0], cpu[1], cpu[2]), (memory[0], memory[1], memory[2]))
+            for container, recommended in recommendations(item).items():
+                found[item["metadata"]["name"], container] = recommended
         return found
 
     def _kill(self, kill: Kill) -> None:
@@ -279,35 +248,6 @@ class _Run:
         body = {"status": {"containerStatuses": statuses}}
         self._cluster.request("PATCH", path, body, content_type="application/merge-patch+json")
         time.sleep(NOTICE_SECONDS)
-
-
-def _labels(workload: str) -> dict[str, str]:
-    return {"app": workload}
-
-
-def _replica_set(workload: Workload) -> dict[str, Any]:
-    resources = {} if workload.request_bytes is None else {"requests": {"memory": str(workload.request_bytes)}}
-    containers = [{"name": one.container, "image": "none", "resources": resources} for one in workload.series]
-    return {
-        "metadata": {"name": workload.name},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": _labels(workload.name)},
-            "template": {"metadata": {"labels": _labels(workload.name)}, "spec": {"containers": containers}},
-        },
-    }
-
-
-def _autoscaler(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "autoscaling.k8s.io/v1",
-        "kind": "VerticalPodAutoscaler",
-        "metadata": {"name": name},
-        "spec": {
-            "targetRef": {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name},
-            "updatePolicy": {"updateMode": "Off"},
-        },
-    }
 
 
 def _wait(what: str, is_ready: Callable[[], bool]) -> None:

@@ -9,16 +9,16 @@ import math
 import numpy as np
 import pytest
 
-from bench.vpa import ALLOWED, OWN_TRACE, largest
+from bench.vpa import ALLOWED, DAYS, OWN_TRACE, largest
 from bench.vpa_runs import KILL_AT, KILLED, MEBIBYTE, STEP, read_usage, run
 from hack.binaries import ensure
 from optiinfra.domain.histogram import DAY
 from optiinfra.domain.replay import vpa
 from optiinfra.domain.replay.usage import Usage
 
-DAYS = 1.0
+LIVE_DAYS = 1.0
 EVERY = 12
-SAMPLES = round(DAYS * DAY / STEP)
+SAMPLES = round(LIVE_DAYS * DAY / STEP)
 ONE_BUCKET = 0.07
 """A bucket is 5 % wider than the one before; so are the ends of the smallest, and a little more."""
 pytestmark = pytest.mark.timeout(900)
@@ -34,7 +34,7 @@ def played(traces):
     ensure(
         ["etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kwok", "vpa-recommender"]
     )
-    return run(traces, live_days=DAYS, every=EVERY, say=print)
+    return run(traces, days=DAYS, live_days=LIVE_DAYS, every=EVERY, say=print)
 
 
 @pytest.fixture(scope="module")

@@ -120,9 +120,9 @@ class Recommender:
 
     def recommendation(self, *, containers=1):
         days = min((self.times[-1] - self.times[0]) / DAY, len(self.times) / 1440.0) if self.times else 0.0
-        cpu = self.bounds(self.cpu, CPU_BUCKETS, days, unit=1000.0, least=math.trunc(25.0 / containers))
-        memory = self.bounds(self.memory, MEMORY_BUCKETS, days, unit=1.0, least=math.trunc(250 * MEBIBYTE / containers))
-        return cpu, memory
+        least = math.trunc(25.0 / containers), math.trunc(250 * MEBIBYTE / containers)
+        cpu = self.bounds(self.cpu, CPU_BUCKETS, days, unit=1000.0, least=least[0])
+        return cpu, self.bounds(self.memory, MEMORY_BUCKETS, days, unit=1.0, least=least[1])
 
     @staticmethod
     def bounds(weights, buckets, days, *, unit, least):
@@ -173,6 +173,21 @@ def test_whole_histories_at_once_are_the_recommender_s_own_steps(history, contai
         for bounds, expected in zip((found.cpu, found.memory), one.recommendation(containers=containers), strict=True):
             values = [bounds.target[decision], bounds.lower[decision], bounds.upper[decision]]
             assert values == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(50, 130))
+def test_targets_and_upper_bounds_are_its_own_steps_after_months(seed, days):
+    random = np.random.default_rng(seed)
+    count = days * 4
+    history = Usage(np.arange(count) * DAY / 4.0, random.gamma(1.0, 1.0, count), random.gamma(3.0, 1e9, count))
+    found = vpa.recommend(history, at=history.midnights())
+    one = Recommender()
+    for decision, day in enumerate(np.split(np.arange(count), days)[:-1]):
+        for sample in day:
+            one.observe(history.time[sample], history.cpu_cores[sample], history.memory_bytes[sample])
+        expected = one.recommendation()[1]
+        assert [found.memory.target[decision], found.memory.upper[decision]] == [expected[0], expected[2]]
 
 
 @settings(deadline=None, max_examples=30)

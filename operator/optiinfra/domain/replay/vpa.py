@@ -7,11 +7,12 @@ the published program itself. It is a yardstick: nothing in the operator decides
 history of usage shows them: the updater, limits and policies of a VPA object, and the recommender's rule that a
 histogram forgets its outermost buckets once they weigh less than a 10,000th (after 100 half-lives; no percentile moves
 by it). After 50 days the newest memory peak weighs as much as all before it together: whether the lower bound follows
-it is then a matter of rounding, there as here.
+it is then a matter of the last bits of their sums, there as here. Targets and upper bounds know no such doubt.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -116,6 +117,13 @@ def _buckets(values: FloatArray, buckets: Buckets) -> IntArray:
     return found
 
 
+@lru_cache(maxsize=4)
+def _ends(buckets: Buckets) -> FloatArray:
+    """Return where each bucket ends; the open last one counts with its start."""
+    starts = np.array([buckets.start(bucket) for bucket in range(buckets.count)])
+    return np.append(starts[1:], starts[-1])
+
+
 def _percentiles(weights: FloatArray, buckets: Buckets) -> FloatArray:
     """Return (3, decisions): the ends of the buckets with target, lower and upper; NaN where a histogram is empty.
 
@@ -126,9 +134,7 @@ def _percentiles(weights: FloatArray, buckets: Buckets) -> FloatArray:
     filled = weights > 0.0
     first = filled.argmax(axis=1)
     last = weights.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
-    ends = np.array([buckets.start(bucket + 1) for bucket in range(buckets.count - 1)])
-    ends = np.append(ends, buckets.start(buckets.count - 1))
-    found = []
+    ends, found = _ends(buckets), []
     for share in (TARGET_SHARE, LOWER_SHARE, UPPER_SHARE):
         reached = (sums >= (share * total)[:, None]).argmax(axis=1)
         found.append(np.where(total > 0.0, ends[np.clip(reached, first, last)], np.nan))
