@@ -1,4 +1,4 @@
-"""What the decisions cost: a fleet of workloads, a cluster of nodes, histories and sketches, timed on one core.
+"""What the decisions cost: a fleet of workloads, histories and sketches, timed on one core.
 
 `python -m bench.domain` prints a table, `--json` the same for machines. Inputs are made up and seeded; they measure
 time and size, not quality. The limits that the project promises are printed beside the figures they are about, and
@@ -11,11 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import numpy as np
 
-from optiinfra.domain.consolidation import plan
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.history import MOST_BYTES, POINTS, LoadHistory
 from optiinfra.domain.readings import Unknown, UnknownReason
@@ -24,7 +22,7 @@ from optiinfra.domain.right_sizing import ContainerUsage, ContainerUsageHistory,
 from optiinfra.domain.scaling import ScalerMemory, ScalingDecision, ScalingInput, decide
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.domain.workload import ContainerFacts, NodeFacts, PodFacts
+from optiinfra.domain.workload import ContainerFacts
 
 NOW = UnixTime(1.7e9 - 1.7e9 % 15.0)
 STEP = 15.0
@@ -135,50 +133,6 @@ def fleet(rng: np.random.Generator, *, size: int) -> list[ScalingInput]:
     ]
 
 
-def cluster(rng: np.random.Generator, *, size: int, packed: bool, pools: int) -> list[NodeFacts]:
-    """GPU nodes in some pools; packed ones have odd remainders, so that hardly a pod finds a place."""
-    nodes = []
-    for index in range(size):
-        pods, left = [], 8.0
-        for number in range(8):
-            gpus = float(rng.choice([3.0, 5.0] if packed else [1.0, 1.0, 2.0, 4.0]))
-            if gpus > left or (not packed and rng.random() < 0.4):
-                continue
-            left -= gpus
-            pods.append(
-                PodFacts(
-                    name=f"p{index}-{number}",
-                    uid=f"{index}-{number}",
-                    ip="10.0.0.1",
-                    node=f"n{index}",
-                    phase="Running",
-                    ready=True,
-                    terminating=False,
-                    created=NOW,
-                    became_ready=NOW,
-                    gpus=gpus,
-                    blockers=("PDB",) if rng.random() < 0.05 else (),
-                    cpu_request_cores=float(rng.uniform(1.0, 12.0)),
-                    memory_request_bytes=float(rng.uniform(8.0, 96.0)) * GIB,
-                    namespace="inference",
-                )
-            )
-        nodes.append(
-            NodeFacts(
-                name=f"n{index:05d}",
-                pool=f"pool-{index % pools}",
-                gpu_model="H100",
-                gpus=8.0,
-                cpu_cores=96.0,
-                memory_bytes=1024.0 * GIB,
-                ready=True,
-                unschedulable=False,
-                pods=tuple(pods),
-            )
-        )
-    return nodes
-
-
 def scaling_results(rng: np.random.Generator, *, size: int) -> list[Result]:
     """Deciding for a fleet, with what a decision remembers taken apart and put together."""
     inputs = fleet(rng, size=size)
@@ -188,18 +142,6 @@ def scaling_results(rng: np.random.Generator, *, size: int) -> list[Result]:
         Result(f"decide, {size} workloads ({changed} changes)", timed(lambda: decide(inputs, now=NOW)), "s", 10.0),
         Result("decide, one workload", timed(lambda: decide(inputs[:1], now=NOW), times=50) * 1e3, "ms", 5.0),
     ]
-
-
-def consolidation_results(rng: np.random.Generator, *, size: int) -> list[Result]:
-    """Planning for a large cluster."""
-    results = []
-    for name, packed, pools in (("half empty", False, 5), ("packed", True, 5), ("half empty, one pool", False, 1)):
-        nodes = cluster(rng, size=size, packed=packed, pools=pools)
-        result = plan(nodes, now=NOW, max_moves=10**6)
-        label = f"consolidation, {size} nodes {name} ({len(result.freed)} freed, {len(result.moves)} moves)"
-        work = partial(plan, nodes, now=NOW, max_moves=10**6)
-        results.append(Result(label, timed(work), "s", 1.0))
-    return results
 
 
 def history_results(rng: np.random.Generator) -> list[Result]:
@@ -248,13 +190,12 @@ def right_sizing_results(rng: np.random.Generator) -> list[Result]:
 def main() -> int:
     """Run all and print; 1 when a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=5000, help="workloads and nodes (default 5000)")
+    parser.add_argument("--size", type=int, default=5000, help="workloads (default 5000)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     rng = np.random.default_rng(1)
     results = [
         *scaling_results(rng, size=options.size),
-        *consolidation_results(rng, size=options.size),
         *history_results(rng),
         *right_sizing_results(rng),
     ]

@@ -30,6 +30,7 @@ class ConditionType(StrEnum):
     INSIGHTS_AVAILABLE = "InsightsAvailable"
     ACTUATION_EFFECTIVE = "ActuationEffective"
     PRICES_KNOWN = "PricesKnown"
+    WITHIN_LIMITS = "WithinLimits"
     DEGRADED = "Degraded"
 
 

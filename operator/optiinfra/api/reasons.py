@@ -44,6 +44,10 @@ class Reason(StrEnum):
     ENGINE_REFUSED = "EngineRefused"
     AGENT_UNREACHABLE = "AgentUnreachable"
     METRICS_STALE = "MetricsStale"
+    INVALID_DATA = "InvalidData"
+    # limits of pools
+    POOL_OVER_LIMIT = "PoolOverLimit"
+    POOL_OVER_BUDGET = "PoolOverBudget"
     # insights
     NOT_CONFIGURED = "NotConfigured"
     DISABLED = "Disabled"
@@ -202,6 +206,18 @@ EXPLANATIONS: Final = {
     Reason.KILL_SWITCH: Explanation(
         "The operator's kill switch is on: nothing is written into users' objects.",
         "Remove the annotation optiinfra.io/kill-switch from the operator's Lease.",
+    ),
+    Reason.INVALID_DATA: Explanation(
+        "What is known of nodes and pods cannot be so; nothing is proposed about what it concerns.",
+        "Correct what the message names; what was torn for a moment passes by itself.",
+    ),
+    Reason.POOL_OVER_LIMIT: Explanation(
+        "A pool has more GPUs than its maxGpus allows; nothing is done about it.",
+        "Remove nodes (status.consolidation names those that can go), or raise maxGpus of the pool.",
+    ),
+    Reason.POOL_OVER_BUDGET: Explanation(
+        "A pool costs more a month than its monthlyBudget allows; nothing is done about it.",
+        "Remove nodes (status.consolidation names those that can go), or raise monthlyBudget of the pool.",
     ),
     Reason.PRICE_MISSING: Explanation(
         "Nobody says what something costs, so what it costs and saves is not told in money.",

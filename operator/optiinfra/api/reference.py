@@ -33,6 +33,7 @@ _CONDITIONS: Final = {
     ConditionType.INSIGHTS_AVAILABLE: "Whether a language model explains the recommendations.",
     ConditionType.ACTUATION_EFFECTIVE: "Whether what runs follows what was decided.",
     ConditionType.PRICES_KNOWN: "Whether every node that is paid for has a price.",
+    ConditionType.WITHIN_LIMITS: "Whether all pools keep within their maxGpus and monthlyBudget.",
     ConditionType.DEGRADED: "True while only a part of the work can be done.",
 }
 

@@ -42,6 +42,9 @@ _BOOKED: Final = {
 }
 """By part of the ledger: what its entries and totals have come to."""
 
+_SLOW: Final = frozenset({"steps", "fullness"})
+"""Parts whose words change as pods come and go: they are written as numbers are."""
+
 _FORECAST = "forecast"
 """Its words are what numbers made of them."""
 
@@ -93,7 +96,9 @@ def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> A
             return {
                 name: _reduced(part, name, key or parent, numbers=numbers)
                 for name, part in value.items()
-                if name not in _BACKGROUND and name not in _BOOKED.get(key or parent, ())
+                if name not in _BACKGROUND
+                and (numbers or name not in _SLOW)
+                and name not in _BOOKED.get(key or parent, ())
             }
         case list():
             return [_reduced(part, "", key or parent, numbers=numbers) for part in value]

@@ -9,13 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optiinfra.control import costs, engine_analysis, gpu_share, replicas, sizing
+from optiinfra.control import consolidation, costs, engine_analysis, gpu_share, replicas, sizing
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.surroundings import container_cpu, surroundings_of
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
-    consolidation,
     idle,
     signals,
     utilization,
@@ -23,7 +22,6 @@ from optiinfra.domain import (
 from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import (
     Direction,
-    Evidence,
     Finding,
     FindingType,
     Proposal,
@@ -162,8 +160,7 @@ def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> No
     if spec.idle_gpus.enabled:
         proposals += _idle(cluster, now=now, times=times)
     if spec.consolidation.enabled and nodes:
-        cluster.plan = consolidation.plan(nodes, now=now, max_moves=_most_moves(nodes))
-        proposals += _emptyable(cluster, window=spec.consolidation.window.seconds, now=now)
+        proposals += consolidation.consolidate(cluster, now=now)
     cluster.proposals = tuple(proposals)
 
 
@@ -215,52 +212,3 @@ def _idle_gpus(cluster: ClusterWork, node: NodeFacts, judged: Sequence[idle.GpuV
             subject=node.name,
         )
     ]
-
-
-def _most_moves(nodes: Sequence[object]) -> int:
-    # A plan that moves more pods than there are nodes is a migration, not a clean-up.
-    return max(16, len(nodes))
-
-
-def _emptyable(cluster: ClusterWork, *, window: Seconds, now: UnixTime) -> list[Proposal]:
-    assert cluster.plan is not None
-    since = cluster.memory.emptyable_since
-    freed = {node.node: node for node in cluster.plan.freed}
-    for gone in [name for name in since if name not in freed]:
-        del since[gone]
-    proposals = []
-    for name, node in freed.items():
-        first = since.setdefault(name, now)
-        facts = cluster.nodes[name]
-        stood = now - first
-        if stood < window:
-            continue
-        evidence: tuple[Evidence, ...] = (
-            Evidence("node_gpus", float(node.gpus), "gpus", Seconds(0.0), "kubernetes"),
-            Evidence("pods_to_move", float(node.moves), "", Seconds(0.0), "derived"),
-            Evidence("emptyable_for", stood, "seconds", Seconds(stood), "derived"),
-        )
-        proposals.append(
-            Proposal(
-                type=RecommendationType.CONSOLIDATION,
-                reason=str(FindingType.EMPTYABLE_NODE),
-                message=f"node {name} with {node.gpus:g} GPUs could be emptied by moving {node.moves} pods elsewhere",
-                setting="node",
-                current="in use",
-                proposed="removed",
-                lower="removed",
-                upper="removed",
-                direction=Direction.NONE,
-                confidence=Ratio(0.8 if node.moves else 0.9),
-                evidence=evidence,
-                savings=saving(
-                    cluster.prices.get(node.pool, cluster.prices[""]),
-                    gpus=float(node.gpus),
-                    gpu_model=node.gpu_model,
-                    cpu_cores=facts.cpu_cores,
-                    memory_bytes=facts.memory_bytes,
-                ),
-                subject=name,
-            )
-        )
-    return proposals

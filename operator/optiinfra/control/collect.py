@@ -17,6 +17,7 @@ from optiinfra.api.v1alpha1.cluster_resource_optimization import Pool
 from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
+from optiinfra.control.consolidation import serving_of, with_gpu_model
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.memory import ObjectMemory
@@ -33,6 +34,7 @@ from optiinfra.domain import groups
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.history import DEFAULT_STEP
 from optiinfra.domain.list_prices import CURRENCY
+from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts, WorkloadFacts
 
@@ -45,6 +47,12 @@ class ClusterView(Protocol):
 
     def nodes(self) -> Mapping[str, NodeFacts]:
         """All nodes with their pods; empty with scope Namespaces."""
+
+    def unplaced(self) -> tuple[PodFacts, ...]:
+        """Pods that have no node yet."""
+
+    def budgets(self) -> tuple[DisruptionBudget, ...]:
+        """All disruption budgets."""
 
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         """HPAs that target a workload."""
@@ -90,7 +98,9 @@ class Collector:
         joined: dict[str, NodeFacts] = {}
         for name, node in self.cluster.nodes().items():
             readings, error = self.snapshots.agent(name)
-            joined[name] = dataclasses.replace(node, pool=_pool_of(node, pools), agent=readings, agent_error=error)
+            known = dataclasses.replace(node, pool=_pool_of(node, pools), agent=readings, agent_error=error)
+            stated = next((pool.gpu_model for pool in pools if pool.name == known.pool), "")
+            joined[name] = with_gpu_model(known, stated)
         return joined
 
     def _service(
@@ -167,7 +177,17 @@ class Collector:
     def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
         memory = self.memories.setdefault(key, ObjectMemory())
         priced = self.prices.price(nodes, obj.spec)
-        return ClusterWork(key=key, obj=obj, memory=memory, nodes=nodes, prices=priced.pools, node_prices=priced.nodes)
+        return ClusterWork(
+            key=key,
+            obj=obj,
+            memory=memory,
+            nodes=nodes,
+            prices=priced.pools,
+            node_prices=priced.nodes,
+            waiting=self.cluster.unplaced(),
+            budgets=self.cluster.budgets(),
+            serving=serving_of(nodes.values(), self.snapshots, now=UnixTime(self.clock())),
+        )
 
 
 def _step(settings: Settings) -> Seconds:

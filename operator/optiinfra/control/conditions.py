@@ -4,6 +4,7 @@ from typing import Protocol
 
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
 from optiinfra.api.reasons import EXPLANATIONS, Reason
+from optiinfra.control.pool_limits import within_limits
 from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork
 from optiinfra.domain.prices import PriceFault
 from optiinfra.domain.readings import Unknown, UnknownReason
@@ -197,8 +198,18 @@ def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
         measured,
         analysis,
         prices,
-        Wanted(ConditionType.DEGRADED, _NO, Reason.SUCCEEDED),
+        within_limits(cluster),
+        _doubts(cluster),
     ]
+
+
+def _doubts(cluster: ClusterWork) -> Wanted:
+    """Judge whether what is known of the nodes can be so."""
+    if not cluster.doubts:
+        return Wanted(ConditionType.DEGRADED, _NO, Reason.SUCCEEDED)
+    more = f" (and {len(cluster.doubts) - 1} more)" if len(cluster.doubts) > 1 else ""
+    text = f"{cluster.doubts[0]}{more}. Nothing is proposed about what this concerns."
+    return Wanted(ConditionType.DEGRADED, _YES, Reason.INVALID_DATA, text)
 
 
 _BY_FAULT = {

@@ -8,6 +8,7 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from optiinfra.domain.consolidation import ConsolidationPlan
 from optiinfra.domain.evidence import Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
@@ -90,6 +91,10 @@ class ObjectMemory:
     """GPUs by uuid and since when they are known to be idle."""
     emptyable_since: dict[str, float] = field(default_factory=dict)
     """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
+    drain: ConsolidationPlan | None = None
+    """The last plan; None before the first, and after the clock went astray."""
+    drain_seconds: float = 0.0
+    """CPU time that it took to make."""
     findings: tuple[tuple[str, str], ...] = ()
     """(type, reason) of the findings of the last round, for the metrics."""
     recommended: tuple[str, ...] = ()

@@ -17,11 +17,13 @@ from optiinfra.control.memory import ObjectMemory, TargetMemory
 from optiinfra.control.model_files import ModelFile
 from optiinfra.control.registry import Broken
 from optiinfra.domain.bottleneck import Diagnosis
-from optiinfra.domain.consolidation import ConsolidationPlan
+from optiinfra.domain.consolidation import ConsolidationPlan, Serving
+from optiinfra.domain.consolidation.scheduling import Habit
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Finding, Proposal, Refusal
 from optiinfra.domain.idle import GpuVerdict
+from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.policy import Clamped, Limits, Permission
 from optiinfra.domain.prices import NodePrice
 from optiinfra.domain.readings import Unknown
@@ -33,7 +35,7 @@ from optiinfra.domain.start_up_summary import StartUp
 from optiinfra.domain.surroundings import Surroundings
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.utilization import Utilization
-from optiinfra.domain.workload import NodeFacts, ScalerFacts, WorkloadFacts
+from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts, WorkloadFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,18 @@ class ClusterWork:
     verdicts: tuple[GpuVerdict, ...] = ()
     idle: frozenset[str] = frozenset()
     """GPUs that were idle for the object's whole window."""
+    waiting: tuple[PodFacts, ...] = ()
+    """Pods that have no node yet."""
+    budgets: tuple[DisruptionBudget, ...] = ()
+    serving: Mapping[str, Serving] = field(default_factory=dict)
+    """What is measured of pods with GPUs, by uid."""
     plan: ConsolidationPlan | None = None
+    due: tuple[str, ...] = ()
+    """Nodes of the plan that could be emptied for the whole window: the first ones of it."""
+    habit: Habit | Unknown | None = None
+    """How the scheduler fills nodes; None where nobody asked."""
+    doubts: tuple[str, ...] = ()
+    """What cannot be so in what is known of the nodes; nothing is proposed about it."""
     proposals: tuple[Proposal, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -23,6 +23,7 @@ from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import Work
 from optiinfra.domain.model_facts import ModelFacts
+from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
@@ -81,6 +82,12 @@ class World:
 
     def nodes(self) -> Mapping[str, NodeFacts]:
         return self.all_nodes
+
+    def unplaced(self) -> tuple[PodFacts, ...]:
+        return ()
+
+    def budgets(self) -> tuple[DisruptionBudget, ...]:
+        return ()
 
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         return self.scalers

@@ -11,6 +11,7 @@ from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.conditions import Condition
 from optiinfra.api.scalars import Amount, Duration, Label, Share, Text, Time, Url
 from optiinfra.api.v1alpha1.common import InsightsSpec, Mode, ObjectivesSpec, PolicySpec, Prices
+from optiinfra.api.v1alpha1.consolidation_status import ConsolidationStatus
 from optiinfra.api.v1alpha1.cost import MAX_SOURCES, PriceSourceStatus
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus
@@ -222,6 +223,8 @@ class ClusterResourceOptimizationStatus(ApiModel):
     """Proposed changes."""
     refusals: Annotated[tuple[RefusalStatus, ...], Field(max_length=MAX_REFUSALS, json_schema_extra=ATOMIC)] = ()
     """What was considered and not proposed, and why."""
+    consolidation: ConsolidationStatus | None = None
+    """Nodes to free and how; absent while there is no plan."""
     actions: Annotated[tuple[ActionStatus, ...], Field(max_length=MAX_ACTIONS, json_schema_extra=MAP_BY_ID)] = ()
     """What was done, latest last."""
     used_approvals: Annotated[
