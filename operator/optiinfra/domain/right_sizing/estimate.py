@@ -41,6 +41,8 @@ START_UP_ROOM: Final = 1.1
 _CLOCK: Final = 120.0
 _CPU_TRUST, _MEMORY_TRUST = 5.0, 10.0
 """Days of over-time, days exceeded: what the curves are trusted for before experience outweighs them."""
+_CPU_BEFORE, _MEMORY_BEFORE = 1.3, 1.0
+"""How many times as often as its curve says over-time was found where nothing is judged yet, over several fleets."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.5, 3.0
 
 
@@ -91,7 +93,11 @@ def _resource(
     allowed = policy.cpu_over_time if is_cpu else policy.memory_exceedance
     most = policy.most_cpu_over_time if is_cpu else policy.most_memory_exceedance
     judged = [one.cpu_judged if is_cpu else one.memory_judged for one in kept]
-    factor = _experience(judged, trust=_CPU_TRUST if is_cpu else _MEMORY_TRUST)
+    factor = (
+        _experience(judged, trust=_CPU_TRUST, before=_CPU_BEFORE)
+        if is_cpu
+        else _experience(judged, trust=_MEMORY_TRUST, before=_MEMORY_BEFORE)
+    )
     for begin in range(0, len(known), CHUNK):
         part = known[begin : begin + CHUNK]
         rows = (_cpu_rows if is_cpu else _memory_rows)([kept[row] for row in part], now=now)
@@ -120,10 +126,10 @@ def _unknown(one: Kept, resource: Resource, *, now: float) -> Unknown | None:
     return None if measured else Unknown(UnknownReason.NOT_MEASURED, f"no use of {resource} was measured")
 
 
-def _experience(judged: list[Judged], *, trust: float) -> float:
-    """How many times as often as stated the advice was exceeded, leaning to 1 while little was judged."""
+def _experience(judged: list[Judged], *, trust: float, before: float) -> float:
+    """How many times as often as stated the advice was exceeded, leaning to `before` while little was judged."""
     exceeded, stated = sum(one.exceeded for one in judged), sum(one.stated for one in judged)
-    return min(max((exceeded + trust) / (stated + trust), _LEAST_FACTOR), _MOST_FACTOR)
+    return min(max((exceeded + before * trust) / (stated + trust), _LEAST_FACTOR), _MOST_FACTOR)
 
 
 def _known_days(values: FloatArray, kept: list[Kept]) -> FloatArray:

@@ -2,7 +2,7 @@
 
 The fast one (half a day) knows the level of now, the slow one (a fortnight) how high the container gets at times. Half
 of each told the next day's over-time better than any single half-life or percentile did (docs/design). Buckets grow by
-5 %, from a millicore on, so that side-cars are told apart. Weights are relative to the beginning of the running day.
+4 %, from two millicores on, so that side-cars are told apart. Weights are relative to the beginning of the running day.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from optiinfra.domain.histogram import DAY, Buckets, InvalidCheckpointError, inflate
 
 FloatArray = npt.NDArray[np.float64]
-BUCKETS: Final = Buckets(first=0.001, largest=1000.0)
+BUCKETS: Final = Buckets(first=0.002, largest=512.0, growth=1.04)
 """Cores."""
 COUNT: Final = BUCKETS.count
 EDGES: Final[FloatArray] = np.array([BUCKETS.start(bucket + 1) for bucket in range(COUNT)])
