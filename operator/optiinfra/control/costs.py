@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from optiinfra import metrics
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain.groups import count_groups
-from optiinfra.domain.prices import NodePrice, Origin
+from optiinfra.domain.prices import Origin
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.service_cost import ServiceCost, troubles
 from optiinfra.domain.start_up import replica_pods
@@ -105,11 +105,3 @@ def show(costs: Iterable[tuple[str, str, ServiceCost]], pools: Mapping[tuple[str
     for (pool, currency), hour in pools.items():
         if not isinstance(hour, Unknown):
             metrics.POOL_COST.labels(pool, currency).set(hour)
-
-
-def count_sources(prices: Mapping[str, NodePrice]) -> None:
-    """Set the gauge of nodes by the source of their price; those without one count as None."""
-    metrics.PRICED_NODES.clear()
-    sources = Counter("None" if price.fault is not None else str(price.origin.source) for price in prices.values())
-    for source, count in sources.items():
-        metrics.PRICED_NODES.labels(source).set(count)

@@ -8,6 +8,7 @@ nobody. Everything else that is wrong makes the source's nodes unknown, never an
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -163,6 +164,10 @@ class PriceBoard:
         lists = {pool: pool_price_list(book, pool, by_pool.get(pool, ()), prices) for pool in map(str, pools)}
         priced = PricedNodes(book, prices, lists)
         self._last = (signature, priced)
+        sources = Counter("None" if price.fault is not None else str(price.origin.source) for price in prices.values())
+        metrics.PRICED_NODES.clear()
+        for source, count in sources.items():
+            metrics.PRICED_NODES.labels(source).set(count)
         return priced
 
 
