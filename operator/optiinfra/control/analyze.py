@@ -4,12 +4,11 @@ Nothing here waits, reads a clock or touches the cluster. One object that makes 
 problem (`AnalysisFailed`, with the traceback in the log); the others go on.
 """
 
-import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optiinfra.control import consolidation, costs, engine_analysis, gpu_share, replicas, sizing
+from optiinfra.control import consolidation, costs, engine_analysis, gpu_share, idle_gpus, replicas, sizing
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.surroundings import container_cpu, surroundings_of
@@ -19,17 +18,9 @@ from optiinfra.domain import (
     signals,
     utilization,
 )
-from optiinfra.domain.cost import saving
-from optiinfra.domain.evidence import (
-    Direction,
-    Finding,
-    FindingType,
-    Proposal,
-    RecommendationType,
-    Refusal,
-)
+from optiinfra.domain.evidence import Finding, Proposal, Refusal
 from optiinfra.domain.groups import counted_pages
-from optiinfra.domain.units import Ratio, Seconds, UnixTime
+from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import NodeFacts
 from optiinfra.engines import settings as engine_settings
 
@@ -55,12 +46,7 @@ class AnalysisTimes:
     @property
     def idle_policy(self) -> idle.IdlePolicy:
         """From when a GPU counts as idle."""
-        built_in = idle.IdlePolicy()
-        return dataclasses.replace(
-            built_in,
-            minimum_span=self.idle_span,
-            warm_up=Seconds(min(built_in.warm_up, self.idle_span)),
-        )
+        return idle.IdlePolicy.of_span(self.idle_span)
 
 
 def analyze(work: Work, times: AnalysisTimes) -> Work:
@@ -158,57 +144,10 @@ def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> No
     )
     proposals: list[Proposal] = []
     if spec.idle_gpus.enabled:
-        proposals += _idle(cluster, now=now, times=times)
+        idle_gpus.judge(cluster, now=now, stale_after=times.stale_after, policy=times.idle_policy)
     if spec.consolidation.enabled and nodes:
         proposals += consolidation.consolidate(cluster, now=now)
+    if spec.idle_gpus.enabled:
+        # After the consolidation: the money of a node that it would free is counted there.
+        proposals += idle_gpus.propose(cluster)
     cluster.proposals = tuple(proposals)
-
-
-def _idle(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> list[Proposal]:
-    """Judge every GPU, and propose those that were idle for the whole window."""
-    window = cluster.obj.spec.idle_gpus.window.seconds
-    by_node: list[tuple[NodeFacts, tuple[idle.GpuVerdict, ...]]] = []
-    for node in cluster.nodes.values():
-        judged = idle.verdicts(node, now=now, window=window, stale_after=times.stale_after, policy=times.idle_policy)
-        by_node.append((node, judged))
-        cluster.verdicts += judged
-        cluster.findings += idle.node_findings(judged)
-    # Snapshots reach back half an hour; a longer window is remembered round by round. Whatever is not surely idle,
-    # missing data too, begins anew.
-    since = cluster.memory.idle_since
-    spans = {
-        verdict.uuid: verdict.evidence[0].window for verdict in cluster.verdicts if verdict.state in idle.IDLE_STATES
-    }
-    for gone in [uuid for uuid in since if uuid not in spans]:
-        del since[gone]
-    for uuid, span in spans.items():
-        since.setdefault(uuid, now - span)
-    cluster.idle = frozenset(uuid for uuid, first in since.items() if now - first >= window)
-    return [proposal for node, judged in by_node for proposal in _idle_gpus(cluster, node, judged)]
-
-
-def _idle_gpus(cluster: ClusterWork, node: NodeFacts, judged: Sequence[idle.GpuVerdict]) -> list[Proposal]:
-    surest = [verdict for verdict in judged if verdict.uuid in cluster.idle]
-    count = len(surest)
-    if not count:
-        return []
-    held = sum(1 for verdict in surest if verdict.pod)
-    return [
-        Proposal(
-            type=RecommendationType.IDLE_GPU,
-            reason=str(FindingType.IDLE_GPU),
-            message=f"{count} GPUs of node {node.name} did nothing for the whole window; pods hold {held} of them",
-            setting="gpus",
-            current=f"{count} idle",
-            proposed="freed",
-            lower="freed",
-            upper="freed",
-            direction=Direction.NONE,
-            confidence=Ratio(min(verdict.confidence for verdict in surest)),
-            evidence=surest[0].evidence,
-            savings=saving(
-                cluster.prices.get(node.pool, cluster.prices[""]), gpus=float(count), gpu_model=node.gpu_model
-            ),
-            subject=node.name,
-        )
-    ]

@@ -18,6 +18,7 @@ from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.consolidation import serving_of, with_gpu_model
+from optiinfra.control.idle_gpus import engines_of, services_of
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.memory import ObjectMemory
@@ -177,6 +178,7 @@ class Collector:
     def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
         memory = self.memories.setdefault(key, ObjectMemory())
         priced = self.prices.price(nodes, obj.spec)
+        services = services_of(self.registry.services())
         return ClusterWork(
             key=key,
             obj=obj,
@@ -187,6 +189,8 @@ class Collector:
             waiting=self.cluster.unplaced(),
             budgets=self.cluster.budgets(),
             serving=serving_of(nodes.values(), self.snapshots, now=UnixTime(self.clock())),
+            services=services,
+            engines=engines_of(nodes.values(), self.snapshots, services, now=UnixTime(self.clock())),
         )
 
 

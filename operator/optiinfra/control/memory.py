@@ -12,6 +12,7 @@ from optiinfra.domain.consolidation import ConsolidationPlan
 from optiinfra.domain.evidence import Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
+from optiinfra.domain.idle import IdleMemory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.prefix_reuse import HitForecast
@@ -89,6 +90,10 @@ class ObjectMemory:
     checkpointed_digest: str = ""
     idle_since: dict[str, float] = field(default_factory=dict)
     """GPUs by uuid and since when they are known to be idle."""
+    under_used_since: dict[str, float] = field(default_factory=dict)
+    """GPUs by uuid and since when they are known to work seldom."""
+    gpus: IdleMemory = field(default_factory=IdleMemory)
+    """What every GPU of a ClusterResourceOptimization did so far: its pauses, its power at rest."""
     emptyable_since: dict[str, float] = field(default_factory=dict)
     """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
     drain: ConsolidationPlan | None = None

@@ -23,6 +23,7 @@ from optiinfra.domain.cost import PriceList
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Finding, Proposal, Refusal
 from optiinfra.domain.idle import GpuVerdict
+from optiinfra.domain.idle.holders import EngineWord
 from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.policy import Clamped, Limits, Permission
 from optiinfra.domain.prices import NodePrice
@@ -147,6 +148,12 @@ class ClusterWork:
     verdicts: tuple[GpuVerdict, ...] = ()
     idle: frozenset[str] = frozenset()
     """GPUs that were idle for the object's whole window."""
+    under_used: frozenset[str] = frozenset()
+    """GPUs that worked seldom for the object's whole window."""
+    engines: Mapping[str, EngineWord] = field(default_factory=dict)
+    """What the engines of pods with GPUs say of their work, by namespace/name of the pod."""
+    services: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    """(namespace, kind, name) of a workload -> name of the ResourceOptimization that looks after it."""
     waiting: tuple[PodFacts, ...] = ()
     """Pods that have no node yet."""
     budgets: tuple[DisruptionBudget, ...] = ()
