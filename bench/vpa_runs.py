@@ -70,7 +70,7 @@ def read_usage(path: Path, *, most: int) -> dict[str, Usage]:
                     )
                     rows.setdefault(row["container"], []).append(sample)
         found = {name: Usage(*np.array(sorted(samples)).T) for name, samples in rows.items()}
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, csv.Error) as error:
         raise UsageFileError(f"{path}: {error}") from error
     if not found:
         raise UsageFileError(f"{path}: no samples")

@@ -193,6 +193,7 @@ def test_a_file_of_usage_is_read_with_its_gaps(tmp_path, name, opener):
         [*ROWS, "300,b,1,1"],
         [*ROWS, "600,b,-1,1"],
         ROWS[:1],
+        [*ROWS, f"600,{'b' * 200_000},1,1"],
     ],
 )
 def test_a_file_that_is_no_usage_is_refused_in_one_line(tmp_path, lines):
