@@ -16,6 +16,9 @@ REPLAYS: Final[Mapping[str, Entry]] = {
     "consolidation": Entry(
         "optiinfra.cli.replay_consolidation:consolidation", "GPUs allocated and nodes in use, by rule of placement."
     ),
+    "rightsizing": Entry(
+        "optiinfra.cli.replay_rightsizing:rightsizing", "CPU and memory requests, beside VPA and KRR."
+    ),
     "kvcache": Entry("optiinfra.cli.replay_kvcache:kvcache", "Hit ratios of prefix caches, by size and routing."),
     "idle": Entry("optiinfra.cli.replay_idle:idle", "Idle GPUs in a file of samples, and how right that was."),
 }
