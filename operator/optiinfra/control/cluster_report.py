@@ -12,6 +12,7 @@ from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus
 from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
 from optiinfra.control.conditions import cluster_conditions
 from optiinfra.control.consolidation_report import consolidation_status
+from optiinfra.control.idle_report import idle_status
 from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.work import ClusterWork
 from optiinfra.domain.cost import hourly
@@ -41,6 +42,7 @@ def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> Clu
         pools=tuple(_pool(cluster, pool.name) for pool in spec.pools),
         recommendations=recommendations,
         refusals=tuple(to_refusal(refusal) for refusal in _refusals(cluster))[:MAX_REFUSALS],
+        idle_gpus=idle_status(cluster),
         consolidation=consolidation_status(cluster),
         actions=old.actions,
         used_approvals=old.used_approvals,

@@ -13,6 +13,7 @@ from optiinfra.api.scalars import Amount, Duration, Label, Share, Text, Time, Ur
 from optiinfra.api.v1alpha1.common import InsightsSpec, Mode, ObjectivesSpec, PolicySpec, Prices
 from optiinfra.api.v1alpha1.consolidation_status import ConsolidationStatus
 from optiinfra.api.v1alpha1.cost import MAX_SOURCES, PriceSourceStatus
+from optiinfra.api.v1alpha1.idle_status import IdleGpusStatus
 from optiinfra.api.v1alpha1.resource import Column, CustomResource
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
@@ -223,6 +224,8 @@ class ClusterResourceOptimizationStatus(ApiModel):
     """Proposed changes."""
     refusals: Annotated[tuple[RefusalStatus, ...], Field(max_length=MAX_REFUSALS, json_schema_extra=ATOMIC)] = ()
     """What was considered and not proposed, and why."""
+    idle_gpus: IdleGpusStatus | None = None
+    """GPUs that did nothing for the whole window, with holder and price; absent while there are none."""
     consolidation: ConsolidationStatus | None = None
     """Nodes to free and how; absent while there is no plan."""
     actions: Annotated[tuple[ActionStatus, ...], Field(max_length=MAX_ACTIONS, json_schema_extra=MAP_BY_ID)] = ()
