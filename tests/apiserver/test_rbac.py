@@ -29,10 +29,12 @@ from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects, Resources
 from optiinfra.cluster.own_scaler import OwnScaler, OwnScalers
 from optiinfra.cluster.price_map import PriceMap
+from optiinfra.cluster.sizing_rules import SizingRules
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
 from optiinfra.cluster.usage import Usage
 from optiinfra.domain.readings import Unknown
+from optiinfra.domain.sizing_rules import NamespaceRules
 from optiinfra.domain.units import UnixTime
 
 OURS, TEAM, OTHER = "inference", "chat", "payments"
@@ -128,6 +130,8 @@ get                        replicasets.apps/scale
 get                        leaderworkersets.leaderworkerset.x-k8s.io
 get                        leaderworkersets.leaderworkerset.x-k8s.io/scale
 list                       pods.metrics.k8s.io
+list                       limitranges
+list                       verticalpodautoscalers.autoscaling.k8s.io
 get,list,watch             resourceoptimizations.optiinfra.io                  -
 get,list,watch             clusterresourceoptimizations.optiinfra.io           -
 patch                      resourceoptimizations.optiinfra.io/status
@@ -177,6 +181,8 @@ update                                   horizontalpodautoscalers.autoscaling
 deletecollection                         horizontalpodautoscalers.autoscaling
 update,patch                             horizontalpodautoscalers.autoscaling/status
 create,update,patch,delete               poddisruptionbudgets.policy
+get,watch,create,update,patch,delete     limitranges
+get,watch,create,update,patch,delete     verticalpodautoscalers.autoscaling.k8s.io
 create,update,patch,delete               resourceoptimizations.optiinfra.io
 create,update,patch,delete               clusterresourceoptimizations.optiinfra.io  -
 update                                   resourceoptimizations.optiinfra.io/status
@@ -414,6 +420,7 @@ async def exercise(client: KubernetesClient, release: str) -> None:
     assert isinstance(prices, Unknown)
     assert "does not exist" in prices.detail  # and not refused
     assert isinstance(await Usage(client).pods(OURS), Unknown)  # not served here, and not refused
+    assert await SizingRules(client).read(OURS) == NamespaceRules((), ())
 
     access = Access(client)
     assert await access.review_token("not-a-token") is None

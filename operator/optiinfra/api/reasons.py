@@ -44,6 +44,7 @@ class Reason(StrEnum):
     ENGINE_REFUSED = "EngineRefused"
     AGENT_UNREACHABLE = "AgentUnreachable"
     METRICS_STALE = "MetricsStale"
+    USAGE_INVALID = "UsageInvalid"
     INVALID_DATA = "InvalidData"
     # limits of pools
     POOL_OVER_LIMIT = "PoolOverLimit"
@@ -177,6 +178,10 @@ EXPLANATIONS: Final = {
     ),
     Reason.METRICS_STALE: Explanation(
         "The last measurements are too old to decide on.", "Shrinking is blocked until new ones arrive."
+    ),
+    Reason.USAGE_INVALID: Explanation(
+        "metrics.k8s.io says of a container what cannot be, so nothing is sized on it.",
+        "Look at metrics-server and the clocks of the nodes; sizing goes on 15 minutes after the last such sample.",
     ),
     Reason.NOT_CONFIGURED: Explanation(
         "No endpoint for insights is configured.", "Set one in the chart's values, or leave it: all else works."

@@ -176,6 +176,9 @@ def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
         if holds and isinstance(gpu, Unknown) and gpu.reason in (UnknownReason.UNREACHABLE, UnknownReason.STALE):
             remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
             return Wanted(kind, _YES, Reason.AGENT_UNREACHABLE, f"{gpu.detail}. {remedy}")
+    fault = next((target.usage_fault for target in service.targets if target.usage_fault), "")
+    if fault:
+        return Wanted(kind, _YES, Reason.USAGE_INVALID, f"{fault}. {EXPLANATIONS[Reason.USAGE_INVALID].remedy}")
     return Wanted(kind, _NO, Reason.SUCCEEDED)
 
 

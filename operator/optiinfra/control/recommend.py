@@ -22,6 +22,12 @@ from optiinfra.domain.units import UnixTime
 
 LIFETIME = 24 * 3600.0
 Kept = TypeVar("Kept", bound=LedgerStatus)
+_HARMFUL = {
+    "OutOfMemory": Severity.CRITICAL,
+    "LimitTooLow": Severity.WARNING,
+    "UnderRequested": Severity.WARNING,
+}
+"""Sizes that do harm as they are, whatever they cost."""
 _URGENT = frozenset({RecommendationType.REPLICAS, RecommendationType.KV_CACHE, RecommendationType.BATCH_SIZE})
 
 
@@ -64,6 +70,8 @@ def _identity(item: RecommendationStatus) -> tuple[str, ...]:
 
 
 def _severity(proposal: Proposal) -> Severity:
+    if proposal.type is RecommendationType.RESOURCES and proposal.reason in _HARMFUL:
+        return _HARMFUL[proposal.reason]
     if proposal.type in _URGENT and proposal.direction.value == "ScaleUp":
         return Severity.CRITICAL if proposal.confidence >= 0.8 else Severity.WARNING
     saved = proposal.savings.per_month

@@ -29,11 +29,13 @@ from optiinfra.control.report import service_status
 from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
-from optiinfra.domain.evidence import Finding
+from optiinfra.domain.evidence import Finding, RecommendationType
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
 _REPORTS_AT_ONCE = 16
+_MOST_TOLD = 8
+"""New recommendations of one object that one round tells as Events; the status has all of them."""
 
 _EVENTFUL = (
     ConditionType.READY,
@@ -61,6 +63,8 @@ class _News:
     uid: str
     old: Iterable[Condition]
     new: Iterable[Condition]
+    recommended: tuple[RecommendationStatus, ...] = ()
+    """Recommendations that the status before did not have."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,9 +134,9 @@ class Steps:
             status = service_status(
                 item, round_id=work.id_for(item.key), now=work.at, insight=self.insights.state(item.key, item.settings)
             )
-            old = item.obj.status.conditions
+            old, fresh = item.obj.status.conditions, _fresh(item.obj.status.recommendations, status.recommendations)
             if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
-                news.append(_News(item.key, item.obj.metadata.uid, old, status.conditions))
+                news.append(_News(item.key, item.obj.metadata.uid, old, status.conditions, fresh))
             self.insights.consider(item, status.recommendations)
             self.savings.shown(item.key, status.savings)
             _remember(item.memory, [f for t in item.targets for f in t.findings], status.recommendations)
@@ -140,9 +144,9 @@ class Steps:
             cluster = cluster_status(item, round_id=work.id_for(item.key), now=work.at)
             _remember(item.memory, item.findings, cluster.recommendations)
             self.savings.shown(item.key, cluster.savings)
-            old = item.obj.status.conditions
+            old, fresh = item.obj.status.conditions, _fresh(item.obj.status.recommendations, cluster.recommendations)
             if await self.reporter.report(item.key, item.obj, cluster, now=work.at, asked=item.key in work.tickets):
-                news.append(_News(item.key, item.obj.metadata.uid, old, cluster.conditions))
+                news.append(_News(item.key, item.obj.metadata.uid, old, cluster.conditions, fresh))
         else:
             news += await self._report_broken(item, round_id=work.id_for(item.key), now=work.at)
         return news
@@ -170,7 +174,7 @@ class Steps:
         return [] if written is None else [_News(item.key, metadata.uid, old, conditions)]
 
     async def _tell(self, slots: asyncio.Semaphore, news: _News) -> None:
-        """Record an Event for every condition that turned for better or worse, with its own words."""
+        """Record an Event for every condition that turned and every new recommendation, with their own words."""
         before = {condition.type: (condition.status, condition.reason) for condition in news.old}
         key = news.key
         reference = ObjectReference("optiinfra.io/v1alpha1", key.kind, key.namespace, key.name, news.uid)
@@ -194,6 +198,15 @@ class Steps:
                     action="Report",
                     note=condition.message,
                 )
+        for item in news.recommended:
+            async with slots:
+                await self.events.record(
+                    reference,
+                    event_type=EventType.NORMAL,
+                    reason=f"{item.type}Recommended",
+                    action="Recommend",
+                    note=f"{item.id}: {item.message}",
+                )
 
     def _observe_latency(self, work: Work) -> None:
         for service in work.services:
@@ -201,6 +214,18 @@ class Steps:
                 published = self.actuator.board.get(service.key.namespace, published_name(service, target))
                 if published is not None and target.signals is not None and published.decided_at >= work.at:
                     metrics.SIGNAL_TO_DECISION.observe(max(0.0, published.decided_at - target.signals.time))
+
+
+def _fresh(
+    old: Sequence[RecommendationStatus], new: Sequence[RecommendationStatus]
+) -> tuple[RecommendationStatus, ...]:
+    """Return recommendations on what none stood before: another number for the same setting is no news.
+
+    How many replicas there should be changes all day, and `status.desired` tells it.
+    """
+    known = {(item.type, item.subject, item.setting) for item in old}
+    fresh = (item for item in new if (item.type, item.subject, item.setting) not in known)
+    return tuple(item for item in fresh if item.type is not RecommendationType.REPLICAS)[:_MOST_TOLD]
 
 
 def _remember(
