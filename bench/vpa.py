@@ -21,12 +21,13 @@ from typing import Final
 import numpy as np
 
 from bench.domain import Result
-from bench.vpa_runs import MEBIBYTE, Compared, UsageFileError, read_usage, run
+from bench.vpa_runs import MEBIBYTE, Compared, run
 from hack.binaries import BinaryError
 from hack.binaries.catalogue import KUBERNETES, VERTICAL_POD_AUTOSCALER
 from hack.cluster.errors import ClusterError
 from hack.demo.errors import DemoError
 from hack.real_vpa import Played
+from optiinfra.cli.replay_rightsizing_source import UsageFileError, read_usage
 
 OWN_TRACE: Final = Path(__file__).resolve().parent / "data" / "gcd2011" / "usage.csv.gz"
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "real-vpa.md"
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr, flush=True)
 
     try:
-        traces = read_usage(options.usage, most=options.most)
+        traces = read_usage(options.usage).usages[: options.most]
         done, played = run(traces, days=options.days, live_days=options.live_days, every=options.every, say=say)
     except UsageFileError as error:
         parser.error(str(error))

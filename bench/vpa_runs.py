@@ -5,13 +5,10 @@ as history. The baseline is given exactly what the recommender was told, at the 
 whether the telling is right is not the question here, the recommender's arithmetic is.
 """
 
-import csv
-import gzip
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,15 +19,9 @@ from optiinfra.domain.replay import vpa
 from optiinfra.domain.replay.usage import FloatArray, Usage
 
 STEP: Final = 300.0
-MOST_ROWS: Final = 5_000_000
 MEBIBYTE: Final = 1024.0**2
 KILL_AT: Final = 100
 KILLED: Final = "killed"
-Triple = tuple[float, float, float]
-
-
-class UsageFileError(Exception):
-    """A file of usage cannot be read; the message says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +39,6 @@ class Compared:
     """(looks, 6): target, lower, upper of CPU, then of memory; with CPU use rounded as that of its source is."""
     cut: FloatArray
     """The same with use cut to millicores wherever it comes from, as the baseline does by itself."""
-
-
-def read_usage(path: Path, *, most: int) -> dict[str, Usage]:
-    """Read the first `most` containers of a USAGE.csv (gzip if it ends so); empty fields are unknown."""
-    rows: dict[str, list[Triple]] = {}
-    try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-            reader = csv.DictReader(file)
-            missing = {"time_s", "container", "cpu_cores", "memory_bytes"} - set(reader.fieldnames or ())
-            if missing:
-                raise UsageFileError(f"{path}: no column {', '.join(sorted(missing))}")
-            for number, row in enumerate(reader):
-                if number >= MOST_ROWS:
-                    raise UsageFileError(f"{path}: more than {MOST_ROWS} rows")
-                if row["container"] in rows or len(rows) < most:
-                    sample = (
-                        float(row["time_s"]),
-                        float(row["cpu_cores"] or "nan"),
-                        float(row["memory_bytes"] or "nan"),
-                    )
-                    rows.setdefault(row["container"], []).append(sample)
-        found = {name: Usage(*np.array(sorted(samples)).T) for name, samples in rows.items()}
-    except (OSError, ValueError, TypeError, EOFError, csv.Error) as error:
-        raise UsageFileError(f"{path}: {error}") from error
-    if not found:
-        raise UsageFileError(f"{path}: no samples")
-    return found
 
 
 def corners(usage: Usage) -> dict[str, list[Usage]]:
@@ -99,12 +63,12 @@ def corners(usage: Usage) -> dict[str, list[Usage]]:
     }
 
 
-def workloads_of(traces: dict[str, Usage], *, days: int, now: float) -> list[Workload]:
+def workloads_of(traces: Sequence[Usage], *, days: int, now: float) -> list[Workload]:
     """Lay traces and the corners of the first onto the wall clock, so that the newest sample is a few minutes old."""
-    last = max(float(usage.time[-1]) for usage in traces.values())
+    last = max(float(usage.time[-1]) for usage in traces)
     shift = math.floor(now / STEP) * STEP - STEP - last
-    first = next(iter(traces.values()))
-    pods = {f"trace-{number}": [usage] for number, usage in enumerate(traces.values(), 1)} | corners(first)
+    first = traces[0]
+    pods = {f"trace-{number}": [usage] for number, usage in enumerate(traces, 1)} | corners(first)
     request = math.ceil(float(np.nanmax(first.memory_bytes)) / MEBIBYTE) * round(MEBIBYTE)
     return [
         Workload(
@@ -167,7 +131,7 @@ def compared(
 
 
 def run(
-    traces: dict[str, Usage], *, days: int, live_days: float, every: int, say: Callable[[str], None] = lambda _: None
+    traces: Sequence[Usage], *, days: int, live_days: float, every: int, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Compared], Played]:
     """Play everything on a cluster of its own and compare; raise ClusterError where it cannot go on."""
     with vpa_cluster(say=say) as cluster:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from bench.vpa import ALLOWED, DAYS, OWN_TRACE, largest
-from bench.vpa_runs import KILL_AT, KILLED, MEBIBYTE, STEP, read_usage, run
+from bench.vpa_runs import KILL_AT, KILLED, MEBIBYTE, STEP, run
 from hack.binaries import ensure
+from optiinfra.cli.replay_rightsizing_source import read_usage
 from optiinfra.domain.histogram import DAY
 from optiinfra.domain.replay import vpa
 from optiinfra.domain.replay.usage import Usage
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def traces():
-    return read_usage(OWN_TRACE, most=3)
+    return read_usage(OWN_TRACE).usages[:3]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_bounds_have_narrowed_with_ten_days_of_samples(done):
 
 def test_a_memory_kill_raises_the_recommendation_by_what_the_baseline_says(played, done, traces):
     one, same = done[KILLED, "container-1"], done["trace-1", "container-1"]
-    request = math.ceil(next(iter(traces.values())).memory_bytes.max() / MEBIBYTE) * MEBIBYTE
+    request = math.ceil(traces[0].memory_bytes.max() / MEBIBYTE) * MEBIBYTE
     assert one.real.memory_bytes[0] == pytest.approx(1.15 * vpa.out_of_memory_sample(request), rel=0.05)
     assert one.real.memory_bytes[0] > 1.1 * same.real.memory_bytes[0]
     before = [look.recommended[KILLED, "container-1"] for look in played[1].looks if look.number <= KILL_AT]
@@ -100,7 +101,7 @@ def test_the_least_amounts_of_a_pod_are_shared_by_its_containers(done):
 def test_the_daily_decision_of_the_replay_is_what_a_cluster_would_have_had(done, traces):
     # As `optiinfra replay rightsizing` asks the baseline: at midnight, from the trace itself. The recommender was told
     # the trace by a grid of its own, up to five minutes later, and the last samples rounded up.
-    for number, usage in enumerate(traces.values(), 1):
+    for number, usage in enumerate(traces, 1):
         midnight = np.array([usage.time[-1] + STEP])
         found = vpa.recommend(Usage(usage.time, usage.cpu_cores, usage.memory_bytes), at=midnight).requests
         real = done[f"trace-{number}", "container-1"].real

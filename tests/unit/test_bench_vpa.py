@@ -1,6 +1,5 @@
 """The bench against the real VPA recommender, without it: what the doubles tell, and what is called a difference."""
 
-import gzip
 import json
 import math
 import urllib.error
@@ -13,7 +12,7 @@ import pytest
 from bench import vpa as bench
 from bench import vpa_runs
 from bench.domain import Result
-from bench.vpa_runs import Compared, UsageFileError, compared, corners, read_usage, told, workloads_of
+from bench.vpa_runs import Compared, compared, corners, told, workloads_of
 from hack.real_vpa import Look, Recommended, Sample, Series
 from hack.real_vpa.metrics_api import usage_of
 from hack.real_vpa.prometheus import LABELS_METRIC, Prometheus
@@ -168,44 +167,10 @@ def test_one_that_says_nothing_fails(steady):
     assert not Result("x", bench.largest(done.exact), "", bench.ALLOWED).kept
 
 
-def write(path, lines, *, opener=open):
-    with opener(path, "wt") as file:
-        file.write("\n".join(lines) + "\n")
-    return path
-
-
-ROWS = ["time_s,container,cpu_cores,memory_bytes", "300,b,,2e9", "0,b,0.5,1e9", "0,c,1,1"]
-
-
-@pytest.mark.parametrize(("name", "opener"), [("u.csv", open), ("u.csv.gz", gzip.open)])
-def test_a_file_of_usage_is_read_with_its_gaps(tmp_path, name, opener):
-    found = read_usage(write(tmp_path / name, ROWS, opener=opener), most=1)
-    assert list(found) == ["b"]
-    assert found["b"].time.tolist() == [0.0, 300.0]
-    np.testing.assert_array_equal(found["b"].cpu_cores, [0.5, np.nan])
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ["time_s,container,cpu_cores", "0,a,1"],
-        [*ROWS, "x,b,1,1"],
-        [*ROWS, "300,b,1,1"],
-        [*ROWS, "600,b,-1,1"],
-        ROWS[:1],
-        [*ROWS, f"600,{'b' * 200_000},1,1"],
-    ],
-)
-def test_a_file_that_is_no_usage_is_refused_in_one_line(tmp_path, lines):
-    with pytest.raises(UsageFileError, match=r"u\.csv: ") as refused:
-        read_usage(write(tmp_path / "u.csv", lines), most=5)
-    assert "\n" not in str(refused.value)
-
-
 def test_traces_and_corners_end_now_and_reach_back_ten_days():
     time = np.arange(12 * 288) * 300.0
     usage = Usage(time, np.full(len(time), 0.5), np.full(len(time), 3e9))
-    workloads = workloads_of({"X_1": usage, "x-1": usage}, days=10, now=NOW)
+    workloads = workloads_of([usage, usage], days=10, now=NOW)
     assert [one.name for one in workloads] == ["trace-1", "trace-2", *corners(usage)]
     for one in workloads:
         for part in one.series:
@@ -215,6 +180,14 @@ def test_traces_and_corners_end_now_and_reach_back_ten_days():
     assert killed.name == vpa_runs.KILLED
     assert killed.request_bytes is not None
     assert killed.request_bytes >= 3e9
+
+
+def test_a_file_that_is_no_usage_is_refused_in_one_line(tmp_path, capsys):
+    path = tmp_path / "u.csv"
+    path.write_text("time_s,container,cpu_cores,memory_bytes\n0,a,-1,1\n")
+    with pytest.raises(SystemExit):
+        bench.main(["--usage", str(path)])
+    assert "u.csv, line 2: cpu_cores" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_table_goes_between_the_markers(tmp_path):
