@@ -30,7 +30,7 @@ from optiinfra.domain.workload import NodeFacts
 
 _SHARE_OF_TIME: Final = 10.0
 """A plan is made again after so many times as long as it took: planning takes at most a tenth of one core."""
-_LONGEST_GAP: Final = Seconds(3600.0)
+_LONGEST_GAP: Final = Seconds(7200.0)
 """Rounds further apart than any interval: nobody watched in between."""
 _STALE: Final = Seconds(120.0)
 
