@@ -3,6 +3,9 @@
 The last test runs the operator under the chart's rights: a node's price in the status follows the ConfigMap.
 """
 
+import contextlib
+import os
+
 import pytest
 
 from optiinfra.cluster.client import KubernetesClient
@@ -12,7 +15,9 @@ from optiinfra.domain.price_table import PriceTable
 from optiinfra.domain.prices import PriceFault, PriceSource
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.workload import NodeFacts
+from tests.operator_process import eventually, install
 
+KIND = "ClusterResourceOptimization"
 HEAD = "match,node_hour,gpu_hour,currency,as_of\n"
 
 
@@ -91,3 +96,77 @@ async def test_a_correction_is_seen_and_a_mistake_takes_the_prices_away(client, 
     right = await price()
     assert right.hour == pytest.approx(31.0)
     assert (right.origin.source, right.origin.as_of) == (PriceSource.CONFIG_MAP, "2026-11-21")
+
+
+async def test_forbidden_says_which_value_of_the_chart_gives_the_right(apiserver, namespace, put):
+    put(data={"prices.csv": HEAD + "gpu=H100,30,,USD,\n"})
+    apiserver.kubectl("create", "serviceaccount", "operator", "-n", namespace)
+    kubeconfig = apiserver.service_account_kubeconfig(namespace, "operator")
+    async with KubernetesClient.from_environment(str(kubeconfig)) as client:
+        found = await PriceMap(client, namespace=namespace, name="node-prices").read()
+    assert isinstance(found, Unknown)
+    assert found.reason is UnknownReason.REFUSED
+    assert "prices.configMap in the chart's values" in found.detail
+
+
+@pytest.mark.timeout(180)
+def test_the_operator_prices_nodes_by_the_table_and_says_which_row_is_wrong(apiserver, tmp_path):
+    name = f"prices-{os.getpid()}"
+    pool = {"name": "h100", "nodeSelector": {"example.com/pool": name}}
+    node = {
+        "metadata": {"name": name, "labels": {"example.com/pool": name, "nvidia.com/gpu.product": "NVIDIA-H100"}},
+        "status": {"allocatable": {"cpu": "100", "memory": "1000Gi", "nvidia.com/gpu": "8", "pods": "110"}},
+    }
+
+    def table(hour):
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "node-prices"},
+            "data": {"prices.csv": HEAD + f"example.com/pool={name},{hour},,EUR,2026-11-21\n"},
+        }
+
+    maps = f"/api/v1/namespaces/{name}-operator/configmaps"
+    kind = "/apis/optiinfra.io/v1alpha1/clusterresourceoptimizations"
+    with contextlib.ExitStack() as stack:
+        installation = stack.enter_context(
+            install(
+                apiserver,
+                folder=tmp_path,
+                namespace=f"{name}-operator",
+                values={"prices.configMap": "node-prices", "prices.listPrices": "false"},
+            )
+        )
+        apiserver.request("POST", maps, table("30"))
+        apiserver.request("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", **node})
+        stack.callback(apiserver.request, "DELETE", f"/api/v1/nodes/{name}")
+        body = {"metadata": {"name": name}, "spec": {"currency": "EUR", "pools": [pool]}}
+        apiserver.request("POST", kind, {"apiVersion": "optiinfra.io/v1alpha1", "kind": KIND, **body})
+        stack.callback(apiserver.request, "DELETE", f"{kind}/{name}")
+        operator = installation.operator(OPTIINFRA_INTERVAL_SECONDS="1")
+        stack.callback(operator.kill)
+        operator.start().wait_ready()
+
+        def status():
+            return apiserver.request("GET", f"{kind}/{name}").get("status", {})
+
+        def priced():
+            (found,) = status().get("pools") or [{}]
+            return found if found.get("perMonth") else None
+
+        found = eventually(priced, seconds=60, what="a pool with a price")
+        assert found["perMonth"] == pytest.approx(30.0 * 730, rel=0.001)
+        (source,) = found["priceSources"]
+        assert (source["source"], source["asOf"], source["priced"]) == ("ConfigMap", "2026-11-21", 1)
+        assert source["detail"] == f"ConfigMap {name}-operator/node-prices, row 2"
+
+        apiserver.request("PUT", f"{maps}/node-prices", table("-30"))
+
+        def refused():
+            known = {one["type"]: one for one in status()["conditions"]}["PricesKnown"]
+            return known if known["status"] == "False" and known["reason"] == "PricesUnreadable" else None
+
+        told = eventually(refused, seconds=90, what="a wrong row in the condition")
+        assert "row 2: node_hour '-30' is not an amount above 0" in told["message"]
+        assert "perMonth" not in status()["pools"][0]
+        assert not operator.complaints()

@@ -156,7 +156,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         interval_override=settings.interval_seconds,
     )
     sources = Sources(settings=settings, registry=shared.registry, targets=loop.targets, inventory=shared.inventory)
-    plans, prices = _plans(settings), _prices(settings, client)
+    plans, prices = _plans(settings), price_board(settings, client)
     steps = _steps(shared, loop, plans, prices, actuator, insights, elector)
     operator = Operator(
         settings=settings,
@@ -195,7 +195,8 @@ def _plans(settings: OperatorSettings) -> PlanBoard:
     return PlanBoard(functools.partial(read_plan, url) if url else None)
 
 
-def _prices(settings: OperatorSettings, client: KubernetesClient) -> PriceBoard:
+def price_board(settings: OperatorSettings, client: KubernetesClient) -> PriceBoard:
+    """Put together the sources of prices that the settings name, in the order of precedence."""
     live: list[tuple[PriceSource, ReadLive]] = []
     if settings.opencost_url:
 
