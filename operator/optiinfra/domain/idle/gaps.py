@@ -5,12 +5,12 @@ GPU that was never used need not be watched for an hour. So each GPU's own gaps 
 `RING`), and the question is put to them: of the gaps that lasted as long as this one, how many went on for the whole
 horizon? Few gaps say little; what they leave open is filled by a prior, as in a Dirichlet process:
 
-    P(G > e + h | G > e) = (N(e + h) + w r) / (N(e) + w),  r = S0(e + h) / S0(e),  w = max(a S0(e), 1)
+    P(G > e + h | G > e) = (N(e + h) + w r) / (N(e) + w),  r = S0(e + h) / S0(e),  w = max(a S0(e), 1 or 6)
 
-with N the number of own gaps that were longer (w is never below one: a single long night proves little), and S0 a
-mixture of "the next burst is late" (log-logistic, fitted to the GPU's own short gaps and shrunk towards the prior's)
-and "nobody uses it any more" (Lomax, so that the hazard falls with time). A long gap that ended at this time of another
-day lowers the answer: nights end in the morning.
+with N the number of own gaps that were longer, and S0 a mixture of "the next burst is late" (log-logistic, fitted to
+the GPU's own short gaps and shrunk towards the prior's) and "nobody uses it any more" (Lomax, so that the hazard falls
+with time). w is never below one, because a single long night proves little, and not below six where no own gap went
+on. A long gap that ended at this time of another day lowers the answer: nights end in the morning.
 
 Arrays over GPUs; a row of the ring that holds nothing is NaN. Nothing here knows what a gap means for a person.
 """
@@ -31,6 +31,8 @@ _SHORT: Final = 8.0
 """Of the horizon: longer gaps belong to the second part of the mixture."""
 _WEIGHT: Final = 2.0
 """a: as how many own gaps the prior counts."""
+_COINCIDENCE: Final = 6.0
+"""w, at least, where no own gap went on: one gap that ended about now is a coincidence, two are a habit."""
 _MEDIAN: Final = 0.4
 """Of the horizon: the prior's short gap (12 minutes of half an hour)."""
 _SPREAD: Final = 1.0
@@ -40,7 +42,7 @@ _SCALE: Final = 24.0
 """Of the horizon: scale of the long part (half a day); its hazard is 1 / (scale + elapsed)."""
 _LONG_AFTER_WORK: Final = 0.3
 """Share of gaps after work that are long, before any was seen; of a GPU whose memory is empty, twice that."""
-_LONG_AT_FIRST: Final = 0.7
+_LONG_AT_FIRST: Final = 0.58
 """The same for a GPU that was first seen without work and never worked since."""
 _LONG_EMPTY: Final = 0.98
 """The same where it is empty too."""
@@ -93,7 +95,7 @@ def stays_idle(
     own_now = (known & (lengths > elapsed)).sum(axis=0)
     own_later = (known & (lengths > later)).sum(axis=0)
     so_far = prior(elapsed)
-    weight = np.maximum(_WEIGHT * so_far, 1.0)
+    weight = np.maximum(_WEIGHT * so_far, np.where(own_later > 0, 1.0, _COINCIDENCE))
     found: Floats = (own_later + weight * prior(later) / so_far) / (own_now + weight)
     warned = _ended_at_this_time(now=now, lengths=lengths, ends=ends, horizon=horizon)
     return np.where(warned, np.minimum(found, _SEASON_CAP), found)
