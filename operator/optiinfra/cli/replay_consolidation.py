@@ -20,7 +20,7 @@ import click
 
 from optiinfra.cli.replay_openb import read_nodes, read_pods
 from optiinfra.domain.placement.arrivals import Arrival, inflate
-from optiinfra.domain.placement.best import BestRule
+from optiinfra.domain.placement.best import BestRule, giving_back
 from optiinfra.domain.placement.churn import Churned, churn
 from optiinfra.domain.placement.cluster import Cluster, Node, Placement
 from optiinfra.domain.placement.drain import Drained, Residents, drain
@@ -32,7 +32,7 @@ from optiinfra.errors import OptiInfraError
 
 OURS: Final = "optiinfra"
 FULL: Final = 1.0
-"""From this load on nothing is moved."""
+"""From this load on there is no empty node to give back: nothing is moved, and opening a node has no price."""
 
 
 def _simple(name: str) -> MakeRule:
@@ -113,7 +113,7 @@ def replay(
     began = time.process_time()
     cluster = Cluster(nodes)
     arrivals = inflate(pods, gpu_milli=gpu_capacity(cluster), load=load, seed=seed)
-    scheduler = Scheduler(cluster, MAKERS[rule])
+    scheduler = Scheduler(cluster, giving_back if rule == OURS and load < FULL else MAKERS[rule])
     filled = fill(scheduler, arrivals)
     residents = Residents(len(cluster))
     for index, placement in enumerate(filled.placements):

@@ -7,7 +7,8 @@ of them": the GPU that the node would hold if it were filled with that kind alon
 go. CPU and memory are counted in fractions of a pod there, so that a node is not worthless one core below a threshold.
 
 A kind that only some GPU models can take weighs more, by the share of the GPUs that it may use: what is scarce is kept
-for those who have no choice. Ties go to the tightest node.
+for those who have no choice. Where nodes that stay empty can be given back, opening one has a price: a pod joins a node
+in use although it spoils a little there. Ties go to the tightest node.
 """
 
 from typing import Final
@@ -21,6 +22,8 @@ from optiinfra.domain.placement.request import WHOLE_GPU, Request
 
 NEXT_POD: Final = 0.5
 """Weight of what the next pod could use; the rest is for filling up. Flat between 0.3 and 0.8."""
+OPENING: Final = 20.0
+"""Price of opening an empty node where empty ones can be given back: thousandths of a GPU for each of its GPUs."""
 _DIGITS: Final = 6
 """Losses (thousandths of a GPU) are compared to this many digits: sums of floats differ in the last ones."""
 
@@ -30,8 +33,9 @@ class BestRule:
 
     keys: Final = 4
 
-    def __init__(self, cluster: Cluster, demand: Demand) -> None:
+    def __init__(self, cluster: Cluster, demand: Demand, *, opening: float = 0.0) -> None:
         self._worth = Worth(cluster, demand)
+        self._opening = opening
         self._before = np.zeros(len(cluster))
         self._position = -1
 
@@ -43,7 +47,8 @@ class BestRule:
         chosen = nodes[fits]
         if len(chosen):
             before = self._worth_now(cluster)[chosen]
-            keys[0, fits], devices[fits] = self._lost(cluster, request, chosen, before)
+            lost, devices[fits] = self._lost(cluster, request, chosen, before)
+            keys[0, fits] = lost + np.where(cluster.pods[chosen] == 0, self._opening * cluster.gpus[chosen], 0.0)
             keys[1, fits] = np.maximum(cluster.free_gpu[chosen], 0).sum(axis=1)
             keys[2, fits] = cluster.free_cpu[chosen]
             keys[3, fits] = cluster.free_memory[chosen]
@@ -144,3 +149,8 @@ def _weights(cluster: Cluster, kinds: list[tuple[Request, int]]) -> FloatArray:
         if share > 0.0:
             weights[will_do, column] = weight / total / share
     return weights
+
+
+def giving_back(cluster: Cluster, demand: Demand) -> BestRule:
+    """Return the rule for clusters whose empty nodes can be given back."""
+    return BestRule(cluster, demand, opening=OPENING)
