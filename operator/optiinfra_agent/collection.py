@@ -21,10 +21,13 @@ from optiinfra_agent import __version__, privilege
 from optiinfra_agent.cgroups import ContainerCollector
 from optiinfra_agent.cpu import CpuCollector
 from optiinfra_agent.deadline import DeadlineWorker
+from optiinfra_agent.disks import DiskCollector
 from optiinfra_agent.errors import SourceError, SourceFailedError, SourceStuckError
 from optiinfra_agent.gpu import GpuCollector, GpuPass
 from optiinfra_agent.memory import MemoryCollector
 from optiinfra_agent.mig import MigParents
+from optiinfra_agent.network import NetworkCollector
+from optiinfra_agent.numa import NumaCollector
 from optiinfra_agent.nvml import NvmlSession
 from optiinfra_agent.pods import (
     NOTHING,
@@ -43,7 +46,10 @@ from optiinfra_agent.snapshot import (
     AgentIdentity,
     ContainerReading,
     CpuReading,
+    DiskReading,
     MemoryReading,
+    NetworkReading,
+    NumaReading,
     PressureReading,
     Reason,
     Snapshot,
@@ -59,6 +65,7 @@ from optiinfra_agent.snapshot import (
 log = logging.getLogger(__name__)
 
 Reading = TypeVar("Reading")
+Values = TypeVar("Values", CpuReading, MemoryReading, PressureReading, NetworkReading, DiskReading)
 
 CONTAINERS_DEADLINE_S = 5.0
 
@@ -84,8 +91,13 @@ class Collection:
         self._cpu = CpuCollector(settings.procfs)
         self._memory = MemoryCollector(settings.procfs)
         self._pressure = PressureCollector(settings.procfs)
+        self._network = NetworkCollector(settings.procfs)
+        self._disks = DiskCollector(settings.procfs)
+        self._numa = NumaCollector(settings.sysfs)
         session = NvmlSession()
-        self._gpu = GpuCollector(session, clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s)
+        self._gpu = GpuCollector(
+            session, clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s, sysfs=settings.sysfs
+        )
         self._mig = MigParents(session)
         self._worker: DeadlineWorker[tuple[GpuPass, Known]] = DeadlineWorker("nvml")
         self._pods = PodCollector(settings.pod_resources, deadline_s=settings.pod_resources_deadline_s)
@@ -157,6 +169,9 @@ class Collection:
         cpu = attempt(SourceName.CPU, self._cpu.collect)
         memory = attempt(SourceName.MEMORY, self._memory.collect)
         pressure = attempt(SourceName.PRESSURE, self._pressure.collect)
+        network = attempt(SourceName.NETWORK, self._network.collect)
+        disks = attempt(SourceName.DISKS, self._disks.collect)
+        numa = attempt(SourceName.NUMA, self._numa.collect)
         containers = attempt(SourceName.CONTAINERS, self._containers.collect)
         if isinstance(gpus, GpuPass) and gpus.note:
             report = sources[SourceName.NVML]
@@ -168,13 +183,12 @@ class Collection:
             node=self._settings.node_name,
             agent=self._identity,
             sources=sources,
-            cpu=all_unknown(CpuReading, reason_of(cpu.state)) if isinstance(cpu, SourceError) else cpu,
-            memory=all_unknown(MemoryReading, reason_of(memory.state)) if isinstance(memory, SourceError) else memory,
-            pressure=(
-                all_unknown(PressureReading, reason_of(pressure.state))
-                if isinstance(pressure, SourceError)
-                else pressure
-            ),
+            cpu=_known(CpuReading, cpu),
+            memory=_known(MemoryReading, memory),
+            pressure=_known(PressureReading, pressure),
+            network=_known(NetworkReading, network),
+            disks=_known(DiskReading, disks),
+            numa=NumaReading(()) if isinstance(numa, SourceError) else numa,
             driver_version=gpus.driver_version if isinstance(gpus, GpuPass) else Unknown(Reason.UNAVAILABLE),
             gpus=gpus.gpus if isinstance(gpus, GpuPass) else (),
             mig_devices=gpus.mig_devices if isinstance(gpus, GpuPass) else (),
@@ -245,6 +259,10 @@ class Collection:
             # Passes that were missed while one took too long are left out, not made up for in a burst.
             following = max(following + self._settings.interval_s, time.monotonic())
             self._stop.wait(following - time.monotonic())
+
+
+def _known(model: type[Values], outcome: Values | SourceError) -> Values:
+    return all_unknown(model, reason_of(outcome.state)) if isinstance(outcome, SourceError) else outcome
 
 
 UNWELL = frozenset({SourceState.FAILED, SourceState.DENIED, SourceState.STUCK})

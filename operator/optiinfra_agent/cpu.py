@@ -23,8 +23,21 @@ from optiinfra_agent.snapshot import CpuReading, Measured, Reason, Unknown, reas
 class CpuTime:
     """Seconds since boot, over all cores."""
 
-    busy: float
-    total: float
+    user: float
+    system: float
+    steal: float
+    idle: float
+    iowait: float
+
+    @property
+    def busy(self) -> float:
+        """Neither idle nor waiting for I/O."""
+        return self.user + self.system + self.steal
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.busy + self.idle + self.iowait
 
 
 class CpuCollector:
@@ -49,6 +62,11 @@ class CpuCollector:
             busy_seconds_total=round(now.busy, 2),
             utilization_ratio=Unknown(Reason.WARMING_UP) if last is None else utilization(last, now),
             load1=self._load(),
+            user_seconds_total=round(now.user, 2),
+            system_seconds_total=round(now.system, 2),
+            steal_seconds_total=round(now.steal, 2),
+            idle_seconds_total=round(now.idle, 2),
+            iowait_seconds_total=round(now.iowait, 2),
         )
 
     def _load(self) -> Measured:
@@ -60,8 +78,13 @@ class CpuCollector:
 
 def _cpu_time(times: psutil._ntuples.scputimes) -> CpuTime:
     # The kernel already counts guest time within user and nice: adding it would count it twice.
-    busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
-    return CpuTime(busy=busy, total=busy + times.idle + times.iowait)
+    return CpuTime(
+        user=times.user + times.nice,
+        system=times.system + times.irq + times.softirq,
+        steal=times.steal,
+        idle=times.idle,
+        iowait=times.iowait,
+    )
 
 
 def utilization(last: CpuTime, now: CpuTime) -> Measured:

@@ -12,6 +12,7 @@ which is 100 % for one tiny kernel.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from optiinfra_agent.errors import (
@@ -23,6 +24,7 @@ from optiinfra_agent.errors import (
 from optiinfra_agent.gpm import GpmSampler, unsupported
 from optiinfra_agent.gpu_fields import read_fields
 from optiinfra_agent.mig_instances import read_parts
+from optiinfra_agent.numa import node_of
 from optiinfra_agent.nvml import (
     ARGUMENT_VERSION_MISMATCH,
     FUNCTION_NOT_FOUND,
@@ -64,8 +66,16 @@ class GpuPass:
 class GpuCollector:
     """Reads every GPU, and remembers identities and failures between passes."""
 
-    def __init__(self, session: NvmlSession, *, clock: Callable[[], float], longest_pause_s: float) -> None:
+    def __init__(
+        self,
+        session: NvmlSession,
+        *,
+        clock: Callable[[], float],
+        longest_pause_s: float,
+        sysfs: Path = Path("/sys"),
+    ) -> None:
         self._session = session
+        self._sysfs = sysfs
         self._gpm = GpmSampler(session, clock=clock)
         self._xid = XidListener(session)
         self._clock = clock
@@ -178,6 +188,7 @@ class GpuCollector:
             index=index,
             model=known[1],
             pci_bus_id=known[2],
+            numa_node=node_of(self._sysfs, known[2]),
             memory_total_bytes=total,
             memory_used_bytes=used,
             memory_reserved_bytes=reserved,

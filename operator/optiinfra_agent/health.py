@@ -21,6 +21,9 @@ _CAPABILITIES = {
     SourceName.CPU: "cpu",
     SourceName.MEMORY: "memory",
     SourceName.PRESSURE: "pressure",
+    SourceName.NETWORK: "network",
+    SourceName.DISKS: "disks",
+    SourceName.NUMA: "numa",
     SourceName.POD_RESOURCES: "allocations",
     SourceName.CONTAINERS: "containers",
 }

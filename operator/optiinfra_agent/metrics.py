@@ -26,7 +26,15 @@ from prometheus_client.registry import Collector
 from optiinfra_agent import dcgm
 from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.registration import Registration
-from optiinfra_agent.snapshot import Attribution, AttributionSource, GpuReading, MigReading, SourceState, Unknown
+from optiinfra_agent.snapshot import (
+    Attribution,
+    AttributionSource,
+    GpuReading,
+    MigReading,
+    NumaReading,
+    SourceState,
+    Unknown,
+)
 from optiinfra_agent.traffic import Traffic
 
 _PREFIX = "optiinfra_"
@@ -107,6 +115,20 @@ _MEMORY: tuple[tuple[str, str, _Kind, str], ...] = (
     ("node_swap_total_bytes", "swap_total_bytes", "gauge", "Swap space."),
     ("node_swap_used_bytes", "swap_used_bytes", "gauge", "Swap space in use."),
 )
+_NETWORK: tuple[tuple[str, str, _Kind, str], ...] = (
+    ("node_network_interfaces", "interfaces", "gauge", "Real network interfaces."),
+    ("node_network_receive_bytes_total", "receive_bytes_total", "counter", "Bytes received over them."),
+    ("node_network_transmit_bytes_total", "transmit_bytes_total", "counter", "Bytes sent over them."),
+    ("node_network_errors_total", "errors_total", "counter", "Packets with errors."),
+    ("node_network_dropped_total", "dropped_total", "counter", "Packets dropped."),
+)
+_DISKS: tuple[tuple[str, str, _Kind, str], ...] = (
+    ("node_disks", "disks", "gauge", "Whole disks."),
+    ("node_disk_read_bytes_total", "read_bytes_total", "counter", "Bytes read from them."),
+    ("node_disk_written_bytes_total", "written_bytes_total", "counter", "Bytes written to them."),
+    ("node_disk_busy_seconds_total", "busy_seconds_total", "counter", "Time with a request at a disk, over all."),
+)
+_MODES = ("user", "system", "steal", "idle", "iowait")
 _PRESSURE = (
     ("cpu", "some", "cpu_some_ratio"),
     ("memory", "some", "memory_some_ratio"),
@@ -158,7 +180,12 @@ class _Measured(Collector):
         """Yield every family that has a value."""
         yield from _agent(self._published)
         snapshot = self._published.snapshot
-        for reading, table in ((snapshot.cpu, _CPU), (snapshot.memory, _MEMORY)):
+        for reading, table in (
+            (snapshot.cpu, _CPU),
+            (snapshot.memory, _MEMORY),
+            (snapshot.network, _NETWORK),
+            (snapshot.disks, _DISKS),
+        ):
             for name, field, kind, meaning in table:
                 family = _family(name, meaning, kind, ())
                 _add(family, (), getattr(reading, field))
@@ -174,6 +201,12 @@ class _Measured(Collector):
             _add(pressure, (resource, kind_of), getattr(snapshot.pressure, field))
         if pressure.samples:
             yield pressure
+        modes = _family("node_cpu_seconds_total", "CPU time since boot by mode.", "counter", ("mode",))
+        for mode in _MODES:
+            _add(modes, (mode,), getattr(snapshot.cpu, f"{mode}_seconds_total"))
+        if modes.samples:
+            yield modes
+        yield from _numa(snapshot.numa)
         yield from _gpus(snapshot.gpus, driver=snapshot.driver_version)
         yield from _parts(snapshot.mig_devices)
         yield from _attribution(snapshot.attribution)
@@ -252,12 +285,25 @@ def _add(family: GaugeMetricFamily | CounterMetricFamily, labels: tuple[str, ...
         family.add_metric(labels, float(value))
 
 
+def _numa(numa: NumaReading) -> Iterator[Metric]:
+    for name, field, meaning in (
+        ("node_numa_memory_total_bytes", "memory_total_bytes", "Memory of the NUMA node."),
+        ("node_numa_memory_free_bytes", "memory_free_bytes", "Memory of the NUMA node that nothing uses."),
+    ):
+        family = _family(name, meaning, "gauge", ("numa_node",))
+        for node in numa.nodes:
+            _add(family, (str(node.number),), getattr(node, field))
+        if family.samples:
+            yield family
+
+
 def _gpus(gpus: tuple[GpuReading, ...], *, driver: str | Unknown) -> Iterator[Metric]:
     if not gpus:
         return
     info = InfoMetricFamily(_PREFIX + "gpu", "What the GPU is. Empty labels are not known.")
     for gpu in gpus:
-        texts = {"model": gpu.model, "driver": driver, "pci_bus_id": gpu.pci_bus_id}
+        numa_node = gpu.numa_node if isinstance(gpu.numa_node, Unknown) else f"{gpu.numa_node:g}"
+        texts = {"model": gpu.model, "driver": driver, "pci_bus_id": gpu.pci_bus_id, "numa_node": numa_node}
         labels = {name: "" if isinstance(text, Unknown) else text for name, text in texts.items()}
         info.add_metric((), {"uuid": gpu.uuid, "index": str(gpu.index), **labels})
     yield info

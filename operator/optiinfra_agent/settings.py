@@ -187,8 +187,16 @@ class Settings:
             PREFIX + "PROCFS",
             "/proc",
             _folder,
-            """Folder of the host's procfs. The default is right in a container too: the files read are not
-            namespaced.""",
+            """Folder of the host's procfs. The default is right in a container too, as the files read are not
+            namespaced; but network counters need the host's processes: its procfs mounted elsewhere, or hostPID.""",
+        )
+    )
+    sysfs: Path = field(
+        metadata=_about(
+            PREFIX + "SYSFS",
+            "/sys",
+            _folder,
+            """Folder of the host's sysfs, for NUMA nodes. The default is right in a container too.""",
         )
     )
     nvml_deadline_s: float = field(

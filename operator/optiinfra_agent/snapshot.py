@@ -27,6 +27,9 @@ class SourceName(StrEnum):
     CPU = "cpu"
     MEMORY = "memory"
     PRESSURE = "pressure"
+    NETWORK = "network"
+    DISKS = "disks"
+    NUMA = "numa"
     POD_RESOURCES = "pod_resources"
     CONTAINERS = "containers"
 
@@ -67,12 +70,20 @@ XidCounts: TypeAlias = tuple[tuple[int, int], ...] | Unknown
 
 @dataclass(frozen=True, slots=True)
 class CpuReading:
-    """CPU of the whole node. Busy is everything but idle and waiting for I/O; stolen time counts as busy."""
+    """CPU of the whole node. Busy is everything but idle and waiting for I/O; stolen time counts as busy.
+
+    By mode: user with nice, system with interrupts, the rest as the kernel names it. Guests are within user.
+    """
 
     cores: Measured
     busy_seconds_total: Measured
     utilization_ratio: Measured
     load1: Measured
+    user_seconds_total: Measured
+    system_seconds_total: Measured
+    steal_seconds_total: Measured
+    idle_seconds_total: Measured
+    iowait_seconds_total: Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,43 @@ class PressureReading:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkReading:
+    """All real network interfaces of the node, summed up."""
+
+    interfaces: Measured
+    receive_bytes_total: Measured
+    transmit_bytes_total: Measured
+    errors_total: Measured
+    dropped_total: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReading:
+    """All whole disks of the node, summed up."""
+
+    disks: Measured
+    read_bytes_total: Measured
+    written_bytes_total: Measured
+    busy_seconds_total: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    """One NUMA node's memory."""
+
+    number: int
+    memory_total_bytes: Measured
+    memory_free_bytes: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class NumaReading:
+    """Every NUMA node; none where they are not known, which its source's state then says."""
+
+    nodes: tuple[NumaNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GpuReading:
     """One GPU. `memory_used_bytes` leaves out what the driver reserves, where the driver can tell the two apart.
 
@@ -110,6 +158,7 @@ class GpuReading:
     index: int
     model: Text
     pci_bus_id: Text
+    numa_node: Measured
     memory_total_bytes: Measured
     memory_used_bytes: Measured
     memory_reserved_bytes: Measured
@@ -260,6 +309,9 @@ class Snapshot:
     cpu: CpuReading
     memory: MemoryReading
     pressure: PressureReading
+    network: NetworkReading
+    disks: DiskReading
+    numa: NumaReading
     driver_version: Text
     gpus: tuple[GpuReading, ...]
     mig_devices: tuple[MigReading, ...]
@@ -268,7 +320,7 @@ class Snapshot:
     privilege: Privilege
 
 
-Reading = TypeVar("Reading", CpuReading, MemoryReading, PressureReading)
+Reading = TypeVar("Reading", CpuReading, MemoryReading, PressureReading, NetworkReading, DiskReading)
 
 
 def all_unknown(model: type[Reading], reason: Reason) -> Reading:
@@ -283,9 +335,20 @@ def reason_of(state: SourceState) -> Reason:
     return Reason(state.value)
 
 
-def _plain(
-    reading: CpuReading | MemoryReading | PressureReading | GpuReading | MigReading | ContainerReading,
-) -> dict[str, Any]:
+_Row: TypeAlias = (
+    CpuReading
+    | MemoryReading
+    | PressureReading
+    | NetworkReading
+    | DiskReading
+    | NumaNode
+    | GpuReading
+    | MigReading
+    | ContainerReading
+)
+
+
+def _plain(reading: _Row) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     unknown: dict[str, str] = {}
     for field in fields(reading):
@@ -358,7 +421,8 @@ def _sources(snapshot: Snapshot, names: Collection[SourceName]) -> dict[str, Any
 
 
 def _system(snapshot: Snapshot) -> dict[str, Any]:
-    return {name: _plain(getattr(snapshot, name)) for name in ("cpu", "memory", "pressure")}
+    parts = {name: _plain(getattr(snapshot, name)) for name in ("cpu", "memory", "pressure", "network", "disks")}
+    return {**parts, "numa": [_plain(node) for node in snapshot.numa.nodes]}
 
 
 def _gpus(snapshot: Snapshot) -> dict[str, Any]:
@@ -391,10 +455,11 @@ class View(StrEnum):
     PODS = "pods"
 
 
+_SYSTEM = frozenset(SourceName) - {SourceName.NVML, SourceName.POD_RESOURCES, SourceName.CONTAINERS}
 _VIEWS: Mapping[View, tuple[frozenset[SourceName], tuple[Callable[[Snapshot], dict[str, Any]], ...]]] = {
     View.SNAPSHOT: (frozenset(SourceName), (_system, _gpus, _held, _containers)),
     View.GPUS: (frozenset({SourceName.NVML, SourceName.POD_RESOURCES}), (_gpus, _held)),
-    View.SYSTEM: (frozenset({SourceName.CPU, SourceName.MEMORY, SourceName.PRESSURE}), (_system,)),
+    View.SYSTEM: (_SYSTEM, (_system,)),
     View.PODS: (frozenset({SourceName.POD_RESOURCES, SourceName.CONTAINERS}), (_held, _containers)),
 }
 

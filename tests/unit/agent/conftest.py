@@ -36,6 +36,20 @@ SwapTotal:       2000 kB
 SwapFree:        1500 kB
 HugePages_Total:       0
 """
+NETWORK = """Inter-|   Receive                         |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
+    lo:  900  9 0 0 0 0 0 0  900  9 0 0 0 0 0 0
+  ens5: 1000 10 1 2 0 0 0 0 3000 30 4 8 0 0 0 0
+  ens6:  500  5 0 0 0 0 0 0  700  7 0 0 0 0 0 0
+vethab12: 77777 7 0 0 0 0 0 0 77777 7 0 0 0 0 0 0
+eni0123456789a: 7777 7 0 0 0 0 0 0 7777 7 0 0 0 0 0 0
+"""
+DISKSTATS = """   7       0 loop0 5 0 50 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+ 259       0 nvme0n1 100 0 2000 50 200 0 4000 80 0 1500 130 0 0 0 0 0 0
+ 259       1 nvme0n1p1 90 0 1900 40 190 0 3900 70 0 1400 110 0 0 0 0 0 0
+   8       0 sda 1 0 8 1 1 0 16 1 0 500 2
+ 253       0 dm-0 90 0 1900 40 190 0 3900 70 0 1400 110 0 0 0 0 0 0
+"""
 PRESSURE = "some avg10={some} avg60=0.00 avg300=0.00 total=1\nfull avg10={full} avg60=0.00 avg300=0.00 total=0\n"
 
 
@@ -46,6 +60,11 @@ def procfs(tmp_path: Path) -> Path:
     (folder / "stat").write_text(STAT)
     (folder / "meminfo").write_text(MEMINFO)
     (folder / "loadavg").write_text("3.20 2.00 1.00 2/300 4567\n")
+    (folder / "diskstats").write_text(DISKSTATS)
+    (folder / "1" / "net").mkdir(parents=True)
+    (folder / "1" / "net" / "dev").write_text(NETWORK)
+    (folder / "2").mkdir()
+    (folder / "2" / "comm").write_text("kthreadd\n")
     (folder / "pressure" / "cpu").write_text(PRESSURE.format(some="12.50", full="0.00"))
     (folder / "pressure" / "memory").write_text(PRESSURE.format(some="1.00", full="0.50"))
     (folder / "pressure" / "io").write_text(PRESSURE.format(some="40.00", full="20.00"))
@@ -107,6 +126,8 @@ def environment(**settings: str) -> dict[str, str]:
         # Whether the machine of the tests has a kubelet must not matter.
         "OPTIINFRA_AGENT_POD_RESOURCES": "off",
         "OPTIINFRA_AGENT_CGROUPS": "off",
+        # Nor on which of its NUMA nodes a device is.
+        "OPTIINFRA_AGENT_SYSFS": "/proc/sys",
     }
     return {**kept, **defaults, **settings}
 

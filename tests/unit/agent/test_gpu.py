@@ -16,9 +16,12 @@ from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, environment, eventually, once
 
 UUID = "GPU-{0:08d}-0000-4000-8000-{0:012d}"
-ACTIVITY = dict.fromkeys(
-    ("sm_active_ratio", "sm_occupancy_ratio", "tensor_active_ratio", "dram_active_ratio"), "unsupported"
-)
+LACKING = {
+    "numa_node": "unavailable",
+    **dict.fromkeys(
+        ("sm_active_ratio", "sm_occupancy_ratio", "tensor_active_ratio", "dram_active_ratio"), "unsupported"
+    ),
+}
 
 
 def nvml(snapshot: dict[str, Any]) -> tuple[str, str]:
@@ -66,7 +69,7 @@ def test_one_gpu_in_full(stub: Stub) -> None:
             "memory_reserved_bytes": 600000000,
             "utilization_ratio": 1.0,
             "memory_utilization_ratio": 0.07,
-            **dict.fromkeys(ACTIVITY),
+            **dict.fromkeys(LACKING),
             "power_watts": 627.0,
             "power_limit_watts": 700.0,
             "energy_joules_total": 123456.789,
@@ -80,7 +83,7 @@ def test_one_gpu_in_full(stub: Stub) -> None:
             "xid_errors": [],
             "mig_enabled": False,
             "processes": 3,
-            "unknown": ACTIVITY,
+            "unknown": LACKING,
         }
     ]
 
@@ -147,7 +150,7 @@ FIELDS = {
     "nvmlDeviceRegisterEvents": ("xid_errors",),
     "nvmlDeviceGetComputeRunningProcesses_v3": ("processes",),
     "nvmlDeviceGetName": ("model",),
-    "nvmlDeviceGetPciInfo_v3": ("pci_bus_id",),
+    "nvmlDeviceGetPciInfo_v3": ("pci_bus_id", "numa_node"),
 }
 
 
@@ -158,7 +161,7 @@ def test_one_field_not_supported_leaves_the_others(stub: Stub) -> None:
     snapshot = once(**stub.environment)
     assert nvml(snapshot)[0] == "ok"
     for gpu, function in zip(snapshot["gpus"], [*functions, None], strict=True):
-        expected = ACTIVITY | dict.fromkeys(FIELDS.get(function, ()), "unsupported")
+        expected = LACKING | dict.fromkeys(FIELDS.get(function, ()), "unsupported")
         assert gpu["unknown"] == expected, function
         assert {field for field, value in gpu.items() if value is None} == set(expected), function
 
@@ -222,13 +225,13 @@ def test_numbers_that_no_hardware_gives_are_unknown(stub: Stub) -> None:
     )
     for gpu, (_, _, field) in zip(once(**stub.environment)["gpus"], SENTINELS, strict=True):
         assert gpu[field] is None
-        assert gpu["unknown"] == ACTIVITY | {field: "failed"}
+        assert gpu["unknown"] == LACKING | {field: "failed"}
 
 
 def test_older_driver_without_newer_functions(old_stub: Stub) -> None:
     old_stub.rules("value processes 0 2", "value memory_used 0 5000")
     gpu = once(**old_stub.environment)["gpus"][0]
-    assert gpu["unknown"] == ACTIVITY | {"memory_reserved_bytes": "unsupported"}
+    assert gpu["unknown"] == LACKING | {"memory_reserved_bytes": "unsupported"}
     assert gpu["memory_used_bytes"] == 5000
     assert gpu["temperature_celsius"] == 31
     assert gpu["processes"] == 2

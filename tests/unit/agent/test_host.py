@@ -25,6 +25,8 @@ def test_first_cpu_reading_is_warming_up(procfs: Path) -> None:
     assert reading.busy_seconds_total == pytest.approx((1000 + 100 + 500 + 50 + 50 + 100) / 100)
     assert reading.load1 == 3.2
     assert reading.utilization_ratio == Unknown(Reason.WARMING_UP)
+    assert (reading.user_seconds_total, reading.system_seconds_total, reading.steal_seconds_total) == (11.0, 6.0, 1.0)
+    assert (reading.idle_seconds_total, reading.iowait_seconds_total) == (80.0, 2.0)
 
 
 def test_second_cpu_reading_has_the_share_in_between(procfs: Path) -> None:
@@ -42,18 +44,22 @@ def test_load_that_is_missing_leaves_the_counters(procfs: Path) -> None:
     assert reading.cores == 2
 
 
+def cpu_time(*, busy: float, total: float) -> CpuTime:
+    return CpuTime(user=busy, system=0.0, steal=0.0, idle=total - busy, iowait=0.0)
+
+
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
-        (CpuTime(busy=20, total=120), 0.5),
-        (CpuTime(busy=10, total=120), 0.0),
-        (CpuTime(busy=10, total=100), Unknown(Reason.FAILED)),
-        (CpuTime(busy=5, total=120), Unknown(Reason.FAILED)),
-        (CpuTime(busy=40, total=120), 1.0),
+        (cpu_time(busy=20, total=120), 0.5),
+        (cpu_time(busy=10, total=120), 0.0),
+        (cpu_time(busy=10, total=100), Unknown(Reason.FAILED)),
+        (cpu_time(busy=5, total=120), Unknown(Reason.FAILED)),
+        (cpu_time(busy=40, total=120), 1.0),
     ],
 )
 def test_utilization(now: CpuTime, expected: float | Unknown) -> None:
-    assert utilization(CpuTime(busy=10, total=100), now) == expected
+    assert utilization(cpu_time(busy=10, total=100), now) == expected
 
 
 @pytest.mark.parametrize("text", ["", "x 1 2", "nan 0 0", "inf 0 0", "-1 0 0"])

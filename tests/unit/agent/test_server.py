@@ -16,6 +16,7 @@ import pytest
 from optiinfra_agent.listener import make_server, open_socket
 from optiinfra_agent.server import Application, TokenFile
 from optiinfra_agent.settings import read_settings
+from optiinfra_agent.snapshot import SourceName
 from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, eventually, run_agent
 
@@ -30,7 +31,7 @@ def test_snapshot_of_a_known_procfs(start: Callable[..., Agent], procfs: Path) -
     assert snapshot["node"] == "cpu-1"
     assert snapshot["agent"]["id"] == "agent-cpu-1"
     assert snapshot["agent"]["started"] <= snapshot["time"] <= time.time()
-    assert set(snapshot["sources"]) == {"nvml", "cpu", "memory", "pressure", "pod_resources", "containers"}
+    assert set(snapshot["sources"]) == {str(name) for name in SourceName}
     assert snapshot["cpu"]["cores"] == 2
     assert snapshot["cpu"]["load1"] == 3.2
     assert snapshot["memory"]["used_bytes"] == 6000 * 1024
