@@ -19,7 +19,7 @@ NUMBERS_INTERVAL: Final = Seconds(300.0)
 
 Status = ResourceOptimizationStatus | ClusterResourceOptimizationStatus
 
-_TIMES = frozenset({"at", "since", "measuredAt", "expiresAt", "lastTransitionTime", "window"})
+_TIMES = frozenset({"at", "since", "asOf", "measuredAt", "expiresAt", "lastTransitionTime", "window"})
 """Times and spans: they go on by themselves, and are right again whenever something else is written."""
 
 _SENTENCES = frozenset({"message", "summary", "unknown"})

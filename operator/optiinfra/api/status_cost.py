@@ -1,4 +1,8 @@
-"""From what a service costs to what its status shows: two digits a price, every unknown with its reason."""
+"""From what a service costs to what its status shows: every unknown with its reason, few digits where traffic moves.
+
+What pods ask for is told with four digits, like other numbers. What is used, and what a token costs, has two: it moves
+with every minute's traffic, and a status is no time series.
+"""
 
 from collections.abc import Sequence
 
@@ -14,9 +18,9 @@ def to_cost(cost: ServiceCost) -> CostStatus:
     """Write what a service costs."""
     return CostStatus(
         currency=cut(cost.currency, 3),
-        per_hour=_amount(cost.held),
+        per_hour=to_measured(cost.held),
         used_per_hour=_amount(cost.used),
-        per_replica_hour=_amount(cost.per_replica),
+        per_replica_hour=to_measured(cost.per_replica),
         per_million_tokens=tuple(
             TokenPriceStatus(
                 basis=one.basis, charge=one.charge, prompt=_amount(one.prompt), generation=_amount(one.generation)
@@ -38,5 +42,5 @@ def to_sources(origins: Sequence[tuple[Origin, int]]) -> tuple[PriceSourceStatus
 
 
 def _amount(value: Value) -> Measured:
-    """Two digits: a price per token moves with every minute's traffic."""
+    """Two digits."""
     return to_measured(value if isinstance(value, Unknown) else float(f"{value:.2g}"))

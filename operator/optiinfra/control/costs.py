@@ -18,6 +18,10 @@ from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload_cost import PlacedPod, WorkloadCost, workload_cost
 
 _NO_PAGES = Unknown(UnknownReason.NOT_MEASURED, "no engine says how many tokens it serves")
+_NO_NODES = Unknown(
+    UnknownReason.NOT_CONFIGURED,
+    "the operator sees no nodes (scope Namespaces), and prices are those of nodes; install it with scope Cluster",
+)
 _NO_PODS = Unknown(UnknownReason.NOT_MEASURED, "no pod has a node")
 
 
@@ -26,6 +30,8 @@ def measure(service: ServiceWork, work: Work, *, now: UnixTime) -> None:
     costs = [_target(service, target, work) for target in service.targets if target.facts is not None]
     placed = [cost for cost, replicas in costs if replicas]
     held, used = _sum([cost.held for cost in placed]), _sum([cost.used for cost in placed])
+    if placed and not work.nodes and isinstance(held, Unknown):
+        held = used = _NO_NODES
     replicas = sum(count for _, count in costs)
     per_replica: Value = held if isinstance(held, Unknown) else held / replicas
     signals = service.whole

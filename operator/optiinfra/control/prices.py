@@ -91,7 +91,8 @@ class PriceBoard:
             _Source(source, read, LIVE_INTERVAL, KEEP_LIVE, only_unreachable=False, answer=waiting)
             for source, read in live
         ]
-        self._last: tuple[list[tuple[object, ...]], PricedNodes] | None = None
+        self._last: tuple[dict[str, tuple[object, ...]], PricedNodes] | None = None
+        """What was seen of the nodes, and the prices that it gave."""
 
     @property
     def configured(self) -> bool:
@@ -136,6 +137,18 @@ class PriceBoard:
         if answer != one.answer:
             one.answer = answer
 
+    def _prices(
+        self, nodes: Mapping[str, NodeFacts], book: PriceBook, seen: Mapping[str, tuple[object, ...]]
+    ) -> dict[str, NodePrice]:
+        """Price the nodes, those alone that are new or changed where nothing else is."""
+        counted = any(pool.terms.committed_gpus is not None for pool in book.pools.values())
+        if self._last is None or counted or self._last[1].book != book:
+            return price_nodes(nodes.values(), book)
+        before, known = self._last[0], self._last[1].nodes
+        same = {name for name, one in seen.items() if before.get(name) == one}
+        fresh = price_nodes((node for name, node in nodes.items() if name not in same), book)
+        return {name: known[name] if name in same else fresh[name] for name in nodes}
+
     def book(self, spec: ClusterResourceOptimizationSpec | None) -> PriceBook:
         """Return every source as it stands, with what the object says above them."""
         table = self._table.answer if self._table is not None else None
@@ -150,20 +163,20 @@ class PriceBoard:
     def price(self, nodes: Mapping[str, NodeFacts], spec: ClusterResourceOptimizationSpec | None) -> PricedNodes:
         """Price the nodes of a round. The same nodes at the same prices are not worked out twice."""
         book = self.book(spec)
-        signature: list[tuple[object, ...]] = [
-            (node.name, node.labels, node.pool, node.gpu_model, node.gpus, node.cpu_cores, node.memory_bytes)
-            for node in nodes.values()
-        ]
-        if self._last is not None and self._last[1].book == book and self._last[0] == signature:
+        seen: dict[str, tuple[object, ...]] = {
+            name: (node.labels, node.pool, node.gpu_model, node.gpus, node.cpu_cores, node.memory_bytes)
+            for name, node in nodes.items()
+        }
+        if self._last is not None and self._last[1].book == book and self._last[0] == seen:
             return self._last[1]
-        prices = price_nodes(nodes.values(), book)
+        prices = self._prices(nodes, book, seen)
         pools = ["", *(pool.name for pool in spec.pools)] if spec is not None else [""]
         by_pool: dict[str, list[NodeFacts]] = {}
         for node in nodes.values():
             by_pool.setdefault(node.pool, []).append(node)
         lists = {pool: pool_price_list(book, pool, by_pool.get(pool, ()), prices) for pool in map(str, pools)}
         priced = PricedNodes(book, prices, lists)
-        self._last = (signature, priced)
+        self._last = (seen, priced)
         sources = Counter("None" if price.fault is not None else str(price.origin.source) for price in prices.values())
         metrics.PRICED_NODES.clear()
         for source, count in sources.items():

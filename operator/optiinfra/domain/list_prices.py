@@ -14,7 +14,7 @@ Sources, all of them public price lists as collected by open-source projects:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from statistics import median
 from types import MappingProxyType
 from typing import Final
@@ -200,6 +200,7 @@ def _gpu_weights() -> Mapping[str, float]:
     return MappingProxyType({name: median(values) for name, values in found.items()})
 
 
+@lru_cache(maxsize=1_024)
 def gpu_weight(model: str) -> float:
     """Return what one GPU weighs beside a core and a GiB, where a node's price is split: a share, never a price.
 

@@ -13,8 +13,8 @@ for one wrong row, because what a wrong row should have matched would silently t
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -25,6 +25,8 @@ from optiinfra.domain.scaler.variant import CapacityType
 
 MOST_BYTES: Final = 256 * 1024
 MOST_ROWS: Final = 2_000
+MOST_LOOSE: Final = 200
+"""Rows that name no single node, instance, pool, place or label: every node has to be compared with them."""
 _MOST_CONDITIONS: Final = 8
 _LONGEST: Final = 512
 _PRICES: Final = ("node_hour", "gpu_hour", "cpu_core_hour", "memory_gib_hour")
@@ -32,6 +34,9 @@ _COLUMNS: Final = ("match", *_PRICES, "currency", "as_of")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _DATE: Final = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 _PRICE: Final = re.compile(r"\d{1,7}(\.\d{1,9})?")
+_NAMED: Final = ("node", "instance", "region", "zone", "pool")
+_CASELESS: Final = frozenset({"instance", "region", "zone"})
+_WILD: Final = re.compile(r"[*?\[]")
 _WORDS: Final = frozenset({"node", "instance", "region", "zone", "pool", "gpu", "capacity"})
 _CAPACITIES: Final = {
     "on-demand": CapacityType.ON_DEMAND,
@@ -70,6 +75,14 @@ class PriceRow:
         """Whether it speaks about spot, on-demand or reserved nodes alone: its price needs no factor then."""
         return any(key == "capacity" for key, _ in self.conditions)
 
+    @property
+    def exact(self) -> tuple[str, str] | None:
+        """A condition that names one value of a node, as `_exact_conditions` writes it; None where there is none."""
+        for key, value in self.conditions:
+            if (key in _NAMED or "/" in key) and not _WILD.search(value):
+                return key, value.lower() if key in _CASELESS else value
+        return None
+
     def matches(self, node: Described) -> bool:
         """Tell whether all conditions hold."""
         return all(_holds(key, value, node) for key, value in self.conditions)
@@ -82,10 +95,32 @@ class PriceTable:
     name: str
     """As people find it: "ConfigMap optiinfra/prices"."""
     rows: tuple[PriceRow, ...]
+    _exact: Mapping[tuple[str, str], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """Places of the rows with a condition that names one value, by that condition; each row once."""
+    _loose: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    """Places of the others."""
+
+    @classmethod
+    def of(cls, name: str, rows: tuple[PriceRow, ...]) -> "PriceTable":
+        """Index the rows, so that a node is compared with few of them."""
+        exact: dict[tuple[str, str], list[int]] = {}
+        loose: list[int] = []
+        for place, row in enumerate(rows):
+            condition = row.exact
+            if condition is None:
+                loose.append(place)
+            else:
+                exact.setdefault(condition, []).append(place)
+        return cls(name, rows, {condition: tuple(places) for condition, places in exact.items()}, tuple(loose))
 
     def row_for(self, node: Described) -> PriceRow | None:
         """Return the first row that matches."""
-        return next((row for row in self.rows if row.matches(node)), None)
+        places = [
+            place for condition in _exact_conditions(node, self._exact) for place in self._exact.get(condition, ())
+        ]
+        return next(
+            (self.rows[place] for place in sorted((*places, *self._loose)) if self.rows[place].matches(node)), None
+        )
 
 
 def read_table(text: str, *, name: str) -> PriceTable | Unknown:
@@ -115,7 +150,11 @@ def read_table(text: str, *, name: str) -> PriceTable | Unknown:
         if before != number:
             return _wrong(name, f"row {number}: matches what row {before} matches and is never used; remove one")
         rows.append(row)
-    return PriceTable(name, tuple(rows))
+    loose = sum(row.exact is None for row in rows)
+    if loose > MOST_LOOSE:
+        text = f"{loose} rows match by * or gpu alone, at most {MOST_LOOSE} may; name an instance, a pool or a node"
+        return _wrong(name, text)
+    return PriceTable.of(name, tuple(rows))
 
 
 def _cells(line: str) -> Sequence[str]:
@@ -201,6 +240,19 @@ def _holds(key: str, value: str, node: Described) -> bool:
             return node.market.capacity is _CAPACITIES[value]
         case _:
             return fnmatchcase(node.labels.get(key, ""), value)
+
+
+def _exact_conditions(node: Described, asked: Mapping[tuple[str, str], object]) -> Iterator[tuple[str, str]]:
+    """Yield every condition that names a value of this node; of its labels only those that some row asks for."""
+    market = node.market
+    yield "node", node.name
+    yield "pool", node.pool
+    yield "instance", market.instance_type.lower()
+    yield "region", market.region.lower()
+    yield "zone", market.zone.lower()
+    for label in node.labels.items():
+        if "/" in label[0] and label in asked:
+            yield label
 
 
 def squash(name: str) -> str:

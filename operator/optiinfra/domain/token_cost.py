@@ -172,11 +172,15 @@ def _price(charge: Charge, basis: Basis, sums: _Sums, moment: Moment) -> TokenPr
 
 
 def _why_not(cost: Value, basis: Basis, sums: _Sums, moment: Moment) -> Unknown | None:
+    enough = sums.span >= LEAST_SPAN * 0.9 and sums.prompt + sums.generation >= LEAST_TOKENS
+    if isinstance(moment.held_per_hour, Unknown):
+        # Whatever took the price away took it from the last hour, too.
+        return moment.held_per_hour
+    if enough:
+        # Use that was not measured this minute takes nothing from what was measured before.
+        return None
     if isinstance(cost, Unknown):
         return cost
-    enough = sums.span >= LEAST_SPAN * 0.9 and sums.prompt + sums.generation >= LEAST_TOKENS
-    if enough:
-        return None
     for rate in (moment.prompt_rate, moment.generation_rate):
         if isinstance(rate, Unknown):
             return rate

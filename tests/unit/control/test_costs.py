@@ -135,7 +135,7 @@ def test_a_waiting_pod_costs_nothing_and_without_any_pod_nothing_is_known():
 
 def test_where_no_nodes_are_seen_gpus_have_no_price():
     made = rounds(served(replica()), work_of())
-    assert "prices.gpuHour" in str(made.cost.held)
+    assert "scope Namespaces" in str(made.cost.held)
     assert condition(made).reason is Reason.PRICE_MISSING
 
 
@@ -163,6 +163,16 @@ def test_a_change_of_cost_alone_is_written_every_five_minutes_at_most():
     gone = Unknown(UnknownReason.NOT_CONFIGURED, "x")
     made.cost = replace(made.cost, held=gone, used=gone, per_replica=gone)
     assert is_meaningful_change(old, status_of(made, NOW + 60.0), now=UnixTime(NOW + 61.0))
+
+
+def test_a_price_of_today_instead_of_yesterday_is_no_news():
+    made = rounds(served(replica()), work_of(node(**P5)))
+    old = status_of(made, NOW)
+    ((origin, count),) = made.cost.origins
+    made.cost = replace(made.cost, origins=((replace(origin, as_of="2026-11-22"), count),))
+    assert not is_meaningful_change(old, status_of(made, NOW + 86400.0), now=UnixTime(NOW + 86400.0))
+    made.cost = replace(made.cost, origins=((replace(origin, detail="elsewhere"), count),))
+    assert is_meaningful_change(old, status_of(made, NOW + 60.0), now=UnixTime(NOW + 60.0))
 
 
 def test_noise_is_no_change():

@@ -128,6 +128,28 @@ async def test_the_same_nodes_are_not_priced_twice_and_a_changed_label_is_seen()
     assert world.board.price(world.nodes, None).nodes["n"].hour == pytest.approx(1.0)
 
 
+async def test_a_node_that_comes_or_changes_is_priced_and_the_others_keep_their_price():
+    rows = "match,node_hour,currency\nexample.com/tier=gold,9,USD\nnode=*,5,USD\n"
+    world = World(rows=read_table(rows, name="x"))
+    await world.after(0.0)
+    world.nodes |= {"m": node("m")}
+    before = world.board.price(world.nodes, None).nodes
+    world.nodes["m"] = node("m", **{"example.com/tier": "gold"})
+    after = world.board.price(world.nodes, None).nodes
+    assert after["n"] is before["n"]
+    assert (before["m"].hour, after["m"].hour) == (pytest.approx(5.0), pytest.approx(9.0))
+    del world.nodes["n"]
+    assert set(world.board.price(world.nodes, None).nodes) == {"m"}
+
+
+def test_a_node_that_comes_changes_the_committed_share_of_all():
+    board = PriceBoard(clock=lambda: 0.0)
+    whole = spec(prices={"gpuHour": "2", "committed": {"gpus": 8, "factor": "50%"}})
+    alone = board.price({"n": node()}, whole).nodes["n"]
+    beside = board.price({"n": node(), "m": node("m")}, whole).nodes["n"]
+    assert (alone.committed_share, beside.committed_share) == (1.0, 0.5)
+
+
 def spec(**parts):
     return cro(**parts).spec
 

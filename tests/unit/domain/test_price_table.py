@@ -95,6 +95,10 @@ def test_comments_empty_lines_and_other_orders_of_columns_are_fine():
         (HEAD + "node=a;pool=b,1,,,,USD,\n\npool=b;node=a,2,,,,USD,\n", "row 4: matches what row 2 matches"),
         (HEAD + "x" * MOST_BYTES, "larger than 256 KiB"),
         (HEAD + "".join(f"node=n{i},1,,,,USD,\n" for i in range(MOST_ROWS + 1)), "2001 rows, at most 2000"),
+        (
+            HEAD + "".join(f"node=n{i}*,1,,,,USD,\n" for i in range(201)),
+            "201 rows match by * or gpu alone, at most 200",
+        ),
         (HEAD + ";".join(f"e.x/{i}=a" for i in range(9)) + ",1,,,,USD,\n", "9 conditions, at most 8"),
     ],
 )
@@ -105,6 +109,27 @@ def test_one_wrong_row_is_named_with_its_remedy(text, words):
     assert found.detail.startswith("ConfigMap o/p: ")
     assert "\n" not in found.detail
     assert len(found.detail) < 400
+
+
+VALUES = st.sampled_from(["a", "b", "a*", "*", "?"])
+ROW = st.dictionaries(st.sampled_from(["node", "instance", "pool", "zone", "e.x/t", "e.x/u"]), VALUES, min_size=1)
+
+
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=12),
+    seen=st.fixed_dictionaries({key: st.sampled_from("abcAB") for key in "nipztu"}),
+)
+def test_the_index_finds_what_comparing_every_row_finds(rows, seen):
+    lines = {";".join(f"{key}={value}" for key, value in sorted(row.items())): None for row in rows}
+    rows = table("".join(f"{line},{number + 1},,,,USD,\n" for number, line in enumerate(lines)))
+    labels = {
+        "node.kubernetes.io/instance-type": seen["i"],
+        "topology.kubernetes.io/zone": seen["z"],
+        "e.x/t": seen["t"],
+        "e.x/u": seen["u"],
+    }
+    one = Described(seen["n"], seen["p"], "", labels, market_of(labels))
+    assert rows.row_for(one) == next((row for row in rows.rows if row.matches(one)), None)
 
 
 @given(st.text(max_size=300))

@@ -108,6 +108,21 @@ def test_without_use_what_is_held_is_known():
     assert not isinstance(found[Basis.WEIGHTED, Charge.HELD].prompt, Unknown)
 
 
+def test_a_minute_without_use_takes_nothing_from_the_hour_and_a_price_that_is_gone_takes_all():
+    meter = TokenMeter()
+    for index in range(40):
+        meter.observe(BUSY, now=UnixTime(1e9 + index * 30.0))
+
+    def told(moment: Moment, charge: Charge):
+        found = {(one.basis, one.charge): one for one in meter.prices(moment)}
+        return found[Basis.WEIGHTED, charge].prompt
+
+    unused = replace(BUSY, used_per_hour=MISSING)
+    assert told(unused, Charge.USED) == pytest.approx(told(BUSY, Charge.USED))
+    unpriced = replace(BUSY, used_per_hour=MISSING, held_per_hour=MISSING)
+    assert told(unpriced, Charge.USED) is told(unpriced, Charge.HELD) is MISSING
+
+
 def test_only_generated_tokens_have_no_price_of_prompts():
     found = metered(replace(BUSY, prompt_rate=0.0))
     assert "fewer than a thousand prompt tokens" in str(found[Basis.TIME, Charge.HELD].prompt)

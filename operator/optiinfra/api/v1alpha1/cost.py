@@ -1,6 +1,6 @@
 """What a service costs, as its status shows it: an hour, a replica-hour, a million tokens, and by whose prices.
 
-Two digits a price: costs per token move with every minute's traffic, and a status is no time series (the metrics are).
+What moves with traffic has two digits: a status is no time series (the metrics are).
 """
 
 from typing import Annotated
