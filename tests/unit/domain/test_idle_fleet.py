@@ -26,7 +26,7 @@ class One:
 
     def read(self, *, duty=0.0, memory=70 * GIB, power=NAN, sm=NAN, limit=NAN, transfer=NAN, working=False):
         self.time += self.interval
-        self.memory.observe(sample(self.column, self.time, duty, memory, power, sm, limit, transfer, working))
+        self.memory.observe(sample(self.column, self.time, duty, memory, power, sm, limit, transfer, working=working))
         return self
 
     def pass_(self, seconds, **facts):
@@ -43,7 +43,7 @@ class One:
         return Sight(int(self.judged.sight[0]))
 
 
-def sample(columns, time, duty, memory, power, sm, limit, transfer, working):
+def sample(columns, time, duty, memory, power, sm, limit, transfer, *, working):
     def each(value):
         return np.broadcast_to(np.asarray(value, dtype=np.float64), columns.shape).copy()
 
@@ -88,8 +88,7 @@ def test_a_gpu_whose_work_comes_regularly_is_never_idle_in_between(pause):
     gpu = One().pass_(10 * MINUTE, duty=0.6)
     seen = []
     for _ in range(12):
-        for _ in range(pause):
-            seen.append(gpu.read().sight)
+        seen.extend(gpu.read().sight for _ in range(pause))
         gpu.pass_(3 * MINUTE, duty=0.5)
     assert Sight.IDLE not in seen
 
@@ -244,7 +243,7 @@ def test_no_floor_is_learned_under_load_or_while_a_model_loads():
 
 def test_a_filled_memory_has_a_floor_of_its_own():
     gpu = One().pass_(3 * HOUR, memory=0.2 * GIB, power=70.0, limit=700.0)
-    gpu.pass_(3 * HOUR, memory=60 * GIB, power=118.0, limit=700.0)
+    gpu.pass_(2 * HOUR, memory=60 * GIB, power=118.0, limit=700.0)
     assert gpu.sight is Sight.IDLE
     assert gpu.judged.floor[0] == pytest.approx(118.0, abs=2.0)
 
@@ -282,11 +281,12 @@ def test_a_forgotten_gpu_leaves_nothing_to_the_next_one():
 def test_the_memory_of_a_fleet_is_bounded():
     memory = IdleMemory()
     columns = np.array([memory.column("n", str(number)) for number in range(1000)])
-    before = memory._state.nbytes + memory._lengths.nbytes + memory._ends.nbytes
+    arrays = (memory._state, memory._lengths, memory._ends)
+    before = sum(one.nbytes for one in arrays)
     for step in range(300):
         duty = np.where(np.arange(1000) % 7 == step % 7, 0.5, 0.0)
-        memory.observe(sample(columns, 60.0 * step, duty, GIB, NAN, NAN, NAN, NAN, False))
-    assert memory._state.nbytes + memory._lengths.nbytes + memory._ends.nbytes == before
+        memory.observe(sample(columns, 60.0 * step, duty, GIB, NAN, NAN, NAN, NAN, working=False))
+    assert sum(one.nbytes for one in (memory._state, memory._lengths, memory._ends)) == before
     assert before / 1024 < 1500
 
 

@@ -42,7 +42,7 @@ _SCALE: Final = 24.0
 """Of the horizon: scale of the long part (half a day); its hazard is 1 / (scale + elapsed)."""
 _LONG_AFTER_WORK: Final = 0.3
 """Share of gaps after work that are long, before any was seen; of a GPU whose memory is empty, twice that."""
-_LONG_AT_FIRST: Final = 0.58
+_LONG_AT_FIRST: Final = 0.6
 """The same for a GPU that was first seen without work and never worked since."""
 _LONG_EMPTY: Final = 0.98
 """The same where it is empty too."""
