@@ -9,14 +9,18 @@ import asyncio
 import contextlib
 import itertools
 import json
+import subprocess
 import time
 
 import pytest
+import yaml
 
 from hack.cluster.errors import ApiError
 from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.domain.consolidation import ClusterFacts, DrainPolicy, NodeReason, PodReason, plan
+from optiinfra.domain.consolidation.advice import PACKING_PROFILE
+from optiinfra.domain.consolidation.scheduling import HabitKind, habit_of
 from optiinfra.domain.units import UnixTime
 from tests.unit.domain.drain_checker import complaints
 
@@ -219,3 +223,45 @@ async def test_what_the_plan_refuses_the_eviction_api_refuses(site, control_plan
     with pytest.raises(ApiError, match="more than one PodDisruptionBudget"):
         site.evict("twice-0", dry_run=True)
     site.evict("free-0", dry_run=True)
+
+
+@pytest.fixture
+def packing_scheduler(control_plane, tmp_path):
+    """A second real kube-scheduler with the profile that is advised, beside the cluster's own."""
+    profile = yaml.safe_load(PACKING_PROFILE)
+    profile["profiles"] = [each for each in profile["profiles"] if each["schedulerName"] == "gpu-packing"]
+    profile["clientConnection"] = {"kubeconfig": str(control_plane.kubeconfig)}
+    profile["leaderElection"] = {"leaderElect": False}
+    config = tmp_path / "scheduler.yaml"
+    config.write_text(yaml.safe_dump(profile))
+    binary = control_plane.binary("kube-scheduler")
+    with (tmp_path / "scheduler.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(binary), f"--config={config}", "--secure-port=0"], stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield "gpu-packing"
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+@pytest.mark.parametrize("name", ["default-scheduler", "gpu-packing"])
+async def test_how_a_real_scheduler_fills_nodes_shows_in_its_placements(site, control_plane, request, name):
+    if name == "gpu-packing":
+        request.getfixturevalue("packing_scheduler")
+    for number in range(20):
+        pod = bare(f"p{number}", "")
+        del pod["spec"]["nodeName"]
+        pod["spec"]["schedulerName"] = name
+        # The default profile looks at CPU and memory alone: a server asks for its share of them, too.
+        pod["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "16", "memory": "128Gi"}
+        site.cluster.request("POST", f"{site.base}/pods", pod)
+        began = time.monotonic()
+        site.wait(lambda count=number + 1: site.all_ready(count))
+        await asyncio.sleep(max(0.0, 1.05 - (time.monotonic() - began)))  # moments are whole seconds
+    facts = await facts_of(control_plane)
+    found = habit_of(facts.nodes)
+    assert found.kind is (HabitKind.SPREADS if name == "default-scheduler" else HabitKind.PACKS), found
+    in_use = sum(bool(node.pods) for node in facts.nodes)
+    assert in_use == (4 if name == "default-scheduler" else 3)

@@ -14,6 +14,7 @@ from typing import Final
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.work import ClusterWork
 from optiinfra.domain.consolidation import WORTH, ClusterFacts, DrainPolicy, FreedNode, Serving, plan
+from optiinfra.domain.consolidation.advice import autoscaler_advice, deletion_cost_advice, scheduler_advice
 from optiinfra.domain.consolidation.scheduling import habit_of
 from optiinfra.domain.evidence import (
     Direction,
@@ -95,7 +96,6 @@ def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:
         )
         memory.drain_seconds = time.thread_time() - began
     assert memory.drain is not None
-    cluster.habit = habit_of(tuple(cluster.nodes.values()))
     cluster.plan = memory.drain
     cluster.doubts += tuple(problem.message for problem in cluster.plan.problems)
     freed = {node.node: node for node in cluster.plan.freed}
@@ -111,7 +111,21 @@ def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:
         if stood >= WORTH * freed[name].price * 3600.0:
             proposals.append(_proposal(cluster, freed[name], gone_before, stood=stood))
             gone_before.append(name)
-    return proposals
+    return [*proposals, *_advice(cluster)]
+
+
+def _advice(cluster: ClusterWork) -> list[Proposal]:
+    """Say what keeps nodes from staying half empty: the scheduler, the autoscaler, the order of scaling in."""
+    assert cluster.plan is not None
+    nodes = tuple(cluster.nodes.values())
+    cluster.habit = habit_of(nodes)
+    due = set(cluster.due)
+    standing = replace(cluster.plan, freed=tuple(node for node in cluster.plan.freed if node.node in due))
+    return [
+        *scheduler_advice(cluster.habit, nodes),
+        *autoscaler_advice(nodes, standing),
+        *deletion_cost_advice(nodes, standing),
+    ]
 
 
 def _most_moves(nodes: int) -> int:

@@ -4,11 +4,15 @@ Nobody can ask a scheduler for its profile, and the same half-empty nodes come f
 shrank. So each placement is looked at by itself: when a pod with GPUs was given its node, how full was that node among
 those that had room for it? Rank 0 is the emptiest of them and 1 the fullest; spreading (NodeResourcesFit with
 LeastAllocated, the default) comes to 0, packing (MostAllocated, or RequestedToCapacityRatio) to 1, and chance to one
-half. Placements are looked at in their order, with the pods that were there before. Pods that have gone since are not
-seen, which blurs the ranks towards one half and turns no one into the other; so only a clear mean is a verdict. Pods
-whose own rules decide (groups, spread, affinity) and choices between nodes equally full say nothing, and are left out.
+half. The default profile scores CPU and memory alone: pods that ask for much GPU and little else are placed by chance.
+
+Placements are looked at in their order, with the pods that were there before. Pods that have gone since are not seen,
+which blurs the ranks towards one half and turns no one into the other; so only a clear mean is a verdict. Pods whose
+own rules decide (groups, spread, affinity), choices between nodes equally full, and pods placed in one second, whose
+order nobody knows, say nothing and are left out.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,10 +68,11 @@ def habit_of(nodes: Sequence[NodeFacts]) -> Habit | Unknown:
     taken = np.zeros(len(usable))
     ranks: list[float] = []
     first = len(placed) - MOST_PLACEMENTS
-    for number, (_, _, pod, index) in enumerate(placed):
+    at_once = Counter(moment for moment, *_ in placed)
+    for number, (moment, _, pod, index) in enumerate(placed):
         rules = pod.rules
         own = pod.group or rules.spread or rules.affinity or rules.anti_affinity
-        if number >= first and not own:
+        if number >= first and not own and at_once[moment] == 1:
             room = terrain.own_rules(pod) & terrain.alike(index, gpus=True) & (size - taken >= pod.gpus - _EQUAL)
             full = taken[room] / size[room]
             chosen = taken[index] / size[index]
