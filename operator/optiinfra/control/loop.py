@@ -53,6 +53,8 @@ _PULLED_FORWARD = 0.25
 """Share of its interval by which a page may bring a round forward."""
 _BROKEN_INTERVAL = 300.0
 _USAGE_INTERVAL = 60.0
+_FIRST_USAGE = 2.0
+"""Seconds to the next look while there is nobody to ask about: after a start, targets are read one by one."""
 _COUNTS_INTERVAL = 10.0
 
 
@@ -242,8 +244,8 @@ class ControlLoop:
                 counts_due = time.monotonic() + _COUNTS_INTERVAL
                 self._count()
             if time.monotonic() >= usage_due:
-                usage_due = time.monotonic() + _USAGE_INTERVAL
-                await self._refresh_usage()
+                asked = await self._refresh_usage()
+                usage_due = time.monotonic() + (_USAGE_INTERVAL if asked else _FIRST_USAGE)
             await asyncio.sleep(0.5)
 
     def _count(self) -> None:
@@ -262,7 +264,8 @@ class ControlLoop:
             {pool: hour for memory in known.values() for pool, hour in memory.pool_hours.items()},
         )
 
-    async def _refresh_usage(self) -> None:
+    async def _refresh_usage(self) -> bool:
+        """Read what pods use; False when no target with pods is known yet."""
         by_namespace: dict[str, dict[str, Owner]] = {}
         nodes = self.inventory.nodes() if self.inventory.synced else {}
         for key, obj in self.registry.services():
@@ -278,6 +281,7 @@ class ControlLoop:
         for namespace, owners in by_namespace.items():
             await self.usage.refresh(namespace, owners)
         await self.sizing_rules.refresh(tuple(by_namespace))
+        return any(by_namespace.values())
 
     def forget_gone(self) -> None:
         """Drop what is remembered of objects and targets that are gone; part of the sweep."""
