@@ -6,6 +6,7 @@ people chose (names) are cut rather than refused.
 """
 
 import math
+from collections.abc import Iterable
 
 from optiinfra.api.scalars import Time
 from optiinfra.api.status_from import cut
@@ -42,20 +43,7 @@ _DIGITS = 6
 
 def ledger_fields(ledger: Ledger) -> LedgerStatus:
     """Write an object's books; what recommendations could save is filled in elsewhere."""
-    claimed = [
-        (account, entry)
-        for account in ledger.accounts
-        for entry in account.entries
-        if entry.cause in CLAIMED and entry.basis is Basis.MEASURED
-    ]
-    freed = sum((account.freed(entry) for account, entry in claimed), NOTHING)
-    free = sum(
-        (
-            (now := account.freed(entry)).positive.by(account.free_share()) + (now - now.positive)
-            for account, entry in claimed
-        ),
-        NOTHING,
-    )
+    freed, free = freed_now([ledger])
     seen = dict(ledger.seen_at)
     open_entries = ledger.entries[:MAX_ENTRIES]
     return LedgerStatus(
@@ -71,13 +59,30 @@ def ledger_fields(ledger: Ledger) -> LedgerStatus:
     )
 
 
-def cluster_ledger_fields(ledger: ClusterLedger) -> ClusterLedgerStatus:
-    """Write the cluster's books."""
-    shapes = sorted(ledger.nodes.counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_SHAPES]
+def freed_now(ledgers: Iterable[Ledger]) -> tuple[Capacity, Capacity]:
+    """Return what is claimed to be freed now, measured, and what of it no pod holds any more."""
+    freed = free = NOTHING
+    for ledger in ledgers:
+        for account in ledger.accounts:
+            share = account.free_share()
+            for entry in account.entries:
+                if entry.cause in CLAIMED and entry.basis is Basis.MEASURED:
+                    now = account.freed(entry)
+                    freed += now
+                    free += now.positive.by(share) + (now - now.positive)
+    return freed, free
+
+
+def cluster_ledger_fields(ledger: ClusterLedger, objects: Iterable[Ledger] = ()) -> ClusterLedgerStatus:
+    """Write the cluster's books, with what all objects have freed now."""
+    freed, free = freed_now(objects)
+    shapes = sorted(sorted(ledger.nodes.counts.items(), key=lambda item: -item[1])[:MAX_SHAPES])
     entries = (*ledger.nodes.entries, *ledger.ended)[:MAX_NODE_ENTRIES]
     return ClusterLedgerStatus(
         since=Time.of(ledger.since),
         as_of=_rounded_up(ledger.as_of),
+        freed=_resources(freed),
+        free=_resources(free),
         **_periods(ledger.periods),
         unwatched_hours=_number(ledger.unwatched / HOUR),
         nodes=tuple(_shape(shape, count) for shape, count in shapes),

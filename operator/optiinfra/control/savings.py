@@ -18,10 +18,11 @@ from optiinfra.control.isolation import isolated
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.registry import Registry
 from optiinfra.control.savings_seen import (
+    Held,
     allocated,
     departures,
     prices_of_shapes,
-    shape_of,
+    shapes_of,
     target_seen,
     terms_of,
 )
@@ -34,7 +35,7 @@ from optiinfra.domain.savings.periods import Lines
 from optiinfra.domain.units import HOURS_PER_MONTH, Seconds, UnixTime
 
 _LOG = logging.getLogger(__name__)
-NODE_INTERVAL: Final = 10.0
+NODE_INTERVAL: Final = 30.0
 """Nodes are counted so often, and whenever one came or went."""
 COUNT_INTERVAL: Final = 10.0
 NO_CLUSTER: Final = "no ClusterResourceOptimization prices the cluster's nodes: create one"
@@ -47,6 +48,8 @@ class _Kept:
 
     uid: str
     ledger: Ledger
+    claims: tuple[Claim, ...]
+    """What its open entries free now; worked out once an observation, as there may be thousands of objects."""
     watched_at: float | None = None
     """By the monotonic clock; None before the first observation of this process."""
 
@@ -62,6 +65,8 @@ class _ClusterKept:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     saved_hours: Mapping[Shape, float] = field(default_factory=dict)
     bought_hours: Mapping[Shape, float] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    """By node: its pods, and what they hold; most nodes' pods stay the same from look to look."""
 
 
 @dataclass(slots=True)
@@ -81,9 +86,13 @@ class SavingsBooks:
         cluster = self._of_cluster(work)
         if cluster is not None:
             self._nodes(cluster, work)
+        accruals: list[Accrual] = []
         for service in work.services:
             with isolated(service, step="savings"):
-                self._service(service, work)
+                accruals += self._service(service, work)
+        if cluster is not None:
+            cluster.ledger = absorb(cluster.ledger, accruals)
+        _count_hours(accruals)
         for item in work.clusters:
             if self._cluster is not None and item.key == self._cluster.key:
                 item.ledger = self._cluster_status(self._cluster, work)
@@ -133,7 +142,8 @@ class SavingsBooks:
         kept = self._kept.get(key)
         if kept is None or kept.uid != obj.metadata.uid:
             before = ledger_from(obj.status.savings) if obj.status.savings is not None else None
-            kept = self._kept[key] = _Kept(obj.metadata.uid, before or Ledger.opening(at))
+            ledger = before or Ledger.opening(at)
+            kept = self._kept[key] = _Kept(obj.metadata.uid, ledger, _claims(key, ledger))
         return kept
 
     def _of_cluster(self, work: Work) -> _ClusterKept | None:
@@ -158,7 +168,7 @@ class SavingsBooks:
             self._of(key, service, work.at)  # whose share of a node is it, if its books were not opened yet?
         obj = self.registry.get(kept.key)
         assert isinstance(obj, ClusterResourceOptimization)
-        shapes = {name: shape_of(node) for name, node in work.nodes.items()}
+        shapes = shapes_of(work.nodes, before=kept.shapes, books=kept.ledger.nodes)
         kept.saved_hours = {**kept.saved_hours, **prices_of_shapes(shapes, work.node_prices, marginal=True)}
         kept.bought_hours = {**kept.bought_hours, **prices_of_shapes(shapes, work.node_prices, marginal=False)}
         counts: dict[Shape, int] = {}
@@ -173,9 +183,9 @@ class SavingsBooks:
                 departures=departures(kept.shapes, shapes, obj),
                 saved_hours=kept.saved_hours,
                 bought_hours=kept.bought_hours,
-                allocated=allocated(work.nodes, shapes),
+                allocated=allocated(work.nodes, shapes, kept.held),
                 terms=terms_of(shapes, obj),
-                claims=tuple(claim for key, item in self._kept.items() for claim in _claims(key, item.ledger)),
+                claims=tuple(claim for item in self._kept.values() for claim in item.claims),
                 elapsed=None if kept.watched_at is None else Seconds(now - kept.watched_at),
                 currency=str(obj.spec.currency),
             ),
@@ -183,7 +193,7 @@ class SavingsBooks:
         kept.watched_at, kept.shapes = now, shapes
         _count_money(before, kept.ledger.periods.all_time, kept.ledger.periods.currency)
 
-    def _service(self, service: ServiceWork, work: Work) -> None:
+    def _service(self, service: ServiceWork, work: Work) -> tuple[Accrual, ...]:
         kept = self._of(service.key, service.obj, work.at)
         now = self.clock()
         cluster = self._cluster
@@ -191,11 +201,9 @@ class SavingsBooks:
         watched = cluster is not None and cluster.ledger.watched
         seen = self._seen(service, work, kept, now=now, nodes_watched=watched, rates=rates)
         kept.ledger, accruals = watch(kept.ledger, seen)
-        kept.watched_at = now
-        if cluster is not None:
-            cluster.ledger = absorb(cluster.ledger, accruals)
-        _count_hours(accruals)
+        kept.watched_at, kept.claims = now, _claims(service.key, kept.ledger)
         service.ledger = self._status(kept.ledger, work, rates)
+        return accruals
 
     def _seen(
         self,
@@ -252,13 +260,13 @@ class SavingsBooks:
             for key, item in self._kept.items()
             for entry in item.ledger.entries
             if entry.cause in CLAIMED
-            for rate in kept.ledger.rates.get((owner_of(key), entry.id), ())
+            for rate in kept.ledger.rates_of(owner_of(key)).get(entry.id, ())
             if entry.verified or rate.basis is Basis.COUNTERFACTUAL
         ]
         measured = sum(rate.per_hour for rate in rates if rate.basis is Basis.MEASURED)
         measured += _adopted_per_hour(kept.ledger, work.at)
         counter = sum(rate.per_hour for rate in rates if rate.basis is Basis.COUNTERFACTUAL)
-        return cluster_ledger_fields(kept.ledger).model_copy(
+        return cluster_ledger_fields(kept.ledger, (item.ledger for item in self._kept.values())).model_copy(
             update={
                 "per_month_realised": None if unknown else round(measured * HOURS_PER_MONTH, 2),
                 "per_month_counterfactual": None if unknown else round(counter * HOURS_PER_MONTH, 2),
@@ -272,7 +280,7 @@ def owner_of(key: ObjectKey) -> str:
     return f"{key.namespace}/{key.name}"
 
 
-def _claims(key: ObjectKey, ledger: Ledger) -> list[Claim]:
+def _claims(key: ObjectKey, ledger: Ledger) -> tuple[Claim, ...]:
     """What the open entries of an object free now. Where a plain HPA is the measure, the scaler's own moves are not."""
     claims: list[Claim] = []
     for account in ledger.accounts:
@@ -287,7 +295,7 @@ def _claims(key: ObjectKey, ledger: Ledger) -> list[Claim]:
                 claims.append(
                     Claim(owner_of(key), entry.id, entry.cause, entry.basis, entry.verified, entry.place, free)
                 )
-    return claims
+    return tuple(claims)
 
 
 def _adopted_per_hour(ledger: ClusterLedger, at: UnixTime) -> float:
@@ -304,7 +312,7 @@ def _per_month(rates: Mapping[int, Sequence[Rate]], ledger: Ledger, basis: Basis
     return round(money_per_hour(rates, ledger.entries, basis=basis) * HOURS_PER_MONTH, 2) + 0.0
 
 
-def _count_hours(accruals: tuple[Accrual, ...]) -> None:
+def _count_hours(accruals: Sequence[Accrual]) -> None:
     for accrual in accruals:
         for direction, sign in (("freed", 1.0), ("added", -1.0)):
             hours = accrual.amounts.requests.times(sign).positive

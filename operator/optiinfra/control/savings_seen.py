@@ -7,7 +7,7 @@ that drives the workload; everything else was others.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization
 from optiinfra.api.v1alpha1.scaling import Actuation
@@ -27,13 +27,14 @@ from optiinfra.domain.savings.account import NOT_FOLLOWING, Account, TargetSeen
 from optiinfra.domain.savings.amounts import NOTHING, Capacity
 from optiinfra.domain.savings.booking import BY_OTHERS, Maker
 from optiinfra.domain.savings.entries import NOWHERE, Axis, Cause, Place
-from optiinfra.domain.savings.nodes import Departure, Shape
+from optiinfra.domain.savings.nodes import Departure, NodeBooks, Shape, like
 from optiinfra.domain.savings.reference import plain_hpa_replicas
 from optiinfra.domain.scaler.variant import CapacityType
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.workload import NodeFacts, PodFacts, WorkloadFacts
 
 GIB: Final = 2.0**30
+Held: TypeAlias = tuple[tuple[PodFacts, ...], Capacity]
 _DIGITS: Final = 6
 """As the status keeps them: a size that was rounded there must not look like a change after a restart."""
 _SETTING: Final = re.compile(r"containers\[([^\]]+)\]\.(?:requests|limits)\.(cpu|memory|nvidia\.com/gpu)")
@@ -63,7 +64,7 @@ def target_seen(
         size=size,
         held=total([pod for pod in facts.pods if pod.node]),
         place=_place(facts, nodes, size=size) or _last_place(before),
-        replicas_by=_replicas_by(service, target, facts, actions, before),
+        replicas_by=_replicas_by(service, target, facts, actions, before, follows=follows),
         size_by={} if before is None else _size_by(service, pods, before, size),
         verified=frozenset(action.id for action in actions if action.state is ActionState.VERIFIED),
         reference=_reference(target) if follows else NOT_FOLLOWING,
@@ -139,10 +140,14 @@ def _replicas_by(
     facts: WorkloadFacts,
     actions: Sequence[ActionStatus],
     before: Account | None,
+    *,
+    follows: bool,
 ) -> Maker:
     was, now = (facts.desired_replicas if before is None else before.replicas), facts.desired_replicas
     if was == now:
         return BY_OTHERS
+    if follows and facts.scaler is not None:
+        return Maker(Cause.SCALER, facts.scaler.name)
     if actions and _ordered(actions[-1], target, was=was, now=now):
         return Maker(Cause.ACTION, actions[-1].id, rollback=actions[-1].state is ActionState.ROLLED_BACK)
     if facts.scaler is not None:
@@ -223,6 +228,25 @@ def shape_of(node: NodeFacts) -> Shape:
     )
 
 
+def shapes_of(nodes: Mapping[str, NodeFacts], *, before: Mapping[str, Shape], books: NodeBooks) -> dict[str, Shape]:
+    """Return what each node is counted as. A node that is still there is what it was.
+
+    Its GPUs vanish from the API while a device plugin restarts, and nobody pays less for it.
+    """
+    known = {*books.counts, *(entry.shape for entry in books.entries)}
+    found: dict[str, Shape] = {}
+    for name, node in nodes.items():
+        shape, was = shape_of(node), before.get(name)
+        same = was is not None and was.spot == shape.spot and was.place.pool == shape.place.pool
+        if was is not None and same and shape.gpus <= was.gpus:
+            shape = was
+        elif shape not in known:
+            shape = like(shape, known)
+            known.add(shape)
+        found[name] = shape
+    return found
+
+
 def prices_of_shapes(
     shapes: Mapping[str, Shape], prices: Mapping[str, NodePrice], *, marginal: bool
 ) -> dict[Shape, float]:
@@ -238,13 +262,20 @@ def prices_of_shapes(
     return {shape: so_far / count for shape, (so_far, count) in sums.items()}
 
 
-def allocated(nodes: Mapping[str, NodeFacts], shapes: Mapping[str, Shape]) -> dict[Place, Capacity]:
-    """Sum up what pods hold, by place."""
-    held: dict[Place, Capacity] = {}
+def allocated(
+    nodes: Mapping[str, NodeFacts], shapes: Mapping[str, Shape], known: dict[str, Held]
+) -> dict[Place, Capacity]:
+    """Sum up what pods hold, by place; `known` is what was found the last time, and is brought up to date."""
+    sums: dict[Place, Capacity] = {}
+    for name in [name for name in known if name not in nodes]:
+        del known[name]
     for name, node in nodes.items():
+        before = known.get(name)
+        if before is None or before[0] is not node.pods:
+            known[name] = before = node.pods, total(node.pods)
         place = shapes[name].place
-        held[place] = held.get(place, NOTHING) + total(node.pods)
-    return held
+        sums[place] = sums.get(place, NOTHING) + before[1]
+    return sums
 
 
 def departures(

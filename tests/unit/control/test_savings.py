@@ -58,6 +58,7 @@ class World:
             self.registry.upsert("ClusterResourceOptimization", cro_body())
         self.nodes = [f"n{number}" for number in range(nodes)]
         self.prices = {}
+        self.gpus = {}
         self.books = SavingsBooks(registry=self.registry, clock=lambda: self.at)
         self.memory = ObjectMemory()
         self.actions = []
@@ -108,7 +109,9 @@ class World:
         service.currency = "USD"
         service.actions = list(self.actions)
         service.targets[0].effect = effect
-        seen = {name: node(name, *(p for p in pods if p.node == name)) for name in self.nodes}
+        seen = {
+            name: node(name, *(p for p in pods if p.node == name), gpus=self.gpus.get(name, 8.0)) for name in self.nodes
+        }
         known = self.registry.get(CLUSTER)
         cluster = [ClusterWork(CLUSTER, known, ObjectMemory(), nodes=seen)] if known is not None else []
         work = Work("r", UnixTime(self.at), (KEY, CLUSTER), nodes=seen, services=[service], clusters=cluster)
@@ -175,6 +178,7 @@ def test_money_appears_only_when_a_node_goes_and_only_for_what_is_verified():
     (gone,) = [entry for entry in cluster.node_entries if entry.ended is None]
     assert (gone.name, gone.before, gone.after) == ("n3", 4, 3)
     assert [(share.object, share.fraction) for share in gone.shares] == [("inference/svc", 1.0)]
+    assert (cluster.freed.gpus, cluster.free.gpus) == (8.0, 8.0)
 
 
 def test_a_new_leader_goes_on_where_the_statuses_are():
@@ -302,6 +306,40 @@ def test_without_prices_nodes_or_a_cluster_object_there_is_no_money_and_the_reas
     world.prices = {name: replace(price(name), hour=nothing, marginal_hour=nothing) for name in world.nodes}
     world.round(8)
     assert "price" in world.round(6)[0].money_unknown
+
+
+def test_gpus_that_vanish_while_a_plugin_restarts_are_no_nodes_that_went():
+    world = World()
+    world.round(16)
+    world.order(16, 8)
+    world.round(8)
+    world.gpus = {"n2": 0.0, "n3": 0.0}
+    world.rounds(300, 8)
+    world.gpus = {}
+    ledger, cluster = world.rounds(60, 8)
+    assert cluster.node_entries == ()
+    assert all(line.freed.money == 0.0 for line in ledger.total.lines)
+
+
+def test_a_round_of_a_fleet_is_soon_accounted_for():
+    """Two thousand objects with books, one round of five hundred: no more than a step of a round may take."""
+    registry = Registry()
+    for number in range(2000):
+        registry.upsert("ResourceOptimization", ro_body(f"svc-{number}", uid=f"uid-{number}"))
+    registry.upsert("ClusterResourceOptimization", cro_body())
+    books = SavingsBooks(registry=registry, clock=lambda: 0.0)
+    work = Work("r", NOW, (), nodes={"n1": node("n1")})
+    for at, replicas in ((0.0, 4), (30.0, 2)):
+        services = []
+        for number in range(500):
+            key = ObjectKey("ResourceOptimization", "inference", f"svc-{number}")
+            service = service_of(registry.get(key), facts=facts(replicas, pods=(pod(),)))
+            service.key = key
+            services.append(service)
+        work = Work("r", UnixTime(NOW + at), (), nodes={"n1": node("n1")}, services=services)
+        books.observe(work)
+    assert all(service.problem is None for service in services)
+    assert all(service.ledger.entries[0].amount == 2 for service in services)
 
 
 def test_an_object_made_anew_has_new_books_and_the_cluster_keeps_what_it_came_to():

@@ -10,7 +10,7 @@ from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.savings.account import TargetSeen
 from optiinfra.domain.savings.amounts import NOTHING, Amounts, Capacity
 from optiinfra.domain.savings.booking import MOST_OPEN, Maker
-from optiinfra.domain.savings.entries import Axis, Basis, Cause, End
+from optiinfra.domain.savings.entries import CLAIMED, Axis, Basis, Cause, End
 from optiinfra.domain.savings.ledger import LONGEST_GAP, LONGEST_PROVEN, Ledger, Rate, Seen, watch
 from optiinfra.domain.savings.periods import LineKey
 from optiinfra.domain.units import Seconds, UnixTime
@@ -229,6 +229,14 @@ def test_a_scaler_that_follows_us_is_measured_against_a_plain_hpa_and_named_so()
     assert total(ledger, cause=Cause.ACTION).is_nothing, "the same replicas are not claimed as measured, too"
 
 
+def test_what_was_claimed_as_measured_is_not_claimed_again_when_a_scaler_follows():
+    ledger = lived(seen(0, target(10)), seen(60, target(6, by=OURS)), seen(660, target(6)), seen(720, follows(6, 8.0)))
+    assert [(item.by, item.end) for item in ledger.ended] == [("act-1", End.COMPARED)]
+    claimed = [entry for entry in ledger.entries if entry.cause in CLAIMED]
+    assert [(entry.basis, entry.amount) for entry in claimed] == [(Basis.COUNTERFACTUAL, 2.0)]
+    assert sum(entry.amount for entry in ledger.accounts[0].of(Axis.REPLICAS)) == 4, "and nothing is lost"
+
+
 def test_without_a_known_load_there_is_no_counterfactual_and_the_reason_is_said():
     unknown = Unknown(UnknownReason.STALE, "no page for a minute")
     ledger = lived(seen(0, follows(10, 12.0)), seen(60, follows(10, unknown)), seen(660, follows(10, unknown)))
@@ -369,3 +377,21 @@ def test_nobody_claims_more_than_was_ever_not_asked_for(moments):
             bound += max(before, freed, 0.0) * span
         ledger, before = after, freed
     assert total(ledger).requests.gpus <= bound + 1e-6
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(MOMENTS, st.sampled_from([None, 0.0, 4.0, 12.0, 40.0])), min_size=2, max_size=30))
+def test_measured_and_counterfactual_never_claim_the_same_replicas(moments):
+    ledger = Ledger.opening(T0)
+    for one, (_, reference) in zip(story([moment for moment, _ in moments]), moments, strict=True):
+        (now,) = one.targets
+        follow = reference is not None
+        now = replace(now, follows=follow, reference=reference if follow else now.reference)
+        ledger, _ = watch(ledger, replace(one, targets=(now,)))
+        (account,) = ledger.accounts
+        assert (
+            sum((account.freed(entry) for entry in account.entries if entry.basis is Basis.MEASURED), NOTHING)
+            - account.measured
+        ).is_nothing
+        replicas = [entry for entry in account.entries if entry.axis is Axis.REPLICAS and entry.cause in CLAIMED]
+        assert len({entry.basis for entry in replicas}) <= 1

@@ -11,7 +11,7 @@ from optiinfra.domain.savings.amounts import NOTHING, Amounts, Capacity
 from optiinfra.domain.savings.cluster import ClusterLedger, NodesSeen, absorb, watch_nodes
 from optiinfra.domain.savings.entries import Basis, Cause, Place
 from optiinfra.domain.savings.ledger import LONGEST_GAP, Accrual
-from optiinfra.domain.savings.nodes import MOST_NODE_ENTRIES, Claim, Departure, Shape
+from optiinfra.domain.savings.nodes import MOST_NODE_ENTRIES, Claim, Departure, Shape, like
 from optiinfra.domain.savings.periods import LineKey
 from optiinfra.domain.units import UnixTime
 
@@ -55,7 +55,7 @@ def money(ledger, cause=None, basis=None):
 
 
 def rate(ledger, owner="a/x", entry=1):
-    return sum(item.per_hour for item in ledger.rates.get((owner, entry), ()))
+    return sum(item.per_hour for item in ledger.rates_of(owner).get(entry, ()))
 
 
 def test_replicas_that_leave_a_node_half_empty_save_no_money_until_it_goes():
@@ -106,6 +106,29 @@ def test_a_node_of_another_shape_is_no_replacement():
     )
     assert sorted(entry.nodes for entry in ledger.nodes.entries) == [-2, 1]
     assert money(ledger) == pytest.approx(40.0 * 300 / HOUR - 42.0 * 600 / HOUR)
+
+
+def test_nodes_swapped_for_others_save_nobody_a_node():
+    small = Shape(H100, 4.0, 48.0, 512.0)
+    prices = {**PRICE, small: 21.0}
+    ledger = lived(
+        seen(0, {NODE: 2}, prices=prices),
+        seen(300, {NODE: 1, small: 2}, claim(8.0), prices=prices),
+        seen(600, {NODE: 1, small: 2}, claim(8.0), prices=prices),
+    )
+    assert rate(ledger) == 0.0
+    assert money(ledger, Cause.ACTION) == 0.0
+    assert money(ledger, Cause.OTHERS) == pytest.approx(40.0 * 300 / HOUR - 42.0 * 600 / HOUR), "what they cost more"
+    less = lived(seen(900, {NODE: 1, small: 1}, claim(8.0), prices=prices), ledger=ledger)
+    assert rate(less) == pytest.approx(20.0), "four of eight GPUs really went"
+
+
+def test_an_upgrade_that_changes_what_the_kubelet_keeps_is_no_other_node():
+    newer = Shape(H100, 8.0, 95.5, 1019.0)
+    assert like(newer, [CPU, NODE]) == NODE
+    assert like(replace(newer, gpus=4.0), [NODE]).gpus == 4.0
+    assert like(replace(newer, memory_gib=700.0), [NODE]).memory_gib == 700.0
+    assert like(replace(newer, spot=True), [NODE]).spot
 
 
 def test_a_removal_that_was_recommended_is_adopted():
@@ -273,9 +296,8 @@ def test_nodes_and_their_money_are_conserved(steps):
         went = sum(max(entry.nodes, 0) * (entry.hour or 0.0) for entry in ledger.nodes.entries)
         came = sum(min(entry.nodes, 0) * (entry.hour or 0.0) for entry in ledger.nodes.entries)
         not_bought = sum(item.nodes * item.hour for item in ledger.avoided)
-        for item in ledger.rates.values():
-            assert all(abs(rate.per_hour) < 1e9 for rate in item)
-        total = sum(rate.per_hour for item in ledger.rates.values() for rate in item)
+        owned = [rates for entries in ledger.rates.values() for rates in entries.values()]
+        total = sum(rate.per_hour for rates in owned for rate in rates)
         assert came - 1e-6 <= total <= went + not_bought + 1e-6
         for key, line in before.periods.all_time.items():
             now = ledger.periods.all_time[key]

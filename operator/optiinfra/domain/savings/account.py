@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.savings.amounts import ALL, NOTHING, Capacity
 from optiinfra.domain.savings.booking import BY_OTHERS, Change, Maker, book
-from optiinfra.domain.savings.entries import HPA_METHOD, NOWHERE, Axis, Basis, Cause, End, Entry, Place
+from optiinfra.domain.savings.entries import CLAIMED, HPA_METHOD, NOWHERE, Axis, Basis, Cause, End, Entry, Place
 from optiinfra.domain.units import Seconds, UnixTime
 
 SETTLE = Seconds(600.0)
@@ -147,11 +147,32 @@ def _booked(account: Account, seen: TargetSeen, *, at: UnixTime, next_id: int) -
     kept: list[Entry] = []
     ended: list[Entry] = []
     for change in _changes(account, seen, at=at):
-        booked = book(account.of(change.axis), change, next_id=next_id)
+        entries = account.of(change.axis)
+        if seen.follows and change.axis is Axis.REPLICAS:
+            entries, gone, next_id = _handed_over(entries, change, next_id=next_id)
+            ended += gone
+        booked = book(entries, change, next_id=next_id)
         next_id = booked.next_id
         kept += booked.open
         ended += booked.ended
     return kept, ended, next_id
+
+
+def _handed_over(
+    entries: tuple[Entry, ...], change: Change, *, next_id: int
+) -> tuple[tuple[Entry, ...], list[Entry], int]:
+    """End what is claimed as measured where a plain HPA becomes the measure: the same replicas must not count twice.
+
+    What they freed stays in the sum, as the scaler's, which nobody claims.
+    """
+    claimed = [entry for entry in entries if entry.cause in CLAIMED]
+    if not claimed:
+        return entries, [], next_id
+    left = [entry for entry in entries if entry.cause not in CLAIMED]
+    amount = sum(entry.amount for entry in claimed)
+    theirs = replace(change, before=change.before + amount, after=change.before, maker=Maker(Cause.SCALER))
+    booked = book(left, theirs, next_id=next_id)
+    return booked.open, [entry.closed(change.at, End.COMPARED) for entry in claimed], booked.next_id
 
 
 def _changes(account: Account, seen: TargetSeen, *, at: UnixTime) -> Sequence[Change]:
@@ -162,7 +183,7 @@ def _changes(account: Account, seen: TargetSeen, *, at: UnixTime) -> Sequence[Ch
         (Axis.MEMORY, old.memory_gib, new.memory_gib),
     )
     maker = seen.replicas_by
-    if seen.follows and maker.cause is Cause.ACTION:
+    if seen.follows and maker.cause in CLAIMED:
         # It moves with the load, up and down: what that saves is measured against a plain HPA, not against the count
         # that happened to run when the books were opened.
         maker = Maker(Cause.SCALER, maker.by)

@@ -6,15 +6,16 @@ have filled, or the replicas that a plain HPA would run. Whole nodes count, and 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from optiinfra.domain.prices import NO_TERMS, Terms
 from optiinfra.domain.savings.account import SETTLE
-from optiinfra.domain.savings.amounts import EPSILON, NOTHING, Amounts, Capacity
-from optiinfra.domain.savings.entries import Basis, Place
+from optiinfra.domain.savings.amounts import EPSILON, NOTHING, Amounts, Capacity, split
+from optiinfra.domain.savings.entries import Basis, Cause, Place
 from optiinfra.domain.savings.ledger import HOUR, LONGEST_ADDED, LONGEST_GAP, MOST_ENDED, Accrual, Rate
+from optiinfra.domain.savings.months import month_of
 from optiinfra.domain.savings.nodes import (
     Claim,
     Departure,
@@ -22,6 +23,7 @@ from optiinfra.domain.savings.nodes import (
     NodeEntry,
     Shape,
     move,
+    swapped,
     ungiven,
 )
 from optiinfra.domain.savings.periods import LineKey, Periods
@@ -29,7 +31,7 @@ from optiinfra.domain.units import Seconds, UnixTime
 
 NOT_BOUGHT: Final = "nodes that what runs and what was freed would need, and that are not there"
 """Method of money for nodes that were not bought."""
-Rates = Mapping[tuple[str, int], Sequence[Rate]]
+Rates = Mapping[str, Mapping[int, Sequence[Rate]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class ClusterLedger:
     avoided: tuple[Avoided, ...] = ()
     ended: tuple[NodeEntry, ...] = ()
     rates: Rates = field(default_factory=dict)
-    """Money an hour by object and entry, as of the last observation."""
+    """Money an hour by object and then by entry, as of the last observation."""
     watched: bool = False
     """Whether there was no gap before the last observation."""
     unwatched: Seconds = Seconds(0.0)
@@ -90,9 +92,9 @@ class ClusterLedger:
         """Begin with the first nodes seen: what is there is there."""
         return cls(since=at, as_of=at, periods=Periods.starting(at, currency=currency), absorbs_from=at)
 
-    def rates_of(self, owner: str) -> dict[int, Sequence[Rate]]:
+    def rates_of(self, owner: str) -> Mapping[int, Sequence[Rate]]:
         """Money an hour of one object's entries."""
-        return {entry: rates for (name, entry), rates in self.rates.items() if name == owner}
+        return self.rates.get(owner, {})
 
 
 def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
@@ -109,6 +111,7 @@ def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
     freed, added = (real if watched else 0.0) / HOUR, min(real, LONGEST_ADDED) / HOUR
     start = UnixTime(seen.at - real)
     known = {(claim.owner, claim.entry): claim for claim in seen.claims}
+    stand_in = swapped(moved.books.entries)
     was = {entry.id: entry for entry in ledger.nodes.entries}
 
     def earned(entry: NodeEntry) -> tuple[NodeEntry, list[tuple[LineKey, Amounts]]]:
@@ -117,20 +120,19 @@ def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
         count = min(old.nodes if old is not None else 0, entry.nodes)
         factor = paid_off(entry, moved.books, seen.terms)
         money = count * (entry.hour or 0.0) * factor * (added if count < 0 else freed)
-        lines = [(key, Amounts(money=money * part)) for key, part in _lines(entry, known, at=seen.at)]
+        lines = [(key, Amounts(money=money * part)) for key, part in _lines(entry, known, stand_in, at=seen.at)]
         return replace(entry, money=entry.money + money), lines
 
     entries, ended = [earned(entry) for entry in moved.books.entries], [earned(entry) for entry in moved.ended]
-    for _, lines in (*entries, *ended):
-        for key, amounts in lines:
-            periods = periods.book(key, amounts, start=start, end=seen.at)
+    came = [line for _, lines in (*entries, *ended) for line in lines]
     avoided = _avoided(ledger.avoided, moved.books, seen)
     for item in avoided:
         hours = min(freed, max(0.0, seen.at - item.since) / HOUR)
         for owner, number, part in item.parts:
             key = LineKey(known[owner, number].cause, Basis.COUNTERFACTUAL, verified=False)
-            amount = Amounts(money=item.nodes * item.hour * part * hours)
-            periods = periods.book(key, amount, start=start, end=seen.at)
+            came.append((key, Amounts(money=item.nodes * item.hour * part * hours)))
+    for key, amounts in _summed(came):
+        periods = periods.book(key, amounts, start=start, end=seen.at)
     nodes = replace(moved.books, entries=tuple(entry for entry, _ in entries))
     return replace(
         ledger,
@@ -151,14 +153,33 @@ def absorb(ledger: ClusterLedger, accruals: Sequence[Accrual]) -> ClusterLedger:
 
     Only what came after `absorbs_from`: the totals that a ledger was restored with already hold the time before.
     """
-    periods = ledger.periods
+    if not accruals:
+        return ledger
+    came: dict[tuple[UnixTime, UnixTime], list[tuple[LineKey, Amounts]]] = {}
+    first, last = min(accrual.start for accrual in accruals), max(accrual.end for accrual in accruals)
+    together = month_of(first) == month_of(last)  # nearly always: what lies in one month needs no splitting
     for accrual in accruals:
-        start = max(accrual.start, ledger.absorbs_from)
+        start = UnixTime(max(accrual.start, ledger.absorbs_from))
         span = accrual.end - accrual.start
         share = 1.0 if span <= 0.0 else max(0.0, accrual.end - start) / span
         hours = replace(accrual.amounts, money=0.0).times(share)
-        periods = periods.at(accrual.end).book(accrual.key, hours, start=UnixTime(start), end=accrual.end)
+        spans = (first, last) if together else (start, accrual.end)
+        came.setdefault(spans, []).append((accrual.key, hours))
+    periods = ledger.periods.at(last)
+    for (start, end), lines in came.items():
+        for key, amounts in _summed(lines):
+            periods = periods.book(key, amounts, start=start, end=end)
     return replace(ledger, periods=periods)
+
+
+def _summed(lines: Iterable[tuple[LineKey, Amounts]]) -> Iterable[tuple[LineKey, Amounts]]:
+    """Add up the amounts of each line; what was freed and what was added stay apart."""
+    sums: dict[tuple[LineKey, bool], Amounts] = {}
+    for key, amounts in lines:
+        for part, sign in zip(split(amounts), (True, False), strict=True):
+            if not part.is_nothing:
+                sums[key, sign] = sums.get((key, sign), Amounts()) + part
+    return [(key, amounts.times(1.0 if sign else -1.0)) for (key, sign), amounts in sums.items()]
 
 
 def paid_off(entry: NodeEntry, books: NodeBooks, terms: Mapping[Place, Terms]) -> float:
@@ -182,18 +203,31 @@ def paid_off(entry: NodeEntry, books: NodeBooks, terms: Mapping[Place, Terms]) -
     return min(1.0, max(0.0, gone - max(0.0, promised - here)) / gone) if gone > 0.0 else 1.0
 
 
+def own_part(entry: NodeEntry, stand_in: Mapping[Place, tuple[float, float]]) -> float:
+    """Return which part of an entry's nodes really went, or really came: the rest were swapped for others."""
+    went, came = stand_in.get(entry.shape.place, (0.0, 0.0))
+    return 1.0 - (came if entry.nodes < 0 else went)
+
+
 def _lines(
-    entry: NodeEntry, known: Mapping[tuple[str, int], Claim], *, at: UnixTime
+    entry: NodeEntry,
+    known: Mapping[tuple[str, int], Claim],
+    stand_in: Mapping[Place, tuple[float, float]],
+    *,
+    at: UnixTime,
 ) -> Iterator[tuple[LineKey, float]]:
     """Yield whose money an entry's is, with the fraction of each; what has no owner any more goes back to it."""
-    rest = 1.0
+    own = own_part(entry, stand_in)
+    rest = own
+    if own < 1.0:
+        yield LineKey(Cause.OTHERS, Basis.MEASURED, at - entry.opened >= SETTLE), 1.0 - own
     for share in entry.shares:
         claim = known.get((share.owner, share.entry))
         if claim is None:
             continue
         measured = claim.basis is Basis.MEASURED
-        yield LineKey(claim.cause, claim.basis, claim.verified and measured), share.fraction
-        rest -= share.fraction
+        yield LineKey(claim.cause, claim.basis, claim.verified and measured), share.fraction * own
+        rest -= share.fraction * own
     if rest > EPSILON:
         yield LineKey(entry.cause, Basis.MEASURED, at - entry.opened >= SETTLE), rest
 
@@ -254,20 +288,23 @@ def _missing(
 def _rates(
     books: NodeBooks, avoided: Sequence[Avoided], seen: NodesSeen, known: Mapping[tuple[str, int], Claim]
 ) -> Rates:
-    rates: dict[tuple[str, int], list[Rate]] = {}
+    rates: dict[str, dict[int, list[Rate]]] = {}
+    stand_in = swapped(books.entries)
     for entry in books.entries:
         if entry.hour is None:
             continue
-        hourly = entry.nodes * entry.hour * paid_off(entry, books, seen.terms)
+        hourly = entry.nodes * entry.hour * paid_off(entry, books, seen.terms) * own_part(entry, stand_in)
+        if not hourly:
+            continue
         for share in entry.shares:
             claim = known.get((share.owner, share.entry))
             if claim is not None:
                 rate = Rate(claim.basis, hourly * share.fraction, entry.opened)
-                rates.setdefault((share.owner, share.entry), []).append(rate)
+                rates.setdefault(share.owner, {}).setdefault(share.entry, []).append(rate)
     for item in avoided:
         for owner, number, part in item.parts:
             rate = Rate(Basis.COUNTERFACTUAL, item.nodes * item.hour * part, item.since)
-            rates.setdefault((owner, number), []).append(rate)
+            rates.setdefault(owner, {}).setdefault(number, []).append(rate)
     return rates
 
 

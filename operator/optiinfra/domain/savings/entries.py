@@ -62,6 +62,8 @@ class End(StrEnum):
     """The workload was deleted and made anew: nothing can be compared."""
     GONE = "Gone"
     """The object no longer names the workload."""
+    COMPARED = "Compared"
+    """A scaler follows the operator from now on: what its replicas save is measured against a plain HPA."""
     NOT_FOLLOWED = "NotFollowed"
     """The workload's scaler does not follow the operator any more."""
 

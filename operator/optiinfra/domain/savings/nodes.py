@@ -5,7 +5,7 @@ entry is shared among the ledger entries whose capacity let it go, each by what 
 nobody had freed stays with whoever removed the node. Shares are settled in the moment of the change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -49,6 +49,23 @@ class Shape:
             if whole > 0.0
         ]
         return sum(parts) / len(parts) if parts else 0.0
+
+
+ALIKE: Final = 0.1
+"""Nodes of the same GPUs whose cores and memory differ by less are the same kind: what a kubelet keeps differs."""
+
+
+def like(shape: Shape, known: Iterable[Shape]) -> Shape:
+    """Return the known shape that this one is a version of, else itself: an upgrade of nodes frees nothing."""
+    for other in sorted(known):
+        same = (other.place, other.gpus, other.spot) == (shape.place, shape.gpus, shape.spot)
+        if same and _near(other.cpu_cores, shape.cpu_cores) and _near(other.memory_gib, shape.memory_gib):
+            return other
+    return shape
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= ALIKE * max(one, other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +218,23 @@ def shares_of(shape: Shape, nodes: int, claims: Sequence[Claim], entries: Sequen
     parts = sorted(((c, p) for c, p in parts if p > EPSILON), key=lambda pair: -pair[1])[:MOST_SHARES]
     whole = max(sum(part for _, part in parts), float(abs(nodes)))
     return tuple(Share(claim.owner, claim.entry, part / whole) for claim, part in parts)
+
+
+def swapped(entries: Sequence[NodeEntry]) -> dict[Place, tuple[float, float]]:
+    """By place: the part of the nodes that went, and of those that came, that only stand in for each other.
+
+    Eight GPUs that went and two nodes of four that came save nobody a node; what is left of their prices is theirs who
+    swapped them.
+    """
+    sums: dict[Place, tuple[float, float]] = {}
+    for entry in entries:
+        went, came = sums.get(entry.shape.place, (0.0, 0.0))
+        units = entry.nodes * entry.shape.units
+        sums[entry.shape.place] = went + max(units, 0.0), came + max(-units, 0.0)
+    return {
+        place: (min(went, came) / went if went else 0.0, min(went, came) / came if came else 0.0)
+        for place, (went, came) in sums.items()
+    }
 
 
 def ungiven(claim: Claim, entries: Sequence[NodeEntry]) -> Capacity:
