@@ -33,6 +33,8 @@ _SHARE_OF_TIME: Final = 10.0
 """A plan is made again after so many times as long as it took: planning takes at most a tenth of one core."""
 _LONGEST_GAP: Final = Seconds(7200.0)
 """Rounds further apart than any interval: nobody watched in between."""
+_MOST_PROPOSED: Final = 20
+"""More would not all fit among the recommendations, and which of them do would change from round to round."""
 _STALE: Final = Seconds(120.0)
 
 
@@ -108,7 +110,7 @@ def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:
     proposals = []
     for name in cluster.due:
         stood = Seconds(now - since[name])
-        if stood >= WORTH * freed[name].price * 3600.0:
+        if stood >= WORTH * freed[name].price * 3600.0 and len(proposals) < _MOST_PROPOSED:
             proposals.append(_proposal(cluster, freed[name], gone_before, stood=stood))
             gone_before.append(name)
     return [*proposals, *_advice(cluster)]
