@@ -37,7 +37,7 @@ from optiinfra_agent.nvml import (
     code_name,
     source_error,
 )
-from optiinfra_agent.snapshot import GpuReading, Measured, MigReading, Reason, Text, Unknown
+from optiinfra_agent.snapshot import ClockSeconds, GpuReading, Measured, MigReading, Reason, Text, Unknown
 from optiinfra_agent.xid import XidListener
 
 MAX_GPUS = 64
@@ -181,6 +181,7 @@ class GpuCollector:
             self._identities[index] = known
         total, used, reserved = _memory(session, handle)
         bar1_total, bar1_used = _bar1(session, handle)
+        counters, clocks = read_fields(session, handle)
         mig_enabled = _mig(session, handle)
         utilization, memory_utilization = _utilization(session, handle)
         reading = GpuReading(
@@ -196,7 +197,8 @@ class GpuCollector:
             memory_utilization_ratio=memory_utilization,
             # Not asked of a partitioned GPU: its refusal would be remembered for when it is whole again.
             **(unsupported() if mig_enabled is True else self._gpm.read(handle, uuid)),
-            **read_fields(session, handle),
+            **counters,
+            clock_event_seconds=clocks,
             bar1_total_bytes=bar1_total,
             bar1_used_bytes=bar1_used,
             clock_event_reasons=_clock_events(session, handle),
@@ -221,6 +223,7 @@ class GpuCollector:
 def _unmeasured(index: int, identity: tuple[str, Text, Text], reason: Reason) -> GpuReading:
     uuid, model, bus_id = identity
     values: dict[str, Any] = {field.name: Unknown(reason) for field in fields(GpuReading)}
+    values["clock_event_seconds"] = ClockSeconds(*[Unknown(reason)] * len(fields(ClockSeconds)))
     return GpuReading(**{**values, "uuid": uuid, "index": index, "model": model, "pci_bus_id": bus_id})
 
 

@@ -9,12 +9,12 @@ it is asked anew all the same, because one call costs as much as another.
 
 import ctypes
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from optiinfra_agent.errors import ValueUnknownError
 from optiinfra_agent.nvml import NvmlSession, code_reason
-from optiinfra_agent.snapshot import Measured, Reason, Unknown
+from optiinfra_agent.snapshot import ClockSeconds, Measured, Reason, Unknown
 
 _ALL_LINKS: Final = 0xFFFF_FFFF
 _NANOSECONDS: Final = 1e-9
@@ -41,11 +41,11 @@ FIELDS: Final = (
     _Field("pcie_receive_bytes_total", 198, _BYTES_LIMIT),
     _Field("nvlink_transmit_bytes_total", 138, _BYTES_LIMIT, scale=_KIB, scope=_ALL_LINKS),
     _Field("nvlink_receive_bytes_total", 139, _BYTES_LIMIT, scale=_KIB, scope=_ALL_LINKS),
-    _Field("clock_power_cap_seconds_total", 74, _SECONDS_LIMIT, scale=_NANOSECONDS),
-    _Field("clock_sync_boost_seconds_total", 76, _SECONDS_LIMIT, scale=_NANOSECONDS),
-    _Field("clock_software_thermal_seconds_total", 269, _SECONDS_LIMIT, scale=_NANOSECONDS),
-    _Field("clock_hardware_thermal_seconds_total", 270, _SECONDS_LIMIT, scale=_NANOSECONDS),
-    _Field("clock_power_brake_seconds_total", 271, _SECONDS_LIMIT, scale=_NANOSECONDS),
+    _Field("power_cap", 74, _SECONDS_LIMIT, scale=_NANOSECONDS),
+    _Field("sync_boost", 76, _SECONDS_LIMIT, scale=_NANOSECONDS),
+    _Field("software_thermal", 269, _SECONDS_LIMIT, scale=_NANOSECONDS),
+    _Field("hardware_thermal", 270, _SECONDS_LIMIT, scale=_NANOSECONDS),
+    _Field("power_brake", 271, _SECONDS_LIMIT, scale=_NANOSECONDS),
     _Field("ecc_corrected_errors", 3, _COUNT_LIMIT),
     _Field("ecc_uncorrected_errors", 4, _COUNT_LIMIT),
     _Field("remapped_rows_corrected", 142, _COUNT_LIMIT),
@@ -55,19 +55,23 @@ FIELDS: Final = (
     _Field("memory_temperature_celsius", 82, 300),
     _Field("recovery_action", 230, 16),
 )
-NAMES: Final = tuple(one.name for one in FIELDS)
+_CLOCKS: Final = tuple(field.name for field in fields(ClockSeconds))
+NAMES: Final = tuple(one.name for one in FIELDS if one.name not in _CLOCKS)
 
 # NVML_VALUE_TYPE_*: the member of the union that holds the value.
 _MEMBERS: Final = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 
 
-def read_fields(session: NvmlSession, handle: Any) -> dict[str, Measured]:
-    """Return every field of one GPU; raise GpuLostError or a SourceError."""
+def read_fields(session: NvmlSession, handle: Any) -> tuple[dict[str, Measured], ClockSeconds]:
+    """Return every field of one GPU by name, those of the clocks apart; raise GpuLostError or a SourceError."""
     try:
         values = session.call("nvmlDeviceGetFieldValues", handle, [(one.number, one.scope) for one in FIELDS])
     except ValueUnknownError as error:
-        return dict.fromkeys(NAMES, Unknown(error.reason))
-    return {one.name: _value(one, value) for one, value in zip(FIELDS, values, strict=True)}
+        unknown = Unknown(error.reason)
+        return dict.fromkeys(NAMES, unknown), ClockSeconds(*[unknown] * len(_CLOCKS))
+    found = {one.name: _value(one, value) for one, value in zip(FIELDS, values, strict=True)}
+    clocks = ClockSeconds(**{name: found.pop(name) for name in _CLOCKS})
+    return found, clocks
 
 
 def _value(one: _Field, answer: Any) -> Measured:

@@ -15,6 +15,7 @@ own process are written at each scrape.
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Literal
 
 from prometheus_client import CollectorRegistry
@@ -82,13 +83,6 @@ _MIG = (
     ("gpu_mig_sm_occupancy_ratio", "sm_occupancy_ratio", "Mean share of the part's warps that were resident."),
     ("gpu_mig_tensor_active_ratio", "tensor_active_ratio", "Mean share of time the part's tensor cores were busy."),
     ("gpu_mig_dram_active_ratio", "dram_active_ratio", "Mean share of the part's memory bandwidth that was used."),
-)
-_CLOCK_EVENTS = (
-    ("power_cap", "clock_power_cap_seconds_total"),
-    ("sync_boost", "clock_sync_boost_seconds_total"),
-    ("software_thermal", "clock_software_thermal_seconds_total"),
-    ("hardware_thermal", "clock_hardware_thermal_seconds_total"),
-    ("power_brake", "clock_power_brake_seconds_total"),
 )
 # bit of the driver's mask: reason
 _CLOCK_REASONS = (
@@ -323,13 +317,13 @@ def _events(gpus: tuple[GpuReading, ...]) -> Iterator[Metric]:
     active = _family("gpu_clock_event_active", "1 for what holds the clocks now.", "gauge", ("uuid", "reason"))
     xids = _family("gpu_xid_errors_total", "Xid events since the agent's start.", "counter", ("uuid", "xid"))
     for gpu in gpus:
-        for reason, field in _CLOCK_EVENTS:
-            _add(limited, (gpu.uuid, reason), getattr(gpu, field))
+        for reason in fields(gpu.clock_event_seconds):
+            _add(limited, (gpu.uuid, reason.name), getattr(gpu.clock_event_seconds, reason.name))
         if not isinstance(gpu.clock_event_reasons, Unknown):
             mask = int(gpu.clock_event_reasons)
-            for bit, reason in _CLOCK_REASONS:
+            for bit, name in _CLOCK_REASONS:
                 if mask & bit:
-                    active.add_metric((gpu.uuid, reason), 1.0)
+                    active.add_metric((gpu.uuid, name), 1.0)
         if not isinstance(gpu.xid_errors, Unknown):
             for number, count in gpu.xid_errors:
                 xids.add_metric((gpu.uuid, str(number)), count)

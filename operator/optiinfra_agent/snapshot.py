@@ -146,6 +146,17 @@ class NumaReading:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSeconds:
+    """Seconds that the clocks were held down since the driver was loaded, by reason."""
+
+    power_cap: Measured
+    sync_boost: Measured
+    software_thermal: Measured
+    hardware_thermal: Measured
+    power_brake: Measured
+
+
+@dataclass(frozen=True, slots=True)
 class GpuReading:
     """One GPU. `memory_used_bytes` leaves out what the driver reserves, where the driver can tell the two apart.
 
@@ -176,11 +187,7 @@ class GpuReading:
     sm_clock_hertz: Measured
     memory_clock_hertz: Measured
     clock_event_reasons: Measured
-    clock_power_cap_seconds_total: Measured
-    clock_sync_boost_seconds_total: Measured
-    clock_software_thermal_seconds_total: Measured
-    clock_hardware_thermal_seconds_total: Measured
-    clock_power_brake_seconds_total: Measured
+    clock_event_seconds: ClockSeconds
     pcie_transmit_bytes_total: Measured
     pcie_receive_bytes_total: Measured
     nvlink_transmit_bytes_total: Measured
@@ -342,6 +349,7 @@ _Row: TypeAlias = (
     | NetworkReading
     | DiskReading
     | NumaNode
+    | ClockSeconds
     | GpuReading
     | MigReading
     | ContainerReading
@@ -356,8 +364,11 @@ def _plain(reading: _Row) -> dict[str, Any]:
         if isinstance(value, Unknown):
             plain[field.name] = None
             unknown[field.name] = value.reason.value
+        elif isinstance(value, ClockSeconds):
+            plain[field.name] = _plain(value)
         else:
-            plain[field.name] = value
+            # A whole number needs no ".0": over eight GPUs that is half a KiB.
+            plain[field.name] = int(value) if isinstance(value, float) and value.is_integer() else value
     if unknown:
         plain["unknown"] = unknown
     return plain

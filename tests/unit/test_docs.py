@@ -250,8 +250,10 @@ def agent_metrics():
     def reading(model, /, **texts):
         return model(**{field.name: texts.get(field.name, known) for field in dataclasses.fields(model)})
 
+    clocks = reading(snapshot.ClockSeconds)
     identity = {"uuid": "GPU-1", "index": 0, "model": "m", "pci_bus_id": "p"}
-    gpu = reading(snapshot.GpuReading, **identity, mig_enabled=False, xid_errors=((79, 1),))
+    events = {"xid_errors": ((79, 1),), "clock_event_seconds": clocks}
+    gpu = reading(snapshot.GpuReading, **identity, **events, mig_enabled=False)
     report = snapshot.SourceReport(state=snapshot.SourceState.OK, reason="", time=1.0, duration_s=0.1)
     full = snapshot.Snapshot(
         time=1.0,

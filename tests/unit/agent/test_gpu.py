@@ -16,6 +16,7 @@ from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, environment, eventually, once
 
 UUID = "GPU-{0:08d}-0000-4000-8000-{0:012d}"
+CLOCKS = ("power_cap", "sync_boost", "software_thermal", "hardware_thermal", "power_brake")
 LACKING = {
     "numa_node": "unavailable",
     **dict.fromkeys(
@@ -77,7 +78,8 @@ def test_one_gpu_in_full(stub: Stub) -> None:
             "sm_clock_hertz": 1980e6,
             "memory_clock_hertz": 2619e6,
             "clock_event_reasons": 1,
-            **dict.fromkeys(NAMES, 0.0),
+            **dict.fromkeys(NAMES, 0),
+            "clock_event_seconds": dict.fromkeys(CLOCKS, 0),
             "bar1_total_bytes": 137438953472,
             "bar1_used_bytes": 1048576,
             "xid_errors": [],

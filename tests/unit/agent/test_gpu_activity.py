@@ -133,9 +133,9 @@ def test_fields_in_base_units(stub: Stub) -> None:
     gpu = once(**stub.environment)["gpus"][0]
     assert gpu["pcie_transmit_bytes_total"] == 5e9
     assert gpu["nvlink_transmit_bytes_total"] == 2048 * 1024
-    assert gpu["clock_power_cap_seconds_total"] == 1.5
-    assert gpu["clock_power_brake_seconds_total"] is None
-    assert gpu["unknown"]["clock_power_brake_seconds_total"] == "unsupported"
+    assert gpu["clock_event_seconds"]["power_cap"] == 1.5
+    assert gpu["clock_event_seconds"]["power_brake"] is None
+    assert gpu["clock_event_seconds"]["unknown"] == {"power_brake": "unsupported"}
     assert gpu["recovery_action"] == 2
     assert gpu["memory_temperature_celsius"] == 71
     assert stub.calls("nvmlDeviceGetFieldValues") == 1
