@@ -18,11 +18,10 @@ from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.history import MOST_BYTES, POINTS, LoadHistory
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.replica_load import LoadSample
-from optiinfra.domain.right_sizing import ContainerUsage, ContainerUsageHistory, recommend
+from optiinfra.domain.right_sizing import ContainerUsage, UsageHistory, estimate
 from optiinfra.domain.scaling import ScalerMemory, ScalingDecision, ScalingInput, decide
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.domain.workload import ContainerFacts
 
 NOW = UnixTime(1.7e9 - 1.7e9 % 15.0)
 STEP = 15.0
@@ -164,26 +163,19 @@ def history_results(rng: np.random.Generator) -> list[Result]:
 
 
 def right_sizing_results(rng: np.random.Generator) -> list[Result]:
-    """Learning and proposing for one container."""
-    usage = ContainerUsageHistory()
+    """Learning and estimating for one container; a fleet is measured by `bench.right_sizing`."""
+    history = UsageHistory()
     minutes = 8 * 1440
     cpu, memory = rng.gamma(2.0, 0.3, minutes).tolist(), rng.normal(4e9, 3e8, minutes).tolist()
     began = time.perf_counter()
     for minute in range(minutes):
-        usage.observe(ContainerUsage(UnixTime(NOW + minute * 60.0), cpu[minute], memory[minute]))
+        history.observe(ContainerUsage(UnixTime(NOW + minute * 60.0), cpu[minute], memory[minute]))
     each = (time.perf_counter() - began) / minutes
-    facts = ContainerFacts(
-        name="vllm",
-        cpu_request_cores=8.0,
-        cpu_limit_cores=UNMEASURED,
-        memory_request_bytes=64.0 * GIB,
-        memory_limit_bytes=UNMEASURED,
-        gpus=1.0,
-    )
+    now = UnixTime(NOW + minutes * 60.0)
     return [
         Result("container usage observe", each * 1e6, "us"),
-        Result("container usage, eight days", len(usage.to_bytes()), "bytes", 2048),
-        Result("right-sizing recommend", timed(lambda: recommend(facts, usage), times=50) * 1e6, "us"),
+        Result("container usage, eight days", len(history.to_bytes()), "bytes", 1536),
+        Result("right-sizing of one container", timed(lambda: estimate([history], now=now), times=50) * 1e6, "us"),
     ]
 
 

@@ -7,7 +7,6 @@ no replicas, proposes nothing and applies nothing.
 
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.right_sizing.estimate import estimate, remember
-from optiinfra.domain.right_sizing.legacy import ContainerUsageHistory, recommend, vpa
 from optiinfra.domain.right_sizing.record import Advice
 from optiinfra.domain.right_sizing.sizing import (
     MEBIBYTE,
@@ -27,7 +26,6 @@ __all__ = [
     "Advice",
     "ContainerEstimate",
     "ContainerUsage",
-    "ContainerUsageHistory",
     "InvalidCheckpointError",
     "InvalidUsageError",
     "Resource",
@@ -36,7 +34,5 @@ __all__ = [
     "SizingReason",
     "UsageHistory",
     "estimate",
-    "recommend",
     "remember",
-    "vpa",
 ]

@@ -41,7 +41,7 @@ START_UP_ROOM: Final = 1.1
 _CLOCK: Final = 120.0
 _CPU_TRUST, _MEMORY_TRUST = 5.0, 10.0
 """Days of over-time, days exceeded: what the curves are trusted for before experience outweighs them."""
-_CPU_BEFORE, _MEMORY_BEFORE = 1.3, 1.0
+_CPU_BEFORE, _MEMORY_BEFORE = 1.45, 1.0
 """How many times as often as its curve says over-time was found where nothing is judged yet, over several fleets."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.5, 3.0
 

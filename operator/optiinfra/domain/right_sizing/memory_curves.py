@@ -3,9 +3,9 @@
 Below the highest peak seen, a container's own daily peaks tell it: the older the lighter, the coming weekday heavier.
 Above it nothing was seen, and the law of records speaks: of n + 1 days without a trend the newest is the highest with
 probability 1 / (n + 1), and how far a record goes has a Pareto tail (shape 1/3 in the words of extreme-value theory,
-fitted over fleets, docs/design). A new record's step is counted in a unit between the container's own peak and the
-fleet's median peak, because small containers were seen to jump further in percent than large ones. A trend moves all of
-it up; a kill for memory lifts the highest peak until it is forgotten.
+fitted over fleets, docs/design). A new record's step is counted in a unit between the container's usual peak and what
+is usual in the fleet, because small containers were seen to jump further in percent than large ones. A trend moves all
+of it up; a kill for memory lifts the highest peak until it is forgotten.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ STEP: Final = 1.0 / 3.0
 """Scale of a record's step, in units."""
 SHAPE: Final = 3.0
 UNIT_FACTOR: Final = 3.0
-"""The unit is the fleet's median peak, but within this factor of the container's own."""
+"""The unit is the fleet's median of highest peaks, but within this factor of the container's usual peak."""
 OVER_PEAK: Final = 1.02
 """Candidates below the highest peak lie this far above one that was seen."""
 STEPS: Final[FloatArray] = np.concatenate(
@@ -69,7 +69,7 @@ def memory_curves(kept: list[Kept], *, days: FloatArray, now: float) -> MemoryCu
     above = np.clip(1.0 - np.cumsum(weights, axis=1) / np.where(total > 0.0, total, 1.0), 0.0, 1.0)
     # A kill says that the peaks below it were cut off: they tell nothing of how much is enough.
     above = np.where(killed[:, None] | (ordered < 0.0), 1.0, above)
-    unit = _unit(highest)
+    unit = _unit(values, known, highest)
     record = np.minimum(RECORD / (np.maximum(days, 0.0) + 1.0), 0.9)
     beyond = record[:, None] * (1.0 + STEPS / STEP)[None, :] ** -SHAPE
     below = np.minimum(np.maximum(ordered, 0.0) * OVER_PEAK, highest[:, None])
@@ -85,9 +85,14 @@ def _peaks(kept: list[Kept], *, now: float) -> tuple[FloatArray, FloatArray]:
     return np.array([one.peaks for one in kept]), ages
 
 
-def _unit(highest: FloatArray) -> FloatArray:
-    median = float(np.median(highest))
-    return np.minimum(np.maximum(median, highest / UNIT_FACTOR), highest * UNIT_FACTOR)
+def _unit(values: FloatArray, known: npt.NDArray[np.bool_], highest: FloatArray) -> FloatArray:
+    """Between the container's usual peak and the fleet's: the next record of a spiky one is no second spike on top."""
+    ordered = np.sort(np.where(known, values, np.inf), axis=1)
+    count = known.sum(axis=1)
+    usual = ordered[np.arange(len(ordered)), np.maximum(count - 1, 0) // 2]
+    usual = np.where(count > 0, usual, highest)
+    fleet = float(np.median(highest))
+    return np.minimum(np.maximum(fleet, usual / UNIT_FACTOR), usual * UNIT_FACTOR)
 
 
 def _growth(peaks: FloatArray, ages: FloatArray) -> FloatArray:

@@ -69,8 +69,8 @@ class CpuSketch:
         for weights in (self.fast, self.slow):
             top = float(weights.max())
             tops.append(top)
-            # Rounded up, so that no sample vanishes.
-            shares = np.ceil(weights / top * _SCALE) if top > 0.0 else np.zeros(COUNT)
+            # Rounded up, so that no sample vanishes; what was read back stays as it is.
+            shares = np.ceil(weights / top * _SCALE - 1e-6) if top > 0.0 else np.zeros(COUNT)
             parts.append(shares.astype("<u2").tobytes())
         return _HEADER.pack(*tops) + zlib.compress(b"".join(parts), 9)
 
@@ -84,8 +84,8 @@ class CpuSketch:
             raise InvalidCheckpointError("CPU checkpoint: impossible weights; begin with none")
         raw = np.frombuffer(inflate(data[_HEADER.size :], size=4 * COUNT, what="CPU"), dtype="<u2")
         sketch = cls()
-        sketch.fast = raw[:COUNT] * (tops[0] / _SCALE)
-        sketch.slow = raw[COUNT:] * (tops[1] / _SCALE)
+        sketch.fast = raw[:COUNT] / _SCALE * tops[0]
+        sketch.slow = raw[COUNT:] / _SCALE * tops[1]
         return sketch
 
 
