@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-NAMES = ("engines", "kv_cache", "scaling", "judge", "hpa", "vpa", "analysis", "domain", "agent", "operator", "simulator")
+NAMES = ("engines", "kv_cache", "scaling", "judge", "hpa", "vpa", "analysis", "domain", "drain", "agent", "operator", "simulator")
 MODULES = {"judge": "scaling_judge"}
 """Benches whose module has another name."""
 TIMEOUT_S = 1800.0

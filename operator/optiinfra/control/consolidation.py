@@ -107,7 +107,7 @@ def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:
         since.setdefault(name, now)
     cluster.due = tuple(name for name in freed if now - since[name] >= window and name in cluster.nodes)
     gone_before: list[str] = []
-    proposals = []
+    proposals: list[Proposal] = []
     for name in cluster.due:
         stood = Seconds(now - since[name])
         if stood >= WORTH * freed[name].price * 3600.0 and len(proposals) < _MOST_PROPOSED:
