@@ -15,7 +15,8 @@ from optiinfra.domain.price_table import PriceTable
 from optiinfra.domain.prices import PriceFault, PriceSource
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.workload import NodeFacts
-from tests.operator_process import eventually, install
+from tests.engine_pages import EnginePages, Page, Scene, make_namespace
+from tests.operator_process import eventually, free_port, install
 
 KIND = "ClusterResourceOptimization"
 HEAD = "match,node_hour,gpu_hour,currency,as_of\n"
@@ -129,6 +130,8 @@ def test_the_operator_prices_nodes_by_the_table_and_says_which_row_is_wrong(apis
     maps = f"/api/v1/namespaces/{name}-operator/configmaps"
     kind = "/apis/optiinfra.io/v1alpha1/clusterresourceoptimizations"
     with contextlib.ExitStack() as stack:
+        make_namespace(apiserver, name)
+        pages = stack.enter_context(EnginePages(free_port()))
         installation = stack.enter_context(
             install(
                 apiserver,
@@ -143,8 +146,13 @@ def test_the_operator_prices_nodes_by_the_table_and_says_which_row_is_wrong(apis
         body = {"metadata": {"name": name}, "spec": {"currency": "EUR", "pools": [pool]}}
         apiserver.request("POST", kind, {"apiVersion": "optiinfra.io/v1alpha1", "kind": KIND, **body})
         stack.callback(apiserver.request, "DELETE", f"{kind}/{name}")
-        operator = installation.operator(OPTIINFRA_INTERVAL_SECONDS="1")
+        operator = installation.operator(OPTIINFRA_INTERVAL_SECONDS="1", OPTIINFRA_SCRAPE_INTERVAL_SECONDS="1")
+        scene = Scene(apiserver, installation, operator, pages, name)
+        scene.made["services"] = name
+        stack.callback(scene.remove)
         stack.callback(operator.kill)
+        scene.engines(name, "svc", Page(), Page(), node=name)
+        scene.optimize(name)
         operator.start().wait_ready()
 
         def status():
@@ -160,6 +168,16 @@ def test_the_operator_prices_nodes_by_the_table_and_says_which_row_is_wrong(apis
         assert (source["source"], source["asOf"], source["priced"]) == ("ConfigMap", "2026-11-21", 1)
         assert source["detail"] == f"ConfigMap {name}-operator/node-prices, row 2"
 
+        cost = eventually(lambda: scene.status(name).get("cost"), seconds=60, what="a service with a cost")
+        assert cost["currency"] == "EUR"
+        # two pods with a GPU each, of a node with eight: a little less than a quarter of it
+        assert 0.15 * 30.0 < cost["perHour"]["value"] < 0.25 * 30.0
+        assert cost["perReplicaHour"]["value"] == pytest.approx(cost["perHour"]["value"] / 2, rel=0.01)
+        assert [(one["source"], one["priced"]) for one in cost["sources"]] == [("ConfigMap", 2)]
+        assert {one["basis"] for one in cost["perMillionTokens"]} == {"Generated", "Weighted", "Time"}
+        shown = eventually(lambda: operator.series("optiinfra_service_cost_per_hour"), seconds=40, what="the gauge")
+        assert len(shown) == 1, "use is not measured here"
+
         apiserver.request("PUT", f"{maps}/node-prices", table("-30"))
 
         def refused():
@@ -169,4 +187,10 @@ def test_the_operator_prices_nodes_by_the_table_and_says_which_row_is_wrong(apis
         told = eventually(refused, seconds=90, what="a wrong row in the condition")
         assert "row 2: node_hour '-30' is not an amount above 0" in told["message"]
         assert "perMonth" not in status()["pools"][0]
+
+        def unpriced():
+            return "row 2" in scene.status(name)["cost"]["perHour"].get("unknown", "")
+
+        eventually(unpriced, seconds=20, what="a service without a cost")
+        assert scene.condition(name, "PricesKnown")["reason"] == "PricesUnreadable"
         assert not operator.complaints()
