@@ -4,6 +4,7 @@ Every round notes the newest reading of the GPUs that the target's pods hold. A 
 from others', or whose node's agent is silent, is noted as dark, so that use that was hardly seen stays unknown.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
@@ -104,4 +105,9 @@ def advise(service: ServiceWork, target: TargetWork, given: AdviceInput) -> list
         for container in pod.containers
         if container.gpus > 0
     )
-    return [answer for answer in answers if answer is not None]
+    # Its subject is the target, as that of replicas is: the ledger counts what one subject frees only once.
+    return [
+        dataclasses.replace(answer, subject=target.target.name) if isinstance(answer, Proposal) else answer
+        for answer in answers
+        if answer is not None
+    ]

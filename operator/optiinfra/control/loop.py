@@ -275,6 +275,8 @@ class ControlLoop:
                 known = self.targets.get(key.namespace, target.target_ref)
                 if known is None or known.facts is None or not known.facts.selector:
                     continue
+                if self.registry.acting(key, target.target_ref) != key:
+                    continue
                 owners = by_namespace.setdefault(key.namespace, {})
                 for pod in self.inventory.pods_of(key.namespace, known.facts.selector):
                     owners[pod.name] = Owner(key, target.name, pod, nodes.get(pod.node))

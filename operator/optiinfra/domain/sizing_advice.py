@@ -155,7 +155,7 @@ _SEEN: Final[Mapping[SizingReason, str]] = {
 
 
 def _qos(case: SizingCase, change: Change) -> str:
-    before, after = pod_shape.qos_class(case.shape), pod_shape.qos_class(change.after)
+    before, after = case.qos, change.qos
     if before is after:
         return f"QoS class stays {before}"
     return f"QoS class changes from {before} to {after}"
@@ -272,7 +272,7 @@ def _risk(case: SizingCase, change: Change, *, recommend_only: bool) -> str:
         risks.append("a pod above its request is evicted first when its node runs out of memory")
     elif change.request < (change.current or 0.0):
         risks.append("above its request a pod has only what its neighbours leave of the CPU")
-    before, after = pod_shape.qos_class(case.shape), pod_shape.qos_class(change.after)
+    before, after = case.qos, change.qos
     if before is QosClass.GUARANTEED and after is not before:
         risks.append("a pod that is no longer Guaranteed loses exclusive cores and is evicted before those that are")
     if change.nature.heap is not None and change.nature.heap.follows_limit and change.limit is not None:

@@ -48,6 +48,12 @@ class SizingCase:
     """Its pods bear the mark of a VerticalPodAutoscaler that changed them."""
     standing: Mapping[tuple[str, Resource], float] = field(default_factory=dict)
     """Requests that were proposed before and still stand, by container and resource."""
+    qos: QosClass = field(init=False)
+    """Class of its pods now."""
+
+    def __post_init__(self) -> None:
+        """Look at the class once; every proposal speaks of it."""
+        object.__setattr__(self, "qos", pod_shape.qos_class(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,8 @@ class Change:
     limit: float | None
     """None: the limit stays as it is."""
     after: PodShape
+    qos: QosClass
+    """Class of the pod then."""
     pairs: tuple[tuple[ScalerFacts, tuple[HpaPair, ...]], ...] = ()
     unpaired: str = ""
     """Why an HPA's percentage could not be computed; empty where there is nothing to say."""
@@ -105,7 +113,8 @@ def change_of(
         return Refusal(_RESOURCES, "SmallChange", "; ".join([text, *notes]))
     after = pod_shape.changed(case.shape, container.name, resource, request=request, limit=limit)
     pairs, unpaired = _pairs(case, container.name, resource, after)
-    return Change(container, nature, resource, estimate, request, limit, after, pairs, unpaired, tuple(notes))
+    then = pod_shape.qos_class(after)
+    return Change(container, nature, resource, estimate, request, limit, after, then, pairs, unpaired, tuple(notes))
 
 
 def _set_by_others(case: SizingCase, container: ContainerFacts, resource: Resource) -> tuple[str, str] | None:
@@ -171,7 +180,7 @@ def _with_limit(
         notes.append(f"held at {amount(resource, request)} by LimitRange {name}")
     if isinstance(limit, Unknown):
         return request, None, notes
-    if pod_shape.qos_class(case.shape) is QosClass.GUARANTEED:
+    if case.qos is QosClass.GUARANTEED:
         both = rounded_up(resource, max(request, estimate.upper, estimate.limit if resource is Resource.MEMORY else 0))
         both = min(both, allowed.most)
         notes.append("request and limit move together to the upper bound, so that the pod stays Guaranteed")

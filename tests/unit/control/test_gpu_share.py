@@ -103,6 +103,7 @@ def test_a_smaller_profile_is_proposed_with_its_price():
     (answer,) = advised(made)
     assert isinstance(answer, Proposal)
     assert answer.proposed == "1 x nvidia.com/mig-3g.40gb"
+    assert answer.subject == made.targets[0].target.name, "what replicas free is not counted again"
     assert answer.savings.per_month == pytest.approx(made.targets[0].facts.ready_replicas * 0.5 * 2.0 * 730.0)
 
 
