@@ -48,7 +48,7 @@ def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> Clu
         used_approvals=old.used_approvals,
         savings=ledger_of(
             recommendations,
-            cluster.ledger or ClusterLedgerStatus(),
+            cluster.ledger or old.savings or ClusterLedgerStatus(),
             old.savings,
             currency=str(spec.currency),
             now=now,

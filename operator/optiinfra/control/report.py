@@ -93,7 +93,12 @@ def service_status(
         used_approvals=_used(service, now=now),
         cost=None if service.cost is None else to_cost(service.cost),
         savings=ledger_of(
-            recommendations, service.ledger or LedgerStatus(), old.savings, currency=service.currency, now=now
+            recommendations,
+            # Books that could not be brought up to date are kept as they are: nothing else has them.
+            service.ledger or old.savings or LedgerStatus(),
+            old.savings,
+            currency=service.currency,
+            now=now,
         ),
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )

@@ -7,6 +7,7 @@ that drives the workload; everything else was others.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization
@@ -53,7 +54,7 @@ def target_seen(
     pods = _newest(facts)
     if not pods and before is None:
         return None
-    size = total(pods) if pods or before is None else before.size
+    size = _size(pods, before)
     actions = _actions(service, target)
     follows = _follows(service, target, facts)
     return TargetSeen(
@@ -80,6 +81,17 @@ def total(pods: Sequence[PodFacts]) -> Capacity:
         round(sum(pod.cpu_request_cores for pod in pods), _DIGITS),
         round(sum(pod.memory_request_bytes for pod in pods) / GIB, _DIGITS),
     )
+
+
+def _size(pods: Sequence[PodFacts], before: Account | None) -> Capacity:
+    size = total(pods)
+    if before is None:
+        return size
+    if not pods:
+        return before.size
+    # Shares of a GPU (time-slicing, MPS, fractions of other schedulers) are other resources: who asked for GPUs and
+    # asks for none of them now may still sit on one. What cannot be seen is not claimed.
+    return replace(size, gpus=before.size.gpus) if size.gpus == 0.0 else size
 
 
 def _newest(facts: WorkloadFacts) -> Sequence[PodFacts]:

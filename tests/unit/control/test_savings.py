@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from optiinfra import metrics
+from optiinfra.api.conditions import ConditionStatus
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1 import ClusterLedgerStatus, LedgerStatus
@@ -13,6 +14,7 @@ from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.recommend import recommendations_of
 from optiinfra.control.registry import Registry
+from optiinfra.control.report import InsightState, service_status
 from optiinfra.control.savings import NO_CLUSTER, NO_NODES, SavingsBooks
 from optiinfra.control.work import ClusterWork, Effect, Work
 from optiinfra.domain.evidence import RecommendationType
@@ -24,6 +26,7 @@ from tests.unit.control.examples import NOW, cro_body, facts, pod, proposal, ro,
 from tests.unit.control.examples import service as service_of
 
 GIB = 2.0**30
+QUIET = InsightState(ConditionStatus.FALSE, Reason.DISABLED)
 KEY = ObjectKey("ResourceOptimization", "inference", "svc")
 CLUSTER = ObjectKey("ClusterResourceOptimization", "", "cluster")
 
@@ -87,7 +90,7 @@ class World:
         )
         self.memory.target("vllm").ordered = after
 
-    def round(self, replicas, *, after=30.0, recommended=(), cores=4.0, effect=None, hpa=None, **changes):
+    def round(self, replicas, *, after=30.0, recommended=(), cores=4.0, gpus=1.0, effect=None, hpa=None, **changes):
         """One round; returns what both statuses would show."""
         self.at += after
         container = ContainerFacts("vllm", cores, 8.0, 32 * GIB, 32 * GIB, 1.0)
@@ -98,6 +101,7 @@ class World:
                 cpu_request_cores=cores,
                 memory_request_bytes=32 * GIB,
                 containers=(container,),
+                gpus=gpus,
             )
             for number in range(replicas)
         )
@@ -271,6 +275,28 @@ def test_a_size_that_was_recommended_is_adopted_and_another_is_not():
         assert (entry.axis, entry.cause) == ("CPU", cause)
         assert entry.by == (wanted[0].id if cause == "Adopted" else "")
         assert entry.amount == 4.0 - cores
+
+
+def test_a_share_of_a_gpu_that_is_no_counted_resource_is_not_taken_for_none():
+    world = World()
+    world.round(8)
+    ledger, _ = world.round(8, gpus=0.0)
+    assert ledger is None
+    world.round(8, gpus=2.0)
+    ledger, _ = world.round(8, gpus=1.0)
+    assert [entry.axis for entry in ledger.entries if entry.ended is None] == []
+
+
+def test_books_that_could_not_be_brought_up_to_date_are_kept():
+    world = World()
+    world.round(8)
+    ledger, _ = world.round(6)
+    service = service_of(ro(mode="Auto"))
+    shown = service.obj.status.model_copy(update={"savings": ledger})
+    service.obj = service.obj.model_copy(update={"status": shown})
+    status = service_status(service, round_id="r", now=UnixTime(world.at), insight=QUIET)
+    assert status.savings.entries == ledger.entries
+    assert status.savings.bases == ledger.bases
 
 
 def test_replicas_that_a_person_set_as_recommended_are_adopted():
