@@ -108,20 +108,31 @@ async def _call(session: aiohttp.ClientSession, base: URL, limit_bytes: int) -> 
 
 
 def _nodes(document: dict[str, Any]) -> dict[str, LiveNode | Unknown]:
-    """Read the assets: one mapping in OpenCost, a list of mappings, one a step of time, in Kubecost."""
+    """Read the assets: one mapping in OpenCost, a list of mappings, one a step of time, in Kubecost.
+
+    Of several steps the latest that knows a price counts. A name that two clusters have in one step is no node of ours.
+    """
     data = document.get("data")
     steps = data if isinstance(data, list) else [data]
     found: dict[str, LiveNode | Unknown] = {}
     for step in steps:
         if not isinstance(step, dict):
             raise _NoAnswer(UnknownReason.INVALID, "its answer has no assets in data")
+        clusters: dict[str, object] = {}
+        twice: set[str] = set()
         for asset in step.values():
-            if not isinstance(asset, dict) or asset.get("type") != "Node":
-                continue
-            properties = asset.get("properties")
+            properties = asset.get("properties") if isinstance(asset, dict) and asset.get("type") == "Node" else None
             name = properties.get("name") if isinstance(properties, dict) else None
-            if isinstance(name, str) and 0 < len(name) <= 253:
-                found[name] = _node(name, asset)
+            if properties is None or not isinstance(name, str) or not 0 < len(name) <= 253:
+                continue
+            if name in twice or clusters.setdefault(name, properties.get("cluster")) != properties.get("cluster"):
+                twice.add(name)
+                text = f"OpenCost knows a node {name[:64]} in two clusters; ask an OpenCost of this cluster alone"
+                found[name] = Unknown(UnknownReason.INVALID, text)
+                continue
+            known = _node(name, asset)
+            if not isinstance(known, Unknown) or name not in found:
+                found[name] = known
             if len(found) > MOST_NODES:
                 raise _NoAnswer(UnknownReason.INVALID, f"it answered more than {MOST_NODES} nodes")
     if not found:

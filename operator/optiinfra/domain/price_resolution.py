@@ -101,7 +101,8 @@ def price_nodes(nodes: Iterable[NodeFacts], book: PriceBook) -> dict[str, NodePr
     firm: dict[str, float] = {}
     for node, market in listed:
         if market.capacity is CapacityType.ON_DEMAND:
-            firm[node.pool] = firm.get(node.pool, 0.0) + node.gpus
+            # Commitments are counted in real GPUs, not in what time-slicing or MIG makes of them.
+            firm[node.pool] = firm.get(node.pool, 0.0) + (_capacity(node).devices or node.gpus)
     return {node.name: _price(node, market, book, firm_gpus=firm.get(node.pool, 0.0)) for node, market in listed}
 
 

@@ -47,6 +47,23 @@ async def test_kubecosts_list_of_steps_and_its_path_are_understood():
     assert {name: node.hour for name, node in found.nodes.items()} == {"a": 3.0, "b": 4.0}
 
 
+async def test_a_step_that_has_just_begun_does_not_take_the_price_away():
+    steps = [{"k": asset("a", hour=3.0)}, {"k": asset("a", hour=9.0, minutes=1.0)}]
+    async with opencost(data=steps) as stub:
+        assert (await ask(stub)).nodes["a"].hour == pytest.approx(3.0)
+    async with opencost(data=[*steps, {"k": asset("a", hour=4.0)}]) as stub:
+        assert (await ask(stub)).nodes["a"].hour == pytest.approx(4.0)
+
+
+async def test_a_name_of_two_clusters_is_nobody_s_price():
+    other = asset("a", hour=4.0)
+    other["properties"] = other["properties"] | {"cluster": "cluster-two"}
+    async with opencost(data={"x": asset("a", hour=3.0), "y": other, "z": asset("b", hour=1.0)}) as stub:
+        found = await ask(stub)
+    assert "in two clusters" in str(found.nodes["a"])
+    assert found.nodes["b"].hour == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [

@@ -228,6 +228,12 @@ def test_committed_gpus_are_a_share_of_what_the_pool_has():
     assert found["c"].committed_share == 0.0
 
 
+def test_committed_gpus_are_real_ones_where_several_pods_share_each():
+    shared = replace(node("a", gpus=80.0), labels=P5 | {"nvidia.com/gpu.count": "8"})
+    found = price_nodes([shared, node("b")], PriceBook(pools={"h100": own(committed_gpus=8.0)}))
+    assert found["a"].committed_share == found["b"].committed_share == pytest.approx(0.5)
+
+
 def test_a_reserved_node_is_paid_for_whether_it_is_there_or_not():
     found = price(PriceBook(), one=node(labels=P5 | {"karpenter.sh/capacity-type": "reserved"}))
     assert (found.marginal_hour, found.capacity) == (0.0, CapacityType.RESERVED)
