@@ -22,6 +22,7 @@ from optiinfra_agent.cgroups import ContainerCollector
 from optiinfra_agent.cpu import CpuCollector
 from optiinfra_agent.deadline import DeadlineWorker
 from optiinfra_agent.disks import DiskCollector
+from optiinfra_agent.document import to_json
 from optiinfra_agent.errors import SourceError, SourceFailedError, SourceStuckError
 from optiinfra_agent.gpu import GpuCollector, GpuPass
 from optiinfra_agent.memory import MemoryCollector
@@ -59,7 +60,6 @@ from optiinfra_agent.snapshot import (
     Unknown,
     all_unknown,
     reason_of,
-    to_json,
 )
 
 log = logging.getLogger(__name__)

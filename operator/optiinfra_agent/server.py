@@ -31,11 +31,11 @@ from typing import Any
 
 from optiinfra_agent import __version__, health
 from optiinfra_agent.collection import Collection, Published
+from optiinfra_agent.document import View, to_json
 from optiinfra_agent.metrics import Exposition
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.representation import LEAST_BYTES, Headers, accepts_gzip, has_already, packed, value_of
 from optiinfra_agent.settings import Settings, in_force
-from optiinfra_agent.snapshot import View, to_json
 from optiinfra_agent.traffic import Traffic
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,12 @@ import pytest
 
 from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.deadline import DeadlineWorker
+from optiinfra_agent.document import to_json
 from optiinfra_agent.errors import SourceStuckError
 from optiinfra_agent.logs import JsonFormatter
 from optiinfra_agent.memory import MemoryCollector
 from optiinfra_agent.settings import read_settings
-from optiinfra_agent.snapshot import Reason, SourceName, SourceState, Unknown, reason_of, to_json
+from optiinfra_agent.snapshot import Reason, SourceName, SourceState, Unknown, reason_of
 
 
 def test_worker_gives_results_and_errors_back() -> None:
