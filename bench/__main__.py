@@ -14,7 +14,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-NAMES = ("engines", "kv_cache", "scaling", "judge", "hpa", "vpa", "analysis", "domain", "drain", "agent", "operator", "simulator")
+NAMES = (
+    "engines",
+    "kv_cache",
+    "scaling",
+    "judge",
+    "hpa",
+    "right_sizing",
+    "vpa",
+    "idle",
+    "analysis",
+    "domain",
+    "drain",
+    "agent",
+    "operator",
+    "simulator",
+)
 MODULES = {"judge": "scaling_judge"}
 """Benches whose module has another name."""
 TIMEOUT_S = 1800.0

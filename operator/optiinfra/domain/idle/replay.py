@@ -221,7 +221,9 @@ def truth(history: History, *, policy: IdlePolicy | None = None) -> NDArray[np.i
         following = np.append(work, np.inf)[np.searchsorted(work, time, side="right")]
         steps = np.diff(time)
         longest = _longest_step(steps)
-        blind = np.concatenate([time[1:][steps > longest], time[np.isnan(active)]])
+        # A hole begins at once after its last sample, which therefore sees it before itself.
+        holes = np.nextafter(time[:-1][steps > longest], np.inf)
+        blind = np.concatenate([holes, time[np.isnan(active)]])
         blind.sort()
         dark = np.append(blind, np.inf)[np.searchsorted(blind, time, side="right")]
         until = time + policy.horizon
