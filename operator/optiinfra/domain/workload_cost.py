@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from optiinfra.domain.cost import PriceList, node_hourly, workload_cost_per_hour
+from optiinfra.domain.cost import PriceList, hourly, node_hourly
 from optiinfra.domain.prices import NodePrice, Origin
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.workload import PodFacts
@@ -54,14 +54,19 @@ def workload_cost(
     share: Value = gpu_ratio
     if not any(one.pod.gpus > 0.0 for one in placed):
         share = _NO_GPUS
-    for one in placed:
+    # Pods of one node are added up first: a service has many pods, and few nodes.
+    nodes = _by_node(placed)
+    for one in nodes:
         gpus, rest = _cost(one, otherwise)
         if isinstance(gpus, Unknown) or isinstance(rest, Unknown):
             why = gpus if isinstance(gpus, Unknown) else rest
             return WorkloadCost(why, why, why)
         held += gpus + rest
         used += rest + gpus * (0.0 if isinstance(share, Unknown) else min(max(share, 0.0), 1.0))
-    origins = Counter(one.price.origin for one in placed if one.price is not None)
+    origins: Counter[Origin] = Counter()
+    for one in nodes:
+        if one.price is not None:
+            origins[one.price.origin] += one.pods
     return WorkloadCost(
         held=held,
         used=share if isinstance(share, Unknown) else used,
@@ -70,16 +75,39 @@ def workload_cost(
     )
 
 
-def _cost(one: PlacedPod, otherwise: PriceList) -> tuple[Value, Value]:
-    """Return the cost of the pod's GPUs, and of its CPU and memory."""
-    pod = one.pod
+@dataclass(slots=True)
+class _OnNode:
+    """What pods on one node ask for together."""
+
+    price: NodePrice | None
+    pods: int = 0
+    gpus: float = 0.0
+    cpu_cores: float = 0.0
+    memory_bytes: float = 0.0
+
+
+def _by_node(placed: Sequence[PlacedPod]) -> list[_OnNode]:
+    found: dict[str, _OnNode] = {}
+    for one in placed:
+        pod = one.pod
+        here = found.get(pod.node)
+        if here is None:
+            here = found[pod.node] = _OnNode(one.price)
+        here.pods += 1
+        here.gpus += pod.gpus
+        here.cpu_cores += pod.cpu_request_cores
+        here.memory_bytes += pod.memory_request_bytes
+    return list(found.values())
+
+
+def _cost(one: _OnNode, otherwise: PriceList) -> tuple[Value, Value]:
+    """Return the cost of the pods' GPUs, and of their CPU and memory."""
     if one.price is None:
-        gpus = workload_cost_per_hour(otherwise, gpus=pod.gpus, gpu_model="", cpu_cores=0.0, memory_bytes=0.0)
-        rest = workload_cost_per_hour(
-            otherwise, gpus=0.0, gpu_model="", cpu_cores=pod.cpu_request_cores, memory_bytes=pod.memory_request_bytes
+        return (
+            hourly(otherwise, gpus=one.gpus),
+            hourly(otherwise, cpu_cores=one.cpu_cores, memory_bytes=one.memory_bytes),
         )
-        return gpus, rest
     return (
-        node_hourly(one.price, gpus=pod.gpus),
-        node_hourly(one.price, cpu_cores=pod.cpu_request_cores, memory_bytes=pod.memory_request_bytes),
+        node_hourly(one.price, gpus=one.gpus),
+        node_hourly(one.price, cpu_cores=one.cpu_cores, memory_bytes=one.memory_bytes),
     )

@@ -198,7 +198,10 @@ def test_two_pods_can_be_one_replica():
 def test_one_node_without_a_price_makes_the_whole_unknown():
     bad = replace(PRICE, gpu_hour=MISSING)
     found = workload_cost(
-        [PlacedPod(pod(), PRICE), PlacedPod(pod(), bad)], replicas=2, gpu_ratio=0.5, otherwise=PriceList()
+        [PlacedPod(pod(), PRICE), PlacedPod(replace(pod(), node="m"), bad)],
+        replicas=2,
+        gpu_ratio=0.5,
+        otherwise=PriceList(),
     )
     assert found.held is found.per_replica is MISSING
 
