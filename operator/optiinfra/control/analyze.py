@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from optiinfra.control import consolidation, costs, engine_analysis, gpu_share, idle_gpus, replicas, sizing
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
+from optiinfra.control.steady import steady
 from optiinfra.control.surroundings import container_cpu, surroundings_of
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
@@ -115,8 +116,8 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         given = engine_analysis.advice_input(service, target, nodes)
         answers += engine_analysis.advise(service, target, given)
         if spec.right_sizing.enabled:
-            answers += sizing.advise(service, target)
-            answers += gpu_share.advise(service, target, given)
+            sizes = [*sizing.advise(service, target), *gpu_share.advise(service, target, given)]
+            answers += steady(service.key, target.memory, sizes, now=now)
         target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
         target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
         target.findings = (

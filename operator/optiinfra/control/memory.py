@@ -61,6 +61,8 @@ class TargetMemory:
     sizes: dict[str, ContainerEstimate] = field(default_factory=dict)
     """What that comes to, as it was estimated last."""
     sizes_at: float = 0.0
+    told: dict[str, tuple[float, Proposal]] = field(default_factory=dict)
+    """What was said of sizes, by setting, and when."""
     kills: dict[str, float] = field(default_factory=dict)
     """When each container was last known to be killed for memory, so that no kill counts twice."""
     gpu_use: GpuUseHistory = field(default_factory=GpuUseHistory)
