@@ -28,7 +28,7 @@ PROVISIONED: Final = ("container", "cpu_cores", "memory_bytes")
 MOST_ROWS: Final = 50_000_000
 MOST_CONTAINERS: Final = 20_000
 MOST_DAYS: Final = 3_660
-LONGEST_FIELD: Final = 1_024
+LONGEST_LINE: Final = 4_096
 LATEST: Final = 1e12
 
 
@@ -126,13 +126,23 @@ def _rows(path: Path, header: tuple[str, ...]) -> Iterator[Iterator[tuple[int, l
     try:
         raw = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  closed below
         with closing(io.TextIOWrapper(raw, encoding="utf-8", newline="")) as text:
-            rows = csv.reader(text)
+            rows = csv.reader(_bounded(path, text))
             first = [name.strip() for name in next(rows, [])]
             if first != list(header):
                 raise UsageFileError(f"{path.name}: the first line must read {','.join(header)}")
             yield ((number, row) for number, row in enumerate(rows, start=2) if row)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UsageFileError(f"{path.name} cannot be read: {error}; name a .csv or .csv.gz file") from error
+
+
+def _bounded(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    """Lines, none of them longer than is read at once."""
+    number = 0
+    while line := text.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UsageFileError(f"{path.name}, line {number}: longer than {LONGEST_LINE} characters")
+        yield line
 
 
 def _usage(path: Path, name: str, of: _Columns) -> Usage:
