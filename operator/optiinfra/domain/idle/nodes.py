@@ -75,7 +75,7 @@ def verdicts(
 ) -> tuple[GpuVerdict, ...]:
     """Judge every GPU that one node's agent showed in the window."""
     watch = Watch(now, window, stale_after, policy)
-    return fleet_verdicts((node,), watch, memory or IdleMemory(policy))[node.name]
+    return fleet_verdicts((node,), watch, IdleMemory(policy) if memory is None else memory)[node.name]
 
 
 def node_findings(judged: Sequence[GpuVerdict]) -> tuple[Finding, ...]:
