@@ -18,6 +18,7 @@ NAMES = (
     "engines",
     "kv_cache",
     "scaling",
+    "consolidation",
     "judge",
     "hpa",
     "right_sizing",

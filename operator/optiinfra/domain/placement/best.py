@@ -6,9 +6,11 @@ counts (Weng et al., USENIX ATC 2023), and it does not see that eight free GPUs 
 of them": the GPU that the node would hold if it were filled with that kind alone, as far as devices, CPU and memory
 go. CPU and memory are counted in fractions of a pod there, so that a node is not worthless one core below a threshold.
 
-A kind that only some GPU models can take weighs more, by the share of the GPUs that it may use: what is scarce is kept
-for those who have no choice. Where nodes that stay empty can be given back, opening one has a price: a pod joins a node
-in use although it spoils a little there. Ties go to the tightest node.
+A kind weighs by how often it comes, over the root of its GPUs: weighed by GPUs, shares would be scattered, and counted
+as pods, eight free GPUs would be given to eight small ones. A kind that only some GPU models can take weighs more, by
+the share of the GPUs that it may use: what is scarce is kept for those who have no choice. Where nodes that stay empty
+can be given back, opening one has a price: a pod joins a node in use although it spoils a little there. Ties go to the
+tightest node.
 """
 
 from typing import Final
@@ -24,6 +26,10 @@ NEXT_POD: Final = 0.5
 """Weight of what the next pod could use; the rest is for filling up. Flat between 0.3 and 0.8."""
 OPENING: Final = 20.0
 """Price of opening an empty node where empty ones can be given back: thousandths of a GPU for each of its GPUs."""
+_ALMOST_ONE: Final = 1.0 - 1e-9
+"""Room for a whole pod, computed with reciprocals."""
+_CHUNK: Final = 256
+"""Nodes at a time: their tables fit into a core's cache."""
 _DIGITS: Final = 6
 """Losses (thousandths of a GPU) are compared to this many digits: sums of floats differ in the last ones."""
 
@@ -97,49 +103,68 @@ class BestRule:
 class Worth:
     """Tables of one demand over one cluster's GPU models.
 
-    `counts` are two tables over the different GPU needs: how many pods of each need the devices of a node could hold,
-    and how much of them (thousandths) is on devices with enough left for one.
+    `counts` are two tables over the different shares of a GPU that are asked for: how many times each is on the devices
+    of a node, and how much of them (thousandths) is on devices with enough left for one.
     """
 
     def __init__(self, cluster: Cluster, demand: Demand) -> None:
         kinds = [(request, weight) for request, weight in demand.kinds if request.gpus]
-        needs = sorted({request.gpu_milli for request, _ in kinds})
-        milli = np.array(needs, dtype=np.int64)
+        shares = sorted({request.gpu_milli for request, _ in kinds})
+        needs = sorted({(request.gpu_milli, request.gpus) for request, _ in kinds})
+        milli = np.array(shares, dtype=np.int64)
         free = np.maximum(np.arange(-1, WHOLE_GPU + 1), 0)[:, None]
         # Row f + 1 is a device with f thousandths free, row 0 one that the node does not have.
         self._tables: Final = np.array((free // milli, np.where(free >= milli, free, 0)), dtype=np.float64)
-        self._need: Final = np.array([needs.index(request.gpu_milli) for request, _ in kinds], dtype=np.int64)
-        self._gpus: Final = np.array([request.gpus for request, _ in kinds], dtype=np.float64)
-        self._size: Final = np.array([request.total_gpu_milli for request, _ in kinds], dtype=np.float64)
-        self._cpu: Final = np.array([max(1, request.cpu_milli) for request, _ in kinds], dtype=np.float64)
-        self._memory: Final = np.array([max(1, request.memory_bytes) for request, _ in kinds], dtype=np.float64)
-        self._weights: Final = _weights(cluster, kinds)
+        self._share: Final = np.array([shares.index(one) for one, _ in needs], dtype=np.int64)
+        self._gpus: Final = np.array([gpus for _, gpus in needs], dtype=np.float64)
+        self._need: Final = np.array(
+            [needs.index((request.gpu_milli, request.gpus)) for request, _ in kinds], dtype=np.int64
+        )
+        self._per_cpu: Final = np.array([1.0 / max(1, request.cpu_milli) for request, _ in kinds])
+        self._per_memory: Final = np.array([1.0 / max(1, request.memory_bytes) for request, _ in kinds])
+        weights = _weights(cluster, kinds)
+        size = np.array([request.total_gpu_milli for request, _ in kinds], dtype=np.float64)
+        self._filling: Final = (1.0 - NEXT_POD) * weights * size
+        self._next: Final = NEXT_POD * weights
 
     def counts(self, free_gpu: IntArray) -> FloatArray:
-        """2, nodes, needs: pods that the devices could hold, and thousandths on devices with enough left."""
+        """2, nodes, shares: how often each share is there, and thousandths on devices with enough left for it."""
         found: FloatArray = self._tables[:, free_gpu + 1].sum(axis=2)
         return found
 
     def change(self, before: IntArray, after: IntArray) -> FloatArray:
-        """2, devices, needs: what `counts` changes by when a device goes from one free share to another."""
+        """2, devices, shares: what `counts` changes by when a device goes from one free share to another."""
         found: FloatArray = self._tables[:, after + 1] - self._tables[:, before + 1]
         return found
 
     def of(self, model: IntArray, free_cpu: IntArray, free_memory: IntArray, counts: FloatArray) -> FloatArray:
         """Worth of nodes, in thousandths of a GPU."""
-        pods = counts[0][:, self._need]
-        if (self._gpus > 1.0).any():
-            pods = np.floor(pods / self._gpus)
-        room = np.minimum(free_cpu[:, None] / self._cpu, free_memory[:, None] / self._memory)
-        filled = np.minimum(pods, room) * self._size
-        upcoming = np.where((pods >= 1.0) & (room >= 1.0), counts[1][:, self._need], 0.0)
-        mixed = (1.0 - NEXT_POD) * filled + NEXT_POD * upcoming
-        found: FloatArray = np.einsum("nk,nk->n", mixed, self._weights[model])
+        found = np.empty(len(model))
+        for first in range(0, len(model), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            found[part] = self._of(model[part], free_cpu[part], free_memory[part], counts[:, part])
+        return found
+
+    def _of(self, model: IntArray, free_cpu: IntArray, free_memory: IntArray, counts: FloatArray) -> FloatArray:
+        pods = np.floor(counts[0].take(self._share, axis=1) / self._gpus)
+        enough = np.where(pods >= 1.0, counts[1].take(self._share, axis=1), 0.0)
+        room = np.minimum(
+            np.multiply.outer(free_cpu.astype(np.float64), self._per_cpu),
+            np.multiply.outer(free_memory.astype(np.float64), self._per_memory),
+        )
+        upcoming = enough.take(self._need, axis=1)
+        upcoming *= room > _ALMOST_ONE
+        filled = np.minimum(room, pods.take(self._need, axis=1), out=room)
+        found: FloatArray = np.einsum("nk,nk->n", filled, self._filling[model])
+        found += np.einsum("nk,nk->n", upcoming, self._next[model])
         return found
 
 
 def _weights(cluster: Cluster, kinds: list[tuple[Request, int]]) -> FloatArray:
-    """models, kinds: share of the expected pods over the share of the GPUs that will do; 0 where the model will not."""
+    """models, kinds: share of the pods, over the share of GPUs that will do and the root of the GPUs asked for.
+
+    0 where the model will not do.
+    """
     gpus = np.array([cluster.gpus[cluster.model == index].sum() for index in range(len(cluster.models))], dtype=float)
     weights = np.zeros((len(cluster.models), len(kinds)))
     total = float(sum(weight for _, weight in kinds))
@@ -147,7 +172,7 @@ def _weights(cluster: Cluster, kinds: list[tuple[Request, int]]) -> FloatArray:
         will_do = np.array([not request.gpu_models or model in request.gpu_models for model in cluster.models])
         share = gpus[will_do].sum() / max(1.0, gpus.sum())
         if share > 0.0:
-            weights[will_do, column] = weight / total / share
+            weights[will_do, column] = weight / total / share / np.sqrt(request.total_gpu_milli / WHOLE_GPU)
     return weights
 
 
