@@ -49,6 +49,8 @@ class _Judge:
 
     def judge(self, policy, plan):
         freed = [node.node for node in plan.freed]
+        self.before = {name: list(pods) for name, pods in self.state.items()}
+        self.doubtful = {problem.node for problem in plan.problems}
         if len(plan.moves) > policy.max_moves:
             self.wrong.append("more moves than allowed")
         if len({move.pod_uid for move in plan.moves}) != len(plan.moves):
@@ -143,6 +145,7 @@ class _Judge:
 
     def _waiting(self, plan, freed):
         """Those that waited and could have been placed at the start still can be, all together, at the end."""
+        self._one_that_waits(freed)
         for pod in sorted(self.cluster.waiting, key=lambda p: f"{p.namespace}/{p.name}"):
             target = plan.reserved.get(f"{pod.namespace}/{pod.name}")
             if target is None:
@@ -154,6 +157,20 @@ class _Judge:
             if why:
                 self.wrong.append(f"waiting {pod.name} lost its place: {why}")
             self.state[target].append(pod)
+
+    def _one_that_waits(self, freed):
+        """Of a single one nobody has to tell where its place was: anywhere that is left will do."""
+        if len(self.cluster.waiting) != 1 or self.cluster.waiting[0].rules.affinity:
+            return
+        (pod,) = self.cluster.waiting
+        if pod.rules.spread:
+            return
+        after, self.state = self.state, self.before
+        emptied, self.emptied = self.emptied, set()
+        could = [name for name in self.nodes if name not in self.doubtful and not self.why_not(pod, name, source=name)]
+        self.state, self.emptied = after, emptied
+        if could and all(name in freed or self.why_not(pod, name, source=name) for name in self.nodes):
+            self.wrong.append(f"waiting {pod.name} could have gone to {could}, and has no place any more")
 
     def _headroom(self, policy, freed, doubtful):
         pools = defaultdict(list)

@@ -69,7 +69,9 @@ def rules(draw):
     )
 
 
-def made_pod(draw, name, templates):
+def made_pod(draw, name, templates, *, calm):
+    """`calm`: hardly anything holds a pod, so that many move and their rules about each other matter."""
+    free = 60 if calm else 12
     owner, template = draw.choice(templates)
     app = draw.choice(APPS)
     gpus = draw.choice([0.0, 0.0, 0.5, 1.0, 1.0, 2.0, 4.0])
@@ -77,14 +79,14 @@ def made_pod(draw, name, templates):
         "owner": owner,
         "rules": template,
         "labels": {"app": app},
-        "namespace": draw.choice(["team-a", "team-b"]),
+        "namespace": draw.choice(["team-a", "team-b"]) if owner[0] != "StatefulSet" else "team-a",
         "priority": draw.choice([0, 0, 100]),
-        "blockers": draw.choice([()] * 12 + [("DaemonSet",), ("BarePod",), ("LocalStorage",)]),
-        "phase": draw.choice(["Running"] * 12 + ["Pending", "Succeeded"]),
-        "ready": draw.random() < 0.9,
+        "blockers": draw.choice([()] * free + [("DaemonSet",), ("BarePod",), ("LocalStorage",)]),
+        "phase": draw.choice(["Running"] * free + ["Pending", "Succeeded"]),
+        "ready": draw.random() < (0.98 if calm else 0.9),
         "lost_readiness": draw.random() < 0.5,
-        "terminating": draw.random() < 0.03,
-        "claims": ("data",) if draw.random() < 0.05 else (),
+        "terminating": draw.random() < (0.0 if calm else 0.03),
+        "claims": ("data",) if draw.random() < (0.01 if calm else 0.05) else (),
     }
     if owner[0] == "StatefulSet":
         name = f"{owner[1]}-{name.replace('p', '').replace('-', '')}"
@@ -98,8 +100,11 @@ def made_pod(draw, name, templates):
 
 def made_cluster(seed):
     draw = random.Random(seed)
+    calm = draw.random() < 0.5
     templates = [(("ReplicaSet", f"r{n}"), rules(draw)) for n in range(4)]
     templates += [(("StatefulSet", f"s{n}"), rules(draw)) for n in range(2)]
+    if draw.random() < 0.15:
+        templates = templates[-1:]  # one StatefulSet all over the place
     nodes = []
     for index in range(draw.randint(2, 8)):
         name = f"n{index}"
@@ -107,8 +112,8 @@ def made_cluster(seed):
         free = [1.0] * 8
         ports: set[str] = set()
         here = []
-        for number in range(draw.randint(0, 5)):
-            one = dataclasses.replace(made_pod(draw, f"p{index}-{number}", templates), node=name)
+        for number in range(draw.randint(0, 4 if calm else 5)):
+            one = dataclasses.replace(made_pod(draw, f"p{index}-{number}", templates, calm=calm), node=name)
             want = [one.gpus, one.cpu_request_cores, one.memory_request_bytes]
             if any(w > have for w, have in zip(want, left, strict=True)) or ports & set(one.rules.host_ports):
                 continue
@@ -143,7 +148,9 @@ def made_cluster(seed):
             )
         )
     waiting = [
-        dataclasses.replace(made_pod(draw, f"w{n}", templates), phase="Pending", ready=False, group=None, blockers=())
+        dataclasses.replace(
+            made_pod(draw, f"w{n}", templates, calm=calm), phase="Pending", ready=False, group=None, blockers=()
+        )
         for n in range(draw.choice([0, 0, 1, 2]))
     ]
     budgets = [
