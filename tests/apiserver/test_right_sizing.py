@@ -22,14 +22,22 @@ from optiinfra.control import sizing
 from optiinfra.control.checkpoint import VERSION, pack, unpack
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.usage import UsageSample
+from optiinfra.domain import gpu_models, gpu_share
+from optiinfra.domain.evidence import Proposal
+from optiinfra.domain.gpu_share import ShareCase
+from optiinfra.domain.gpu_use import GpuUse
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.resource_patch import WorkloadName
 from optiinfra.domain.sizing_words import read_amount
-from optiinfra.domain.units import UnixTime
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import ContainerFacts
 from tests.engine_pages import make_namespace
 from tests.operator_process import eventually, install
 
 pytestmark = pytest.mark.timeout(180)
 
 DAY = 86_400.0
+NONE = Unknown(UnknownReason.NOT_CONFIGURED, "not set")
 SEEDED = 8 * 288
 VPA_CRDS = Path(__file__).parents[2] / "hack" / "real_vpa" / "crds.yaml"
 RESOURCES = [{"name": "pods", "singularName": "", "namespaced": True, "kind": "PodMetrics", "verbs": ["get", "list"]}]
@@ -321,3 +329,45 @@ def test_a_sample_that_cannot_be_ends_sizing_and_says_why(scene):
     assert sizes == {}
     assert "40 GiB of memory, more than its limit allows (4 GiB)" in refused["UsageInvalid"]
     assert (degraded["status"], degraded["reason"]) == ("True", "UsageInvalid")
+
+
+@pytest.mark.parametrize("written", ["limits", "both"])
+def test_the_api_server_takes_a_smaller_gpu_share(apiserver, namespace, written):
+    parts = ("limits",) if written == "limits" else ("limits", "requests")
+    container = {"name": "app", "image": "a", "resources": {part: {"nvidia.com/gpu": "1"} for part in parts}}
+    labels = {"app": "llama"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "llama"},
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }
+    apiserver.request("POST", f"/apis/apps/v1/namespaces/{namespace}/deployments", body)
+    whole = ContainerFacts("app", NONE, NONE, NONE, NONE, 1.0, gpu_resources=(("nvidia.com/gpu", 1.0),))
+    little = GpuUse(
+        span=Seconds(8 * DAY),
+        samples=9_999,
+        activity_p99=0.2,
+        activity_most=0.3,
+        bound=False,
+        memory_peak=2e10,
+        kv_tokens_peak=NONE,
+        loads=1,
+        dark=0.0,
+    )
+    answer = gpu_share.advise(
+        ShareCase(
+            workload=WorkloadName("Deployment", "llama", namespace),
+            container=whole,
+            gpu=gpu_models.recognise("NVIDIA H100 80GB HBM3"),
+            use=little,
+            replicas=2,
+        )
+    )
+    assert isinstance(answer, Proposal)
+    apiserver.kubectl("patch", "deployment", "llama", "--namespace", namespace, "-p", answer.patch)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/llama"
+    (patched,) = apiserver.request("GET", path)["spec"]["template"]["spec"]["containers"]
+    share = {"nvidia.com/mig-3g.40gb": "1"}
+    assert patched["resources"] == {"limits": share, "requests": share}
