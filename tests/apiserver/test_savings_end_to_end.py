@@ -86,7 +86,11 @@ def scene(apiserver, tmp_path_factory):
             pages.serve(address, Page(running=2, kv_cache_usage=0.05))
             node = made.nodes[number // 2]
             ready_pod(apiserver, namespace, f"svc-{number}", address, labels={"app": "svc"}, node=node)
-        made.optimize(namespace, scaling={"actuation": "Signal", "maxReplicas": 4}, policy={"cooldown": "1s"})
+        made.optimize(
+            namespace,
+            scaling={"actuation": "Signal", "maxReplicas": 4},
+            policy={"cooldown": "1s", "verifyWindow": "30s"},
+        )
         for role in ("view", "edit"):
             made.permit(role, namespace, account="default", account_namespace=namespace)
         assert first
@@ -197,6 +201,23 @@ def test_money_appears_when_the_node_goes_and_only_from_then_on(scene):
     assert totals(ledger)["money"] == pytest.approx(price * stood / HOUR, abs=price * SLACK / HOUR)
     assert ledger["moneyCurrency"] == "EUR"
     check_hours(ledger)
+
+
+def test_what_an_action_saves_counts_as_realised_once_the_action_is_verified(scene):
+    namespace = scene.made["a"]
+
+    def verified():
+        return next(item for item in scene.status(namespace)["actions"] if item["to"] == "2")["state"] == "Verified"
+
+    eventually(verified, seconds=90, what="the action is verified")
+    ledger = up_to_date(scene)
+    assert entry_of(ledger)["verified"] is True
+    (entry,) = cluster_ledger(scene)["nodeEntries"]
+    assert ledger["perMonthRealised"] == pytest.approx(entry["perHour"] * 730, rel=1e-3)
+    time.sleep(3.0)
+    lines = {line["verified"]: line for line in up_to_date(scene)["total"]["lines"] if line["cause"] == "Action"}
+    assert lines[True]["freed"]["money"] > 0.0
+    assert lines[False]["freed"]["gpuHours"] > 0.0, "what was not known to hold stays in a line of its own"
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])

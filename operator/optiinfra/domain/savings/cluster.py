@@ -14,7 +14,7 @@ from optiinfra.domain.prices import NO_TERMS, Terms
 from optiinfra.domain.savings.account import SETTLE
 from optiinfra.domain.savings.amounts import EPSILON, NOTHING, Amounts, Capacity, split
 from optiinfra.domain.savings.entries import Basis, Cause, Place
-from optiinfra.domain.savings.ledger import HOUR, LONGEST_ADDED, LONGEST_GAP, MOST_ENDED, Accrual, Rate
+from optiinfra.domain.savings.ledger import HOUR, LONGEST_ADDED, LONGEST_GAP, MOST_ENDED, Accrual, Rate, passed
 from optiinfra.domain.savings.months import month_of
 from optiinfra.domain.savings.nodes import (
     Claim,
@@ -106,7 +106,7 @@ def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
     books = ledger.nodes if ledger.begun else replace(ledger.nodes, counts=seen.counts)
     moved = move(books, seen.counts, at=seen.at, departures=seen.departures, hours=seen.saved_hours, claims=seen.claims)
     wall = max(0.0, seen.at - ledger.as_of)
-    real = wall if seen.elapsed is None else min(wall, seen.elapsed)
+    real = passed(wall, seen.elapsed)
     watched = real <= LONGEST_GAP
     freed, added = (real if watched else 0.0) / HOUR, min(real, LONGEST_ADDED) / HOUR
     start = UnixTime(seen.at - real)

@@ -21,6 +21,8 @@ LONGEST_PROVEN: Final = Seconds(12 * 3600.0)
 """A gap that an unchanged generation proves is counted up to this length."""
 LONGEST_ADDED: Final = Seconds(31 * 24 * 3600.0)
 """What was added is counted through a gap up to this length: a clock that was wrong must not cost a year."""
+CLOCK_SLACK: Final = Seconds(5.0)
+CLOCK_SLACK_SHARE: Final = 0.05
 MOST_ENDED: Final = 8
 HOUR: Final = 3600.0
 
@@ -157,6 +159,16 @@ def _counted_until(ledger: Ledger, seen: Seen) -> UnixTime:
     return seen.at if set_back else max(ledger.counted_until, seen.at)
 
 
+def passed(wall: float, elapsed: Seconds | None) -> float:
+    """Return the seconds that really passed: those on the wall, unless a clock that cannot jump knows better.
+
+    Both are read at different moments of a round, so that they differ by a little in both directions.
+    """
+    if elapsed is None or wall <= elapsed + CLOCK_SLACK + CLOCK_SLACK_SHARE * elapsed:
+        return wall
+    return elapsed
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """What of the time since the last observation may be counted, in hours."""
@@ -175,7 +187,7 @@ def _span(ledger: Ledger, account: Account, now: TargetSeen, seen: Seen, *, sinc
     bound = ahead <= LONGEST_GAP and since == ledger.as_of
     start = max(since, ledger.counted_until) if bound else since
     wall = max(0.0, seen.at - start)
-    real = wall if seen.elapsed is None or since != ledger.as_of else min(wall, seen.elapsed)
+    real = wall if since != ledger.as_of else passed(wall, seen.elapsed)
     longest = max(LONGEST_GAP, 2.5 * seen.interval)
     unchanged = account.generation > 0 and (now.uid, now.generation, now.replicas, now.size) == (
         account.uid,
