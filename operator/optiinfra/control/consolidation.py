@@ -2,20 +2,17 @@
 
 A node is proposed once it could be emptied for the whole window, and for twice what emptying it costs: what has stood
 for so long may be expected to stand as long again. A clock that jumps proves nothing about the time between: the
-windows begin anew. Planning a large cluster takes seconds of CPU, so it is done again only after ten times as long;
-until then the last plan stands, with its time.
+windows begin anew. When a plan is made is the matter of `drain_planning`.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.work import ClusterWork
-from optiinfra.domain.consolidation import WORTH, ClusterFacts, DrainPolicy, FreedNode, Serving, plan
+from optiinfra.domain.consolidation import WORTH, ClusterFacts, DrainPolicy, FreedNode, Serving
 from optiinfra.domain.consolidation.advice import autoscaler_advice, deletion_cost_advice, scheduler_advice
-from optiinfra.domain.consolidation.scheduling import habit_of
 from optiinfra.domain.evidence import (
     Direction,
     Evidence,
@@ -29,8 +26,6 @@ from optiinfra.domain.readings import EngineReading, Signal, Unknown, UnknownRea
 from optiinfra.domain.units import HOURS_PER_MONTH, Money, Ratio, Seconds, UnixTime
 from optiinfra.domain.workload import NodeFacts
 
-_SHARE_OF_TIME: Final = 10.0
-"""A plan is made again after so many times as long as it took: planning takes at most a tenth of one core."""
 _LONGEST_GAP: Final = Seconds(7200.0)
 """Rounds further apart than any interval: nobody watched in between."""
 _MOST_PROPOSED: Final = 20
@@ -69,47 +64,43 @@ def _busy(page: EngineReading) -> Value:
 def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:
     """Plan, remember since when each node could be emptied, and propose those that are due."""
     memory, spec = cluster.memory, cluster.obj.spec.consolidation
-    before = memory.drain
-    if before is not None and not 0.0 <= now - before.time <= _LONGEST_GAP:
-        went = "back" if now < before.time else "on"
-        cluster.doubts += (f"the clock went {went} by {abs(now - before.time):.0f} s since the last plan",)
-        memory.emptyable_since.clear()
-        memory.drain = before = None
+    since, window = memory.emptyable_since, spec.window.seconds
+    before = memory.drain.last
+    if before is not None and not 0.0 <= now - before.plan.time <= _LONGEST_GAP:
+        went = "back" if now < before.plan.time else "on"
+        cluster.doubts += (f"the clock went {went} by {abs(now - before.plan.time):.0f} s since the last plan",)
+        since.clear()
+        memory.drain.forget()
         if went == "back":
             return []
-    since = memory.emptyable_since
-    window = spec.window.seconds
-    if before is None or now - before.time >= _SHARE_OF_TIME * memory.drain_seconds:
-        began = time.thread_time()
-        memory.drain = plan(
-            ClusterFacts(
-                nodes=tuple(cluster.nodes.values()),
-                waiting=cluster.waiting,
-                budgets=cluster.budgets,
-                serving=cluster.serving,
-            ),
-            DrainPolicy(
-                max_moves=_most_moves(len(cluster.nodes)),
-                headroom=float(spec.headroom.ratio),
-                standing={name: Seconds(now - first) for name, first in since.items()},
-                window=Seconds(window),
-            ),
-            now=now,
-        )
-        memory.drain_seconds = time.thread_time() - began
-    assert memory.drain is not None
-    cluster.plan = memory.drain
+    facts = ClusterFacts(
+        nodes=tuple(cluster.nodes.values()),
+        waiting=cluster.waiting,
+        budgets=cluster.budgets,
+        serving=cluster.serving,
+    )
+    policy = DrainPolicy(
+        max_moves=_most_moves(len(cluster.nodes)),
+        headroom=float(spec.headroom.ratio),
+        standing={name: Seconds(now - first) for name, first in since.items()},
+        window=Seconds(window),
+    )
+    planned = memory.drain.latest(facts, policy, now=now)
+    if planned is None:
+        return []
+    cluster.plan, cluster.habit = planned.plan, planned.habit
     cluster.doubts += tuple(problem.message for problem in cluster.plan.problems)
     freed = {node.node: node for node in cluster.plan.freed}
     for gone in [name for name in since if name not in freed]:
         del since[gone]
     for name in freed:
-        since.setdefault(name, now)
-    cluster.due = tuple(name for name in freed if now - since[name] >= window and name in cluster.nodes)
+        since.setdefault(name, cluster.plan.time)
+    # As of the plan, not of now: these are the nodes that it tried first, so that their moves are its first.
+    cluster.due = tuple(name for name in freed if cluster.plan.time - since[name] >= window and name in cluster.nodes)
     gone_before: list[str] = []
     proposals: list[Proposal] = []
     for name in cluster.due:
-        stood = Seconds(now - since[name])
+        stood = Seconds(cluster.plan.time - since[name])
         if stood >= WORTH * freed[name].price * 3600.0 and len(proposals) < _MOST_PROPOSED:
             proposals.append(_proposal(cluster, freed[name], gone_before, stood=stood))
             gone_before.append(name)
@@ -119,8 +110,8 @@ def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:
 def _advice(cluster: ClusterWork) -> list[Proposal]:
     """Say what keeps nodes from staying half empty: the scheduler, the autoscaler, the order of scaling in."""
     assert cluster.plan is not None
+    assert cluster.habit is not None
     nodes = tuple(cluster.nodes.values())
-    cluster.habit = habit_of(nodes)
     due = set(cluster.due)
     standing = replace(cluster.plan, freed=tuple(node for node in cluster.plan.freed if node.node in due))
     return [

@@ -8,7 +8,7 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from optiinfra.domain.consolidation import ConsolidationPlan
+from optiinfra.control.drain_planning import DrainPlanning
 from optiinfra.domain.evidence import Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
@@ -98,10 +98,8 @@ class ObjectMemory:
     """What every GPU of a ClusterResourceOptimization did so far: its pauses, its power at rest."""
     emptyable_since: dict[str, float] = field(default_factory=dict)
     """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
-    drain: ConsolidationPlan | None = None
-    """The last plan; None before the first, and after the clock went astray."""
-    drain_seconds: float = 0.0
-    """CPU time that it took to make."""
+    drain: DrainPlanning = field(default_factory=DrainPlanning)
+    """Plans that empty nodes."""
     findings: tuple[tuple[str, str], ...] = ()
     """(type, reason) of the findings of the last round, for the metrics."""
     recommended: tuple[str, ...] = ()

@@ -1,12 +1,14 @@
 """Consolidation in the round: windows, prices of moving, doubts, limits of pools, and what the status shows."""
 
 import dataclasses
+import time
 
 import pytest
 
 from optiinfra.api.conditions import ConditionStatus, ConditionType
 from optiinfra.api.reasons import Reason
 from optiinfra.api.status_change import is_meaningful_change
+from optiinfra.control import drain_planning
 from optiinfra.control.cluster_report import cluster_status
 from optiinfra.control.conditions import cluster_conditions
 from optiinfra.control.consolidation import consolidate, serving_of, with_gpu_model
@@ -230,3 +232,42 @@ def test_the_model_of_gpus_is_taken_from_the_pool_where_no_label_tells_it():
     assert with_gpu_model(node("a"), "A100").gpu_model == "H100"
     assert with_gpu_model(bare, "") == bare
     assert with_gpu_model(dataclasses.replace(bare, gpus=0.0), "H100").gpu_model == ""
+
+
+def test_a_large_cluster_is_planned_beside_the_rounds(monkeypatch):
+    monkeypatch.setattr(drain_planning, "AT_ONCE", 1)
+    rounds = Rounds(*half_empty(), consolidation={"window": "1m"})
+    first = rounds.at(0.0)
+    assert first.plan is None
+    assert cluster_status(first, round_id="r", now=UnixTime(NOW)).consolidation is None
+
+    def planned(seconds):
+        deadline = time.monotonic() + 20.0
+        while True:
+            work = rounds.at(seconds)
+            if work.plan is not None and work.plan.time == NOW + seconds:
+                return work
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    assert [node.node for node in planned(30.0).plan.freed] == ["a"]
+    assert subjects(planned(30.0)) == []
+    assert subjects(planned(95.0)) == ["a"]
+
+
+def test_what_fails_beside_the_rounds_fails_in_a_round(monkeypatch):
+    def broken(*_, **__):
+        raise ArithmeticError("a plan that cannot be made")
+
+    monkeypatch.setattr(drain_planning, "AT_ONCE", 1)
+    monkeypatch.setattr(drain_planning, "plan", broken)
+    rounds = Rounds(*half_empty())
+
+    def fetch():
+        deadline = time.monotonic() + 20.0
+        while time.monotonic() < deadline:
+            rounds.at(0.0)
+            time.sleep(0.01)
+
+    with pytest.raises(ArithmeticError, match="cannot be made"):
+        fetch()
