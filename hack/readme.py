@@ -14,7 +14,7 @@ from pathlib import Path
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN = "<!-- demo output: python -m hack.readme FILE -->"
 END = "<!-- end of demo output -->"
-SECTIONS = ("kubectl get ro,cro", "under plain scalers", "what had to happen")
+SECTIONS = ("kubectl get ro,cro", "could give back", "under plain scalers", "what had to happen")
 MOST_LINES = 120
 _RULE = re.compile(r"─{3,} (.+?) ─{3,}")
 _FOREIGN = re.compile(r"\x1b|(?<![\w.])/(?:root|home|tmp|work)/")
@@ -64,7 +64,7 @@ def main() -> int:
     """Write README.md."""
     parser = argparse.ArgumentParser(prog="python -m hack.readme", description=__doc__)
     parser.add_argument("file", type=Path, help="output of `make demo`")
-    parser.add_argument("--section", action="append", help="title to quote, several times (default: three of them)")
+    parser.add_argument("--section", action="append", help="title to quote, several times (default: four of them)")
     arguments = parser.parse_args()
     try:
         quoted = excerpt(arguments.file.read_text(), titles=arguments.section or SECTIONS)

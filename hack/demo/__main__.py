@@ -86,7 +86,7 @@ def play(folder: Path, *, wishes: PortWishes, keep: bool) -> int:
         facts = report.gather(stage, node=socket.gethostname(), cpus=os.cpu_count() or 0)
         checks = judge(history, facts)
         compared = compare(SCENARIO, service=BUSY, record=stage.record)
-        report.print_end(console, stage=stage, history=history, checks=checks, comparison=compared)
+        report.print_end(console, stage=stage, history=history, facts=facts, checks=checks, comparison=compared)
         finished, good = True, all(check.holds for check in checks)
     finally:
         if not (keep and finished):

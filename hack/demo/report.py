@@ -16,7 +16,8 @@ from hack.demo.comparison import Comparison, differences
 from hack.demo.play import History
 from hack.demo.stage import BUSY, EXAMPLES, VALUES, Stage
 from hack.demo.verdict import IDLE, OPERATOR, REVIEWS, WRITES, Check, Facts
-from hack.demo.watch import INFERENCE, KINDS
+from hack.demo.waste import print_waste
+from hack.demo.watch import CLUSTER_KIND, INFERENCE, KINDS
 
 _SELECTOR = re.compile(
     r"[(/]?&LabelSelector\{MatchLabels:map\[string\]string\{([^}]*)\},"
@@ -57,6 +58,7 @@ def gather(stage: Stage, *, node: str, cpus: int) -> Facts:
         real_agent=f"agent-{node}",
         cpus=cpus,
         writes=writes_of(stage.cluster.audit_log.read_text(encoding="utf-8").splitlines(), user=OPERATOR),
+        cluster=stage.cluster.request("GET", CLUSTER_KIND).get("status", {}),
     )
 
 
@@ -75,7 +77,13 @@ def writes_of(lines: Sequence[str], *, user: str) -> Mapping[tuple[str, str, str
 
 
 def print_end(
-    console: Console, *, stage: Stage, history: History, checks: Sequence[Check], comparison: Comparison | None
+    console: Console,
+    *,
+    stage: Stage,
+    history: History,
+    facts: Facts,
+    checks: Sequence[Check],
+    comparison: Comparison | None,
 ) -> None:
     """Print everything."""
     console.rule("kubectl get ro,cro -A")
@@ -86,6 +94,7 @@ def print_end(
     console.rule(f"kubectl events --for {scaler} (selectors shortened)")
     events = _kubectl(stage, "events", f"--namespace={INFERENCE}", f"--for={scaler}")
     console.print(escape(shortened(events)), soft_wrap=True, highlight=False)
+    print_waste(console, facts.cluster)
     if comparison is not None:
         print_comparison(console, comparison, history=history)
     console.rule("what is simulated, and what is not")

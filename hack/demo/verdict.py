@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hack.demo.play import History, Outage
+from hack.demo.waste import freeable_nodes, idle_holders
 from hack.demo.watch import METRIC, Service, Sight
 
 BUSY, IDLE, SHORT = "chat", "embed-idle", "summarize"
@@ -43,6 +44,8 @@ class Facts:
     """Of this machine."""
     writes: Mapping[tuple[str, str, str], int]
     """(verb, resource, namespace/name) -> how often the operator's ServiceAccount asked for it, from the audit log."""
+    cluster: Mapping[str, Any]
+    """Status of the ClusterResourceOptimization."""
 
 
 def judge(history: History, facts: Facts) -> list[Check]:
@@ -56,6 +59,8 @@ def judge(history: History, facts: Facts) -> list[Check]:
         _went_on(history),
         _idle(history),
         _idle_gpus(history),
+        _holders(facts),
+        _nodes_to_free(facts),
         _short_of_cache(history),
         _agent(facts),
         _nothing_written(history, facts),
@@ -162,6 +167,21 @@ def _idle_gpus(history: History) -> Check:
     seen = history.sights[-1].idle_gpus if history.sights else "nothing"
     said = f"{seen} idle GPUs, {history.sights[-1].emptyable_nodes if history.sights else '?'} nodes could be emptied"
     return Check("the ClusterResourceOptimization counts idle GPUs", seen.isdigit() and int(seen) > 0, said)
+
+
+def _holders(facts: Facts) -> Check:
+    claim = f"it names {IDLE} as a holder of idle GPUs, with what they cost"
+    found = idle_holders(facts.cluster)
+    named = [one for one in found if one.holder.endswith(f"/{IDLE}") and one.per_hour]
+    said = ", ".join(f"{one.gpus} by {one.holder or 'nobody'}" for one in found) or "no idle GPU is named"
+    return Check(claim, bool(named), said)
+
+
+def _nodes_to_free(facts: Facts) -> Check:
+    claim = "it names nodes that could go, with a place for every pod that would move"
+    nodes = freeable_nodes(facts.cluster)
+    said = ", ".join(f"{node.name} ({node.gpus:g} GPUs, {node.pods} pods to move)" for node in nodes) or "none"
+    return Check(claim, bool(nodes) and all(len(node.moves) == node.pods for node in nodes), said)
 
 
 def _short_of_cache(history: History) -> Check:

@@ -187,9 +187,11 @@ def test_the_end_is_printed_whole(performance):
         Console(file=text, width=140),
         stage=performance.stage,
         history=performance.history,
+        facts=performance.facts,
         checks=performance.checks,
         comparison=performance.comparison,
     )
-    for part in ("resourceoptimization.optiinfra.io/chat", "SuccessfulRescale", "evidence:", "plain HPA, 44.8", "✔"):
+    objects = ("resourceoptimization.optiinfra.io/chat", "SuccessfulRescale", "evidence:")
+    for part in (*objects, "could go", "plain HPA, 44.8", "✔"):
         assert part in text.getvalue()
     assert "LabelSelector" not in text.getvalue()

@@ -1,12 +1,15 @@
 """The demonstration's verdict: each claim fails when what it claims did not happen, and says what was seen."""
 
 import dataclasses
+import io
 
 import pytest
+from rich.console import Console
 
 from hack.demo.play import History, Outage, not_ready
 from hack.demo.report import writes_of
 from hack.demo.verdict import OPERATOR, Facts, judge
+from hack.demo.waste import print_waste
 from hack.demo.watch import METRIC, Scaler, Service, Sight, Trace
 
 SCALER = Scaler(
@@ -14,6 +17,22 @@ SCALER = Scaler(
 )
 HPA = ("create", "horizontalpodautoscalers", "inference/optiinfra-chat")
 STATUS = ("patch", "resourceoptimizations/status", "inference/embed-idle")
+CLUSTER = {
+    "idleGpus": {
+        "gpus": [
+            {"holders": ["inference/embed-idle-7c9d8f-abcde"], "state": "IdleHeldMemory", "perHour": {"value": 2.5}},
+            {"holders": ["inference/embed-idle-7c9d8f-fghij"], "state": "IdleHeldMemory", "perHour": {"value": 2.5}},
+            {"holders": [], "state": "IdleUnallocated", "perHour": {"unknown": "no GPU price"}},
+        ]
+    },
+    "consolidation": {
+        "nodes": [{"name": "gpu-4", "gpus": 8, "pods": 1, "warmServers": 1}],
+        "steps": [{"step": 1, "pod": "embed-idle-7c9d8f-abcde", "from": "gpu-4", "to": "gpu-1"}],
+        "held": [{"reason": "ReceivesPods", "nodes": 3, "example": "gpu-1", "message": "pods come here"}],
+        "scheduler": {"habit": "Spreads", "placements": 9},
+    },
+    "savings": {"summary": "56,400 USD"},
+}
 
 
 def service(name, *, replicas=1, bottleneck="Healthy", recommendations=(), savings="", generation=1):
@@ -95,6 +114,7 @@ def facts():
         real_agent="agent-here",
         cpus=2,
         writes={HPA: 1, STATUS: 5},
+        cluster=CLUSTER,
     )
 
 
@@ -113,7 +133,7 @@ def test_everything_holds_when_everything_happened(history, facts):
 
 
 def test_nothing_holds_when_nothing_was_seen(facts):
-    nothing = dataclasses.replace(facts, scaler_events=(), agents=(), snapshot={}, writes={})
+    nothing = dataclasses.replace(facts, scaler_events=(), agents=(), snapshot={}, writes={}, cluster={})
     assert not any(check.holds for check in judge(History(), nothing))
 
 
@@ -267,3 +287,31 @@ def test_the_load_waits_for_what_is_missing(history):
     ]
     inactive = dataclasses.replace(complete, scaler=dataclasses.replace(SCALER, active=False, reason="Why"))
     assert not_ready(inactive) == ["ScalingActive of optiinfra-chat is not True (Why)"]
+
+
+def test_idle_gpus_without_price_or_of_nobody_else_are_not_the_service_s(history, facts):
+    unpriced = [dict(gpu, perHour={"unknown": "no GPU price"}) for gpu in CLUSTER["idleGpus"]["gpus"]]
+    changed = dataclasses.replace(facts, cluster=CLUSTER | {"idleGpus": {"gpus": unpriced}})
+    assert "with what they cost" in the_failed(history, changed).claim
+    nobodys = [dict(gpu, holders=[]) for gpu in CLUSTER["idleGpus"]["gpus"]]
+    changed = dataclasses.replace(facts, cluster=CLUSTER | {"idleGpus": {"gpus": nobodys}})
+    assert the_failed(history, changed).seen == "2 by nobody, 1 by nobody"
+
+
+def test_a_pod_without_a_place_fails_the_plan(history, facts):
+    plan = CLUSTER["consolidation"] | {"steps": []}
+    changed = dataclasses.replace(facts, cluster=CLUSTER | {"consolidation": plan})
+    assert the_failed(history, changed).seen == "gpu-4 (8 GPUs, 1 pods to move)"
+
+
+def test_waste_is_printed_as_the_status_says_it():
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_waste(console, CLUSTER)
+    text = console.export_text()
+    assert "inference/embed-idle" in text
+    assert "5.00" in text
+    assert "no price" in text
+    assert "node gpu-4 with 8 GPUs could go: by moving 1 pods (embed-idle-7c9d8f-abcde -> gpu-1)" in text
+    assert "3 nodes stay: ReceivesPods (pods come here)" in text
+    assert "how the scheduler fills nodes, by 9 placements: Spreads" in text
+    assert "56,400 USD could be saved a month" in text
