@@ -120,13 +120,14 @@ class Operator:
         async with asyncio.timeout(30):
             restored = await self.checkpointer.restore()
         _LOG.info("rounds begin", extra={"objects": len(self.registry.all_keys()), "restored": restored})
-        if self.prices.configured:
-            # Else the first statuses after a restart would say that nothing has a price.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_PRICES):
-                    await self.prices.refresh()
         self.loop.lead()
         async with asyncio.TaskGroup() as group:
+            if self.prices.configured:
+                group.create_task(self._resilient("prices", self.prices.run))
+                # Else the first statuses after a restart would say that nothing has a price.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_FIRST_PRICES):
+                        await self.prices.told.wait()
             group.create_task(self.loop.run(self.workflow))
             group.create_task(self.loop.upkeep())
             # A fleet's first pages keep the processor as busy as its first statuses, which people wait for: after them.
@@ -135,8 +136,6 @@ class Operator:
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
             group.create_task(self._resilient("model-files", self.model_files.run))
-            if self.prices.configured:
-                group.create_task(self._resilient("prices", self.prices.run))
             if self.plans.read is not None:
                 group.create_task(self._resilient("kv-optkit", self.plans.run))
             group.create_task(self._resilient("sweep", self._sweeping))

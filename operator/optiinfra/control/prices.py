@@ -77,6 +77,8 @@ class PriceBoard:
         clock: Callable[[], float],
     ) -> None:
         """`live` in the order of precedence; `clock` gives monotonic seconds."""
+        self.told = asyncio.Event()
+        """Every source was asked once."""
         self._clock = clock
         self._list_prices = list_prices
         waiting = Unknown(UnknownReason.NOT_MEASURED, "the source of prices was not read yet")
@@ -107,6 +109,7 @@ class PriceBoard:
         """Read for ever; cancel to stop. Returns at once where nothing is configured."""
         while self.configured:
             await self.refresh()
+            self.told.set()
             await asyncio.sleep(_PAUSE)
 
     async def refresh(self) -> None:

@@ -1,5 +1,6 @@
 """The board of prices: what is read when, what stands while a source is silent, and what an object says above them."""
 
+import asyncio
 import logging
 
 import pytest
@@ -63,6 +64,15 @@ async def test_nothing_configured_reads_nothing_and_ends():
     assert not board.configured
     await board.run()
     assert board.price({}, None).nodes == {}
+
+
+async def test_who_waits_for_the_first_answers_is_told():
+    board = PriceBoard(table=Scripted(table(5.0)), clock=lambda: 0.0)
+    task = asyncio.create_task(board.run())
+    async with asyncio.timeout(5.0):
+        await board.told.wait()
+    task.cancel()
+    assert board.price({"n": node()}, None).nodes["n"].hour == pytest.approx(5.0)
 
 
 async def test_before_the_first_answer_there_is_no_price():

@@ -1,5 +1,9 @@
 """The table of node prices: what matches, and which row is wrong."""
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +13,7 @@ from optiinfra.domain.price_table import MOST_BYTES, MOST_ROWS, Described, Price
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaler.variant import CapacityType
 
+ROOT = Path(__file__).resolve().parents[3]
 HEAD = "match,node_hour,gpu_hour,cpu_core_hour,memory_gib_hour,currency,as_of\n"
 
 
@@ -139,6 +144,16 @@ def test_whatever_is_written_is_a_table_or_says_why_not(text):
     if isinstance(found, PriceTable):
         for row in found.rows:
             assert any(price for price in (row.node_hour, row.gpu_hour, row.cpu_core_hour, row.memory_gib_hour))
+
+
+@pytest.mark.parametrize("page", ["docs/how-to/prices.md", "examples/node-prices.yaml"])
+def test_the_tables_that_people_copy_can_be_read(page):
+    text = (ROOT / page).read_text()
+    block = re.search(r"prices\.csv: \|\n((?:    .*\n)+)", text)
+    assert block is not None
+    found = read_table(textwrap.dedent(block[1]), name=page)
+    assert isinstance(found, PriceTable), found
+    assert len(found.rows) >= 4
 
 
 @pytest.mark.parametrize(
