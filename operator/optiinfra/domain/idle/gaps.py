@@ -5,12 +5,13 @@ GPU that was never used need not be watched for an hour. So each GPU's own gaps 
 `RING`), and the question is put to them: of the gaps that lasted as long as this one, how many went on for the whole
 horizon? Few gaps say little; what they leave open is filled by a prior, as in a Dirichlet process:
 
-    P(G > e + h | G > e) = (N(e + h) + w r) / (N(e) + w),  r = S0(e + h) / S0(e),  w = max(a S0(e), 1 or 6)
+    P(G > e + h | G > e) = (N(e + h) + w r) / (N(e) + w),  r = S0(e + h) / S0(e),  w >= a S0(e)
 
 with N the number of own gaps that were longer, and S0 a mixture of "the next burst is late" (log-logistic, fitted to
 the GPU's own short gaps and shrunk towards the prior's) and "nobody uses it any more" (Lomax, so that the hazard falls
-with time). w is never below one, because a single long night proves little, and not below six where no own gap went
-on. A long gap that ended at this time of another day lowers the answer: nights end in the morning.
+with time). w is never below one, because a single long night proves little; below 6 where several own gaps came so far
+and none went on; below 20 where only one did. A long gap that ended at this time of another day lowers the answer:
+nights end in the morning.
 
 Arrays over GPUs; a row of the ring that holds nothing is NaN. Nothing here knows what a gap means for a person.
 """
@@ -31,8 +32,10 @@ _SHORT: Final = 8.0
 """Of the horizon: longer gaps belong to the second part of the mixture."""
 _WEIGHT: Final = 2.0
 """a: as how many own gaps the prior counts."""
-_COINCIDENCE: Final = 6.0
-"""w, at least, where no own gap went on: one gap that ended about now is a coincidence, two are a habit."""
+_HABIT: Final = 6.0
+"""w, at least, where several own gaps came so far and none went on."""
+_COINCIDENCE: Final = 20.0
+"""The same where only one came so far: that it ended about now is no habit."""
 _MEDIAN: Final = 0.4
 """Of the horizon: the prior's short gap (12 minutes of half an hour)."""
 _SPREAD: Final = 1.0
@@ -95,7 +98,8 @@ def stays_idle(
     own_now = (known & (lengths > elapsed)).sum(axis=0)
     own_later = (known & (lengths > later)).sum(axis=0)
     so_far = prior(elapsed)
-    weight = np.maximum(_WEIGHT * so_far, np.where(own_later > 0, 1.0, _COINCIDENCE))
+    least = np.where(own_later > 0, 1.0, np.where(own_now > 1, _HABIT, _COINCIDENCE))
+    weight = np.maximum(_WEIGHT * so_far, least)
     found: Floats = (own_later + weight * prior(later) / so_far) / (own_now + weight)
     warned = _ended_at_this_time(now=now, lengths=lengths, ends=ends, horizon=horizon)
     return np.where(warned, np.minimum(found, _SEASON_CAP), found)
