@@ -22,6 +22,7 @@ from optiinfra.control.savings_seen import (
     allocated,
     departures,
     prices_of_shapes,
+    relabelled,
     shapes_of,
     target_seen,
     terms_of,
@@ -168,6 +169,8 @@ class SavingsBooks:
             self._of(key, service, work.at)  # whose share of a node is it, if its books were not opened yet?
         obj = self.registry.get(kept.key)
         assert isinstance(obj, ClusterResourceOptimization)
+        if not {str(pool.name) for pool in obj.spec.pools} <= work.prices.keys():
+            return  # the round began before these pools were known: its nodes are in none of them
         shapes = shapes_of(work.nodes, before=kept.shapes, books=kept.ledger.nodes)
         kept.saved_hours = {**kept.saved_hours, **prices_of_shapes(shapes, work.node_prices, marginal=True)}
         kept.bought_hours = {**kept.bought_hours, **prices_of_shapes(shapes, work.node_prices, marginal=False)}
@@ -180,6 +183,7 @@ class SavingsBooks:
             NodesSeen(
                 at=work.at,
                 counts=counts,
+                relabelled=relabelled(kept.shapes, shapes),
                 departures=departures(kept.shapes, shapes, obj),
                 saved_hours=kept.saved_hours,
                 bought_hours=kept.bought_hours,

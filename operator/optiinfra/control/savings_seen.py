@@ -241,7 +241,7 @@ def shape_of(node: NodeFacts) -> Shape:
 
 
 def shapes_of(nodes: Mapping[str, NodeFacts], *, before: Mapping[str, Shape], books: NodeBooks) -> dict[str, Shape]:
-    """Return what each node is counted as. A node that is still there is what it was.
+    """Return what each node is counted as. One that is still there stays what it was, or turns out to be more.
 
     Its GPUs vanish from the API while a device plugin restarts, and nobody pays less for it.
     """
@@ -249,14 +249,23 @@ def shapes_of(nodes: Mapping[str, NodeFacts], *, before: Mapping[str, Shape], bo
     found: dict[str, Shape] = {}
     for name, node in nodes.items():
         shape, was = shape_of(node), before.get(name)
-        same = was is not None and was.spot == shape.spot and was.place.pool == shape.place.pool
-        if was is not None and same and shape.gpus <= was.gpus:
+        if was is not None and _same(was, shape):
             shape = was
         elif shape not in known:
             shape = like(shape, known)
             known.add(shape)
         found[name] = shape
     return found
+
+
+def _same(was: Shape, now: Shape) -> bool:
+    labels = was.place.gpu_model if was.gpus > 0.0 and not now.place.gpu_model else now.place.gpu_model
+    return (was.spot, was.place) == (now.spot, Place(now.place.pool, labels)) and now.gpus <= was.gpus
+
+
+def relabelled(before: Mapping[str, Shape], now: Mapping[str, Shape]) -> tuple[tuple[Shape, Shape], ...]:
+    """Return the shapes of nodes that are still there and are counted as something else now."""
+    return tuple((before[name], shape) for name, shape in now.items() if name in before and before[name] != shape)
 
 
 def prices_of_shapes(

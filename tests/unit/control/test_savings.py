@@ -17,6 +17,7 @@ from optiinfra.control.registry import Registry
 from optiinfra.control.report import InsightState, service_status
 from optiinfra.control.savings import NO_CLUSTER, NO_NODES, SavingsBooks
 from optiinfra.control.work import ClusterWork, Effect, Work
+from optiinfra.domain.cost import PriceList
 from optiinfra.domain.evidence import RecommendationType
 from optiinfra.domain.prices import NodePrice, Origin, PriceSource
 from optiinfra.domain.readings import Unknown, UnknownReason
@@ -31,8 +32,8 @@ KEY = ObjectKey("ResourceOptimization", "inference", "svc")
 CLUSTER = ObjectKey("ClusterResourceOptimization", "", "cluster")
 
 
-def node(name, *pods, gpus=8.0):
-    return NodeFacts(name, "", "H100", gpus, 64.0, 512 * GIB, ready=True, unschedulable=False, pods=tuple(pods))
+def node(name, *pods, gpus=8.0, pool=""):
+    return NodeFacts(name, pool, "H100", gpus, 64.0, 512 * GIB, ready=True, unschedulable=False, pods=tuple(pods))
 
 
 def price(name, hour=40.0):
@@ -62,6 +63,8 @@ class World:
         self.nodes = [f"n{number}" for number in range(nodes)]
         self.prices = {}
         self.gpus = {}
+        self.pools = {"": PriceList()}
+        self.pool = ""
         self.books = SavingsBooks(registry=self.registry, clock=lambda: self.at)
         self.memory = ObjectMemory()
         self.actions = []
@@ -114,11 +117,13 @@ class World:
         service.actions = list(self.actions)
         service.targets[0].effect = effect
         seen = {
-            name: node(name, *(p for p in pods if p.node == name), gpus=self.gpus.get(name, 8.0)) for name in self.nodes
+            name: node(name, *(p for p in pods if p.node == name), gpus=self.gpus.get(name, 8.0), pool=self.pool)
+            for name in self.nodes
         }
         known = self.registry.get(CLUSTER)
         cluster = [ClusterWork(CLUSTER, known, ObjectMemory(), nodes=seen)] if known is not None else []
         work = Work("r", UnixTime(self.at), (KEY, CLUSTER), nodes=seen, services=[service], clusters=cluster)
+        work.prices = self.pools
         work.node_prices = {name: self.prices.get(name, price(name)) for name in self.nodes}
         self.books.observe(work)
         return service.ledger, (cluster[0].ledger if cluster else None)
@@ -347,6 +352,34 @@ def test_gpus_that_vanish_while_a_plugin_restarts_are_no_nodes_that_went():
     assert all(line.freed.money == 0.0 for line in ledger.total.lines)
 
 
+def test_pools_that_are_defined_anew_let_no_node_go_or_come():
+    world = World()
+    world.round(16)
+    world.order(16, 8)
+    world.round(8)
+    spec = {"pools": [{"name": "h100", "nodeSelector": {"pool": "h100"}}]}
+    world.registry.upsert("ClusterResourceOptimization", {**cro_body(**spec), "status": {}})
+    _, cluster = world.rounds(120, 8)
+    assert [(shape.pool, shape.nodes) for shape in cluster.nodes] == [("", 4)], "that round did not know them yet"
+    world.pools, world.pool = {"": PriceList(), "h100": PriceList()}, "h100"
+    _, cluster = world.rounds(120, 8)
+    assert [(shape.pool, shape.nodes) for shape in cluster.nodes] == [("h100", 4)]
+    assert cluster.node_entries == ()
+    assert all(line.freed.money == line.added.money == 0.0 for line in cluster.total.lines)
+
+
+def test_a_node_whose_driver_comes_up_late_came_as_what_it_is():
+    world = World()
+    world.round(8)
+    world.gpus = {"n9": 0.0}
+    world.nodes.append("n9")
+    world.round(8)
+    world.gpus = {}
+    _, cluster = world.rounds(60, 8)
+    (entry,) = cluster.node_entries
+    assert (entry.nodes, entry.shape.gpus, entry.per_hour) == (-1, 8.0, 40.0)
+
+
 def test_a_round_of_a_fleet_is_soon_accounted_for():
     """Two thousand objects with books, one round of five hundred: no more than a step of a round may take."""
     registry = Registry()
@@ -363,6 +396,7 @@ def test_a_round_of_a_fleet_is_soon_accounted_for():
             service.key = key
             services.append(service)
         work = Work("r", UnixTime(NOW + at), (), nodes={"n1": node("n1")}, services=services)
+        work.prices = {"": PriceList()}
         books.observe(work)
     assert all(service.problem is None for service in services)
     assert all(service.ledger.entries[0].amount == 2 for service in services)

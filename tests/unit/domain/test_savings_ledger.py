@@ -287,6 +287,8 @@ def test_another_currency_begins_with_no_money_and_keeps_the_old_amount_readable
     assert total(euros).requests.gpus > total(dollars).requests.gpus
     (closed,) = euros.periods.closed
     assert (closed.currency, closed.measured) == ("USD", pytest.approx(1.0))
+    early = lived(seen(61, target(7), currency="EUR"), ledger=lived(seen(60, target(7), currency="USD")))
+    assert (early.periods.currency, early.periods.closed) == ("EUR", ()), "nothing was booked in the other one"
 
 
 # whatever happens

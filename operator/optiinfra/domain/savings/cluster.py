@@ -23,6 +23,7 @@ from optiinfra.domain.savings.nodes import (
     NodeEntry,
     Shape,
     move,
+    relabelled,
     swapped,
     ungiven,
 )
@@ -40,6 +41,8 @@ class NodesSeen:
 
     at: UnixTime
     counts: Mapping[Shape, int]
+    relabelled: tuple[tuple[Shape, Shape], ...] = ()
+    """Shapes before and now of nodes that were there before."""
     departures: Mapping[Shape, Sequence[Departure]] = field(default_factory=dict)
     saved_hours: Mapping[Shape, float] = field(default_factory=dict)
     """What is no longer paid an hour when one goes that no commitment covers; absent where it is not known."""
@@ -103,7 +106,7 @@ def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
     periods = before.at(seen.at).in_currency(seen.currency, at=seen.at)
     if before.currency and periods.currency != before.currency:
         ledger = _without_money(ledger)
-    books = ledger.nodes if ledger.begun else replace(ledger.nodes, counts=seen.counts)
+    books = relabelled(ledger.nodes, seen.relabelled) if ledger.begun else replace(ledger.nodes, counts=seen.counts)
     moved = move(books, seen.counts, at=seen.at, departures=seen.departures, hours=seen.saved_hours, claims=seen.claims)
     wall = max(0.0, seen.at - ledger.as_of)
     real = passed(wall, seen.elapsed)

@@ -148,6 +148,30 @@ class Departure:
     by: str = ""
 
 
+def relabelled(books: NodeBooks, changes: Iterable[tuple[Shape, Shape]]) -> NodeBooks:
+    """Let nodes that are still there be of another shape: a pool was defined anew, or a driver came up late.
+
+    They neither went nor came. Where a node had just come, it came as what it turned out to be.
+    """
+    counts, entries, next_id = dict(books.counts), list(books.entries), books.next_id
+    for old, new in changes:
+        if counts.get(old, 0) <= 0:
+            continue
+        counts[old] -= 1
+        counts[new] = counts.get(new, 0) + 1
+        at = max((i for i, entry in enumerate(entries) if entry.shape == old and entry.nodes < 0), default=None)
+        if at is None:
+            continue
+        entry = entries[at]
+        if entry.nodes == -1:
+            entries[at] = replace(entry, shape=new, hour=None)
+            continue
+        entries[at] = replace(entry, nodes=entry.nodes + 1)
+        entries.append(replace(entry, id=next_id, shape=new, nodes=-1, hour=None, shares=(), money=0.0))
+        next_id += 1
+    return NodeBooks({shape: count for shape, count in counts.items() if count}, tuple(_bounded(entries)), next_id)
+
+
 def move(
     books: NodeBooks,
     now: Mapping[Shape, int],

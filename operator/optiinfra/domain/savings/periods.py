@@ -105,7 +105,7 @@ class Periods:
         """Go on in another currency: its money begins at nothing."""
         if currency == self.currency or not currency:
             return self
-        if not self.currency:
+        if not any(line.freed.money or line.added.money for line in self.all_time.values()):
             return replace(self, currency=currency, currency_since=at)
         account = ClosedAccount(
             currency=self.currency,
