@@ -125,6 +125,7 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
             *engine_analysis.findings(service, given),
             *replicas.findings(target),
             *_idle_finding(target, times),
+            *sizing.findings(answers),
         )
 
 

@@ -21,6 +21,7 @@ from optiinfra.domain.right_sizing import ContainerEstimate, UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.service_cost import ServiceCost
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.sizing_plan import SizingCase
 from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.token_cost import TokenMeter
 from optiinfra.domain.units import Seconds
@@ -37,6 +38,16 @@ class Trial:
     before: ServiceSignals
     from_replicas: int
     to_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """What was answered about sizes, and to what."""
+
+    made_at: float
+    """When the estimates were made."""
+    case: SizingCase
+    answers: tuple[Proposal | Refusal, ...]
 
 
 @dataclass(slots=True)
@@ -61,6 +72,7 @@ class TargetMemory:
     sizes: dict[str, ContainerEstimate] = field(default_factory=dict)
     """What that comes to, as it was estimated last."""
     sizes_at: float = 0.0
+    sized: Sized | None = None
     told: dict[str, tuple[float, Proposal]] = field(default_factory=dict)
     """What was said of sizes, by setting, and when."""
     kills: dict[str, float] = field(default_factory=dict)

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from optiinfra.control.isolation import isolated
-from optiinfra.control.memory import TargetMemory
+from optiinfra.control.memory import Sized, TargetMemory
 from optiinfra.control.usage import UsageSample
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import pod_shape, right_sizing, sizing_advice
-from optiinfra.domain.evidence import Proposal, RecommendationType, Refusal
+from optiinfra.domain.evidence import Finding, FindingType, Proposal, RecommendationType, Refusal
 from optiinfra.domain.pod_shape import Resource
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.resource_patch import WorkloadName
@@ -49,7 +49,13 @@ def hear(memory: TargetMemory, samples: Iterable[UsageSample], pods: Sequence[Po
         last = history.last
         time = last if last is not None and 0.0 < last - sample.time <= _LATE else sample.time
         history.observe(ContainerUsage(time, sample.cpu_cores, sample.memory_bytes, starting=sample.starting))
-    silent = [name for name, known in memory.usage.items() if known.last and now - known.last > _FORGOTTEN]
+    # A container that is still there is not forgotten, however long ago our clock says that it was measured.
+    there = {one.name for pod in pods for one in (*pod.containers, *pod.init_containers)}
+    silent = [
+        name
+        for name, known in memory.usage.items()
+        if name not in there and known.last and now - known.last > _FORGOTTEN
+    ]
     for name in silent:
         del memory.usage[name]
         memory.kills.pop(name, None)
@@ -136,9 +142,30 @@ def advise(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]
         vertically_scaled=newest.vertically_scaled,
         standing=_standing(service, target),
     )
+    # Most rounds lie between two estimates, and then nothing has changed that an answer could depend on.
+    if memory.sized is not None and memory.sized.made_at == memory.sizes_at and memory.sized.case == case:
+        return list(memory.sized.answers)
     known = {name: history.lifespan for name, history in memory.usage.items()}
     answers = sizing_advice.advise(case, memory.sizes, known_for=known)
-    return [_named(service, target, answer) for answer in answers]
+    memory.sized = Sized(memory.sizes_at, case, tuple(_named(service, target, answer) for answer in answers))
+    return list(memory.sized.answers)
+
+
+def findings(answers: Sequence[Proposal | Refusal]) -> list[Finding]:
+    """Return what is worth knowing about sizes: requests that nobody uses, and GPUs that are used in part."""
+    found: list[Finding] = []
+    for one in answers:
+        if isinstance(one, Refusal):
+            continue
+        freed = one.savings.cpu_cores_freed > 0.0 or one.savings.memory_bytes_freed > 0.0
+        if one.type is RecommendationType.GPU_SHARE:
+            kind = FindingType.UNDER_USED
+        elif one.type is _RESOURCES and freed:
+            kind = FindingType.OVER_REQUESTED
+        else:
+            continue
+        found.append(Finding(kind, one.reason, one.message, one.confidence, one.evidence, one.subject))
+    return found
 
 
 def _named(service: ServiceWork, target: TargetWork, answer: Proposal | Refusal) -> Proposal | Refusal:

@@ -10,8 +10,9 @@ from optiinfra.control.checkpoint import VERSION, pack, unpack
 from optiinfra.control.memory import ObjectMemory, TargetMemory
 from optiinfra.control.recommend import recommendations_of
 from optiinfra.control.usage import UsageSample
+from optiinfra.domain.cost import PriceList
 from optiinfra.domain.engine_settings import EngineSettings
-from optiinfra.domain.evidence import Proposal, Refusal
+from optiinfra.domain.evidence import FindingType, Proposal, RecommendationType, Refusal
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.sizing_words import read_amount
@@ -160,6 +161,36 @@ def test_what_is_remembered_is_bounded_and_forgotten():
     assert len(memory.usage) == sizing.MOST_CONTAINERS
     sizing.hear(memory, (), (), now=UnixTime(NOW + 15 * DAY))
     assert memory.usage == {}
+
+
+def test_a_clock_that_leaps_ahead_forgets_nobody_who_is_there():
+    work = made()
+    leap = UnixTime(NOW + 400 * DAY)
+    facts_now = work.targets[0].facts
+    assert facts_now is not None
+    sizing.hear(work.targets[0].memory, (), facts_now.pods, now=leap)
+    (first, _) = answers(work, now=leap)
+    assert isinstance(first, Refusal), "too old to say something"
+    (again, _) = answers(work)
+    assert isinstance(again, Proposal)
+
+
+def test_between_two_estimates_an_answer_is_not_made_again(monkeypatch):
+    work = made()
+    before = answers(work)
+    monkeypatch.setattr(sizing.sizing_advice, "advise", lambda *_args, **_more: [])
+    assert answers(work, now=NOW + 60.0) == before
+    work.prices = PriceList(cpu_core_hour=9.0)
+    assert answers(work, now=NOW + 60.0) == [], "another price is another answer"
+
+
+def test_sizes_are_findings_for_the_metrics():
+    work = made()
+    found = sizing.findings([*answers(work), Refusal(RecommendationType.RESOURCES, "SmallChange", "x")])
+    assert [(one.type, one.reason, one.subject) for one in found] == [
+        (FindingType.OVER_REQUESTED, "OverRequested", "app"),
+        (FindingType.OVER_REQUESTED, "OverRequested", "app"),
+    ]
 
 
 def test_estimates_are_kept_for_a_while_and_all_targets_sized_in_one_call(monkeypatch):
