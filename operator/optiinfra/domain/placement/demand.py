@@ -1,8 +1,9 @@
 """Which pods are to be expected: a weighted list of requests, given or learned from those that came.
 
 `Demand` is frozen, for scores compute tables from it. `LearnedDemand` counts what arrives and hands out a new `Demand`
-at doubling sizes only, so that learning costs a logarithmic number of recomputations; it never looks ahead. Weights
-are whole numbers: sums of them are exact, so that scores do not depend on the order of adding.
+at doubling sizes only, so that learning costs a logarithmic number of recomputations; it never looks ahead. It begins
+early: what is placed before anything is known is placed badly for good. The rarest kinds are left out: they are many
+and decide nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +13,11 @@ from typing import Final
 from optiinfra.domain.placement.request import Request
 
 MOST_KINDS: Final = 256
-"""Kinds of requests that are told apart; the rarest beyond are left out."""
-_FIRST: Final = 64
+"""Kinds of requests that are told apart."""
+_COVERED: Final = 0.99
+"""Share of the pods whose kinds are kept."""
+_FIRST: Final = 8
+_GROWTH: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,13 @@ class Demand:
     @classmethod
     def from_counts(cls, counts: Mapping[Request, int]) -> "Demand":
         """Keep the most frequent kinds, in an order that does not depend on that of the counts."""
-        return cls(tuple(sorted(counts.items(), key=_rank)[:MOST_KINDS]))
+        wanted = _COVERED * sum(counts.values())
+        kept: list[tuple[Request, int]] = []
+        for kind, count in sorted(counts.items(), key=_rank)[:MOST_KINDS]:
+            if sum(count for _, count in kept) >= wanted:
+                break
+            kept.append((kind, count))
+        return cls(tuple(kept))
 
     @property
     def weight(self) -> int:
@@ -56,7 +66,7 @@ class LearnedDemand:
         self._seen += 1
         if self._seen < self._next:
             return False
-        self._next *= 2
+        self._next *= _GROWTH
         self.current = Demand.from_counts(self._counts)
         return True
 

@@ -171,9 +171,9 @@ def test_demand_does_not_depend_on_the_order_and_is_renewed_at_doubling_sizes():
     assert Demand.of(kinds).kinds[0] == (whole(1), 2)
     assert Demand.of(kinds).weight == 4
     learned = LearnedDemand()
-    renewed = [count for count in range(1, 300) if learned.observe(whole(1))]
-    assert renewed == [64, 128, 256]
-    assert learned.current.weight == 256
+    renewed = [count for count in range(1, 100) if learned.observe(whole(1))]
+    assert renewed == [8, 16, 32, 64]
+    assert learned.current.weight == 64
 
 
 def test_an_empty_cluster_has_no_room():
