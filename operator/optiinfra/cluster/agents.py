@@ -100,6 +100,7 @@ def _gpu(gpu: JsonObject) -> GpuFacts:
         power_limit_watts=_amount(gpu, "power_limit_watts"),
         energy_joules=_amount(gpu, "energy_joules_total"),
         sm_active_ratio=_ratio(gpu, "sm_active_ratio"),
+        pcie_bytes=_sum(_amount(gpu, "pcie_transmit_bytes_total"), _amount(gpu, "pcie_receive_bytes_total")),
     )
 
 
@@ -144,6 +145,12 @@ def _amount(holder: JsonObject, name: str) -> Value:
     if number is None or number < 0.0:
         return Unknown(UnknownReason.INVALID, f"agent: {name} is not a number of that kind")
     return number
+
+
+def _sum(one: Value, other: Value) -> Value:
+    if isinstance(one, Unknown):
+        return one
+    return other if isinstance(other, Unknown) else one + other
 
 
 def _ratio(holder: JsonObject, name: str) -> Value:

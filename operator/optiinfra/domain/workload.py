@@ -205,6 +205,8 @@ class GpuFacts:
     power_limit_watts: Value
     energy_joules: Value = Unknown(UnknownReason.NOT_MEASURED)
     sm_active_ratio: Value = Unknown(UnknownReason.NOT_MEASURED)
+    pcie_bytes: Value = Unknown(UnknownReason.NOT_MEASURED)
+    """Counter of what went over PCIe, both ways."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,20 @@ def test_the_energy_counter_sees_what_the_power_reading_missed():
     assert verdict.reason == "PowerContradicts"
 
 
+def test_bytes_over_pcie_keep_a_gpu_from_being_idle_and_a_reset_counter_is_none():
+    def moving(rate, back=1e9):
+        several = [
+            agent(time, replace(gpu(used=70 * GIB), pcie_bytes=rate * (time % back)), allocations=HOLD)
+            for time in TIMES
+        ]
+        (verdict,) = judge(node(*several, pods=(pod(),)))
+        return verdict.reason
+
+    assert moving(1e9) == "WarmUp"
+    assert moving(1e5) == "IdleHeldMemory"
+    assert moving(1e5, back=900.0) == "IdleHeldMemory"
+
+
 def test_an_energy_counter_that_was_reset_is_no_energy():
     several = [
         agent(time, replace(gpu(used=70 * GIB, watts=80.0), energy_joules=80.0 * (time % 900.0)), allocations=HOLD)

@@ -174,18 +174,20 @@ def _samples(
 
 
 def _row(gpu: GpuFacts, time: float, before: GpuFacts | None, passed: float) -> tuple[float, ...]:
-    power = _number(gpu.power_watts)
+    power, transfer = _number(gpu.power_watts), math.nan
     if before is not None and passed > 0.0:
         # The counter has seen every moment, the reading one of them. A counter that fell was reset.
         used = _number(gpu.energy_joules) - _number(before.energy_joules)
         if used >= 0.0:
             power = max(used / passed, power) if power == power else used / passed  # noqa: PLR0124  NaN alone differs from itself
+        moved = _number(gpu.pcie_bytes) - _number(before.pcie_bytes)
+        transfer = moved / passed if moved >= 0.0 else math.nan
     memory = _number(gpu.memory_used_bytes)
     if memory > _number(gpu.memory_total_bytes) * _ABOVE:
         memory = math.nan
     limit = _number(gpu.power_limit_watts)
     duty, active = _share(gpu.utilization_ratio), _share(gpu.sm_active_ratio)
-    return time, duty, memory, power, active, limit if limit > 0.0 else math.nan, math.nan
+    return time, duty, memory, power, active, limit if limit > 0.0 else math.nan, transfer
 
 
 def _number(value: Value) -> float:
