@@ -21,10 +21,12 @@ from optiinfra.domain.cost import PriceList
 from optiinfra.domain.evidence import RecommendationType
 from optiinfra.domain.prices import NodePrice, Origin, PriceSource
 from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.savings.reference import plain_hpa_replicas
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import ContainerFacts, NodeFacts
-from tests.unit.control.examples import NOW, cro_body, facts, pod, proposal, ro, ro_body, scaler
+from tests.unit.control.examples import NOW, cro_body, decision, facts, pod, proposal, ro, ro_body, scaler
 from tests.unit.control.examples import service as service_of
+from tests.unit.domain.scaling_service import SERVICE, SLOTS, STEP, born
 
 GIB = 2.0**30
 QUIET = InsightState(ConditionStatus.FALSE, Reason.DISABLED)
@@ -93,7 +95,19 @@ class World:
         )
         self.memory.target("vllm").ordered = after
 
-    def round(self, replicas, *, after=30.0, recommended=(), cores=4.0, gpus=1.0, effect=None, hpa=None, **changes):
+    def round(
+        self,
+        replicas,
+        *,
+        after=30.0,
+        recommended=(),
+        cores=4.0,
+        gpus=1.0,
+        effect=None,
+        hpa=None,
+        decided=None,
+        **changes,
+    ):
         """One round; returns what both statuses would show."""
         self.at += after
         container = ContainerFacts("vllm", cores, 8.0, 32 * GIB, 32 * GIB, 1.0)
@@ -116,6 +130,7 @@ class World:
         service.currency = "USD"
         service.actions = list(self.actions)
         service.targets[0].effect = effect
+        service.targets[0].decision = decided
         seen = {
             name: node(name, *(p for p in pods if p.node == name), gpus=self.gpus.get(name, 8.0), pool=self.pool)
             for name in self.nodes
@@ -321,6 +336,41 @@ def test_a_scaler_that_follows_is_compared_with_a_plain_hpa_or_says_why_not():
     ledger, _ = world.round(6, **follows)
     assert [str(entry.cause) for entry in ledger.entries] == ["Scaler"]
     assert "plain HPA" in ledger.bases[0].no_counterfactual
+
+
+@pytest.fixture(scope="module")
+def lived_load():
+    """What a scaler has learned of a load that keeps six replicas busy, after more than an hour."""
+    rate = 6.0 * SLOTS / SERVICE
+    return born([rate], ready=10).run([rate] * int(1.25 * 3600 / STEP)).memory
+
+
+def test_a_scaler_that_follows_saves_what_a_plain_hpa_would_run_and_the_nodes_for_it(lived_load):
+    world = World(nodes=1)
+    follows = {"hpa": scaler(), "effect": Effect(effective=True, reason=Reason.SUCCEEDED), "decided": decision(7)}
+    world.memory.target("vllm").scaler = lived_load
+    reference = plain_hpa_replicas(lived_load)
+    assert 8.0 < reference <= 11.0
+    world.order(8, 7)
+    world.round(7, **follows)
+    ledger, _ = world.rounds(600, 7, **follows)
+    (entry,) = ledger.entries
+    assert (entry.cause, entry.basis, entry.by, entry.verified) == ("Action", "Counterfactual", "act-1", False)
+    assert "HPA" in entry.method
+    assert entry.amount == pytest.approx(reference - 7)
+    assert ledger.per_month_counterfactual == 0.0, "no whole node of eight GPUs is missing for two or three replicas"
+    assert ledger.per_month_realised == 0.0
+    small = World(nodes=1)  # nodes of two GPUs, all of them full: one more would have had to be bought
+    small.gpus = {"n0": 2.0}
+    small.memory = world.memory
+    small.actions = world.actions
+    small.round(7, **follows)
+    ledger, cluster = small.rounds(600, 7, **follows)
+    assert cluster.nodes_not_bought == int((reference - 7) // 2)
+    assert ledger.per_month_counterfactual == pytest.approx(40.0 * 730 * cluster.nodes_not_bought)
+    money = lines(ledger.total)["Action", "Counterfactual", False].freed.money
+    assert 0.0 < money <= 40.0 * cluster.nodes_not_bought * 600 / 3600
+    assert lines(cluster.total)["Action", "Counterfactual", False].freed.money == pytest.approx(money, rel=0.1)
 
 
 def test_without_prices_nodes_or_a_cluster_object_there_is_no_money_and_the_reason():
