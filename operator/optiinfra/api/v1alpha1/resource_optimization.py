@@ -166,7 +166,7 @@ class ResourceOptimizationSpec(ApiModel):
     scaling: Scaling = Scaling()
     """How replicas are decided."""
     right_sizing: Switch = Switch()
-    """CPU and memory requests."""
+    """CPU and memory requests and limits, and shares of GPUs."""
     kv_cache: Switch = Switch()
     """KV-cache advice."""
     tuning: Switch = Switch()
