@@ -60,9 +60,9 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
     sizing.estimate([service for service in work.services if service.problem is None], now=work.at)
     for service in work.services:
         with isolated(service, step="analyze"):
+            costs.measure(service, work, now=work.at)
             replicas.mix(service, work)
             _propose(service, work.nodes, times, now=work.at)
-            costs.measure(service, work, now=work.at)
     for cluster in work.clusters:
         with isolated(cluster, step="analyze"):
             _cluster(cluster, now=work.at, times=times)

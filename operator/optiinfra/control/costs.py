@@ -7,6 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from optiinfra import metrics
+from optiinfra.control.keys import ObjectKey
+from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.registry import Registry
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain.groups import count_groups
 from optiinfra.domain.prices import Origin
@@ -27,6 +30,15 @@ _NO_PODS = Unknown(UnknownReason.NOT_MEASURED, "no pod has a node")
 
 def measure(service: ServiceWork, work: Work, *, now: UnixTime) -> None:
     """Work out what a service costs now, and add the time since the last round to money and tokens."""
+    cost: ServiceCost | None = None
+    try:
+        cost = _measured(service, work, now=now)
+    finally:
+        # No old number where this failed.
+        service.cost = service.memory.cost = cost
+
+
+def _measured(service: ServiceWork, work: Work, *, now: UnixTime) -> ServiceCost:
     costs = [_target(service, target, work) for target in service.targets if target.facts is not None]
     placed = [cost for cost, replicas in costs if replicas]
     held, used = _sum([cost.held for cost in placed]), _sum([cost.used for cost in placed])
@@ -49,7 +61,7 @@ def measure(service: ServiceWork, work: Work, *, now: UnixTime) -> None:
         origins.update(dict(cost.origins))
     nodes = {pod.node for target in service.targets if target.facts for pod in target.facts.pods if pod.node}
     bad = troubles(work.node_prices[node] for node in nodes if node in work.node_prices)
-    service.cost = ServiceCost(
+    return ServiceCost(
         currency=service.currency,
         held=held,
         used=used,
@@ -58,7 +70,6 @@ def measure(service: ServiceWork, work: Work, *, now: UnixTime) -> None:
         origins=tuple(sorted(origins.items(), key=lambda pair: (-pair[1], str(pair[0])))),
         trouble=bad[0] if bad and isinstance(held, Unknown) else None,
     )
-    service.memory.cost = service.cost
 
 
 def _target(service: ServiceWork, target: TargetWork, work: Work) -> tuple[WorkloadCost, int]:
@@ -93,6 +104,16 @@ def remember_pools(cluster: ClusterWork) -> None:
             found[node.pool].append(price.hour)
     currency = str(cluster.obj.spec.currency)
     cluster.memory.pool_hours = {(pool, currency): _sum(hours) for pool, hours in found.items()}
+
+
+def show_known(registry: Registry, memories: Mapping[ObjectKey, ObjectMemory]) -> None:
+    """Set the gauges for the objects that are there and can be read; what is gone or broken has no cost any more."""
+    services = [(key, memories[key].cost) for key, _ in registry.services() if key in memories]
+    pools: dict[tuple[str, str], Value] = {}
+    for key, _ in registry.clusters():
+        if key in memories:
+            pools |= memories[key].pool_hours
+    show([(key.namespace, key.name, cost) for key, cost in services if cost is not None], pools)
 
 
 def show(costs: Iterable[tuple[str, str, ServiceCost]], pools: Mapping[tuple[str, str], Value]) -> None:

@@ -258,11 +258,7 @@ class ControlLoop:
             metrics.FINDINGS.labels(kind, reason).set(count)
         for kind, count in recommended.items():
             metrics.RECOMMENDATIONS.labels(kind).set(count)
-        known = {key: memory for key, memory in self.memories.items() if self.registry.get(key) is not None}
-        costs.show(
-            [(key.namespace, key.name, memory.cost) for key, memory in known.items() if memory.cost is not None],
-            {pool: hour for memory in known.values() for pool, hour in memory.pool_hours.items()},
-        )
+        costs.show_known(self.registry, self.memories)
 
     async def _refresh_usage(self) -> bool:
         """Read what pods use; False when no target with pods is known yet."""

@@ -15,6 +15,7 @@ from optiinfra.control.conditions import cluster_conditions, service_conditions
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.prices import PriceBoard
+from optiinfra.control.registry import Registry
 from optiinfra.control.report import InsightState, service_status
 from optiinfra.control.work import ClusterWork, ServiceWork, Work
 from optiinfra.domain.readings import Unknown, UnknownReason
@@ -22,7 +23,7 @@ from optiinfra.domain.token_cost import Basis, Charge
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.utilization import summarise
 from optiinfra.domain.workload import NodeFacts
-from tests.unit.control.examples import NOW, cro, facts, pod, service, signals
+from tests.unit.control.examples import NOW, cro, facts, pod, ro_body, service, signals
 
 P5 = {"node.kubernetes.io/instance-type": "p5.48xlarge", "topology.kubernetes.io/region": "us-east-1"}
 TALK = InsightState(ConditionStatus.FALSE, Reason.NOT_CONFIGURED)
@@ -234,6 +235,35 @@ def test_metrics_show_what_is_known_and_nothing_else():
     assert value("optiinfra_pool_cost_per_hour", {"pool": "l4", "currency": "USD"}) is None
     costs.show([], {})
     assert value("optiinfra_service_cost_per_hour", names | {"charge": "Held"}) is None
+
+
+def test_a_cost_that_cannot_be_worked_out_leaves_no_old_number():
+    made = rounds(served(replica()), work_of(node(**P5)))
+    broken = work_of(node(**P5))
+    broken.node_prices = None
+    with pytest.raises(AttributeError):
+        costs.measure(made, broken, now=UnixTime(NOW + 3600.0))
+    assert made.cost is made.memory.cost is None
+
+
+def test_what_is_gone_or_broken_has_no_series():
+    made = rounds(served(replica()), work_of(node(**P5)))
+    registry, key = Registry(), made.key
+    registry.upsert("ResourceOptimization", ro_body())
+    memories = {key: made.memory}
+    labels = {"namespace": key.namespace, "name": key.name, "currency": "USD", "charge": "Held"}
+
+    def shown():
+        costs.show_known(registry, memories)
+        return metrics.REGISTRY.get_sample_value("optiinfra_service_cost_per_hour", labels)
+
+    assert shown() == pytest.approx(made.cost.held)
+    registry.upsert("ResourceOptimization", ro_body(version="11", generation=2, mode="Sometimes"))
+    assert shown() is None
+    registry.upsert("ResourceOptimization", ro_body(version="12", generation=3))
+    assert shown() is not None
+    registry.remove(key)
+    assert shown() is None
 
 
 def test_a_group_of_pods_is_one_replica():
