@@ -44,7 +44,8 @@ class Neighbours:
         self._counts: dict[_Matcher, IntArray] = {}
         self._expected: dict[_Matcher, IntArray] = {}
         """Pods that are to come: they repel already, and are no company yet."""
-        self._holders: dict[tuple[_Matcher, str], IntArray] = {}
+        self._holders: dict[_Matcher, dict[str, IntArray]] = defaultdict(dict)
+        """Pods that hold an anti-affinity against those matched, by its topology key."""
         self._mentioned: set[str] = set()
         self._by_namespace: dict[str | None, list[_Matcher]] = defaultdict(list)
         self._matching: dict[Signature, tuple[_Matcher, ...]] = {}
@@ -64,7 +65,7 @@ class Neighbours:
             for term in rules.anti_affinity:
                 matcher = _term_matcher(term)
                 self._register(matcher)
-                self._holders.setdefault((matcher, term.topology_key), np.zeros(len(terrain), dtype=np.int64))
+                self._holders[matcher].setdefault(term.topology_key, np.zeros(len(terrain), dtype=np.int64))
         self._keys: Final = frozenset(self._mentioned)
 
     def _register(self, matcher: _Matcher) -> None:
@@ -94,7 +95,7 @@ class Neighbours:
 
     def _hold(self, pod: PodFacts, node: int, sign: int) -> None:
         for term in pod.rules.anti_affinity:
-            self._holders[_term_matcher(term), term.topology_key][node] += sign
+            self._holders[_term_matcher(term)][term.topology_key][node] += sign
 
     def allowed(self, pod: PodFacts, closed: BoolArray) -> BoolArray | None:
         """Nodes that the pod's neighbours allow; None where nobody minds. `closed` are nodes that are being emptied."""
@@ -110,9 +111,9 @@ class Neighbours:
             if matcher in self._expected:
                 repelled = repelled + self._expected[matcher]
             found = _both(found, self._free_of(repelled, term.topology_key))
-        matching = self._matchers(pod)
-        for (matcher, key), holders in self._holders.items():
-            if matcher in matching:
+        for matcher in self._matchers(pod):
+            # Not by [], which would make an entry for every matcher that nobody holds against.
+            for key, holders in self._holders.get(matcher, {}).items():
                 found = _both(found, self._free_of(holders, key))
         if rules.spread:
             found = _both(found, self._spread(pod, closed))

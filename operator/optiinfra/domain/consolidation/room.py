@@ -15,17 +15,34 @@ import numpy as np
 import numpy.typing as npt
 
 from optiinfra.domain.consolidation.inputs import counts
-from optiinfra.domain.consolidation.terrain import BoolArray
+from optiinfra.domain.consolidation.terrain import BoolArray, IntArray
 from optiinfra.domain.placement.cluster import Cluster, Node, Placement
-from optiinfra.domain.placement.demand import Demand
-from optiinfra.domain.placement.fragmentation import FragmentationRule
 from optiinfra.domain.placement.placer import Placer
 from optiinfra.domain.placement.request import MOST_GPUS, WHOLE_GPU, PlacementError, Request
+from optiinfra.domain.placement.rules import SimpleRule
 from optiinfra.domain.workload import NodeFacts, PodFacts
 
 _WHOLE: Final = frozenset({"nvidia.com/gpu", "amd.com/gpu"})
 _ROUNDING: Final = 1e-6
 FloatArray = npt.NDArray[np.float64]
+
+
+def _tightest(cluster: Cluster, _request: Request, nodes: IntArray) -> FloatArray:
+    return np.array(
+        (
+            np.maximum(cluster.free_gpu[nodes], 0).sum(axis=1),
+            cluster.free_cpu[nodes],
+            cluster.free_memory[nodes],
+        ),
+        dtype=np.float64,
+    )
+
+
+TIGHTEST: Final = SimpleRule(3, _tightest)
+"""The node with least GPU left, then CPU, then memory: what is free stays together on few nodes, and those can go.
+
+Rules that look at what other pods could still use free no more nodes here, and take twice as long.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +76,7 @@ class Room:
         for name, row in self._rows.items():
             if name.startswith("port "):
                 self._free[row] = 1.0
-        self.placer: Final = Placer(
-            self.core, FragmentationRule(self.core, Demand.of(self.request(pod) for pod in pods))
-        )
+        self.placer: Final = Placer(self.core, TIGHTEST)
         self.unknown_shares: Final[BoolArray] = np.zeros(len(nodes), dtype=np.bool_)
         """Nodes with shared pods of which nobody knows on which GPU: no other share may come."""
 
