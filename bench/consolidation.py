@@ -17,7 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ BEGIN = "<!-- consolidation: written by python -m bench.consolidation --docs -->
 END = "<!-- consolidation: end -->"
 WORSE: Final = 1.03
 QUICK_SEEDS: Final = (42, 43)
-PART_SEEDS: Final = (42, 43)
+PART_SEEDS: Final = (42,)
 LOADS: Final = (0.3, 0.5, 0.7)
 MOVES: Final = 0.1
 CENTRE: Final = "default"
@@ -44,21 +44,27 @@ CENTRE: Final = "default"
 PROFILES: Final = ("leastallocated", "mostallocated", "first-fit", runs.FGD, OURS)
 
 
-class Kept:
-    """Results by name, written down as they come when a file is named."""
+Figures = TypeVar("Figures", runs.Full, runs.Part, runs.Large)
 
-    def __init__(self, path: Path | None) -> None:
+
+class Kept:
+    """Results by name, written down as they come when a file is named; frozen, nothing new is computed."""
+
+    def __init__(self, path: Path | None, *, frozen: bool) -> None:
         self._path = path
+        self._frozen = frozen
         self._found: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
 
-    def get(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Return a result, computed unless it is there."""
+    def get(self, kind: type[Figures], name: str, compute: Callable[[], Figures]) -> Figures | None:
+        """Return a result, computed unless it is there; None where it is not and nothing may be computed."""
         if name not in self._found:
+            if self._frozen:
+                return None
             print(f"{datetime.now(UTC):%H:%M:%S} {name}", file=sys.stderr, flush=True)
             self._found[name] = asdict(compute())
             if self._path is not None:
                 self._path.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
-        return self._found[name]
+        return kind(**self._found[name])
 
 
 def quick(*, accept: bool) -> list[Result]:
@@ -87,34 +93,56 @@ def seeds_of(name: str, count: int) -> tuple[int, ...]:
     return runs.SEEDS[: count if name in tables.PUBLISHED else max(1, count // 2)]
 
 
-def full(folder: Path, kept: Kept, *, only: str, seeds: int) -> tables.Judged:
-    """Run everything that the tables show."""
-    nodes, lists = runs.node_list(folder), runs.pod_lists(folder)
-    chosen = {name: pods for name, pods in lists.items() if only in name}
-    filled: dict[tuple[str, str], runs.Full] = {}
-    order = [
-        *((name, OURS) for name in chosen if name in tables.PUBLISHED),
-        *((name, rule) for name in chosen if name not in tables.PUBLISHED for rule in (OURS, runs.FGD)),
-        *((name, runs.FGD) for name in chosen if name in tables.PUBLISHED),
-    ]
-    for name, rule in order:
-        work = partial(runs.full_load, nodes, chosen[name], rule=rule, seeds=seeds_of(name, seeds))
-        filled[name, rule] = runs.Full(**kept.get(f"full {name} {rule}", work))
-    centre = lists.get(CENTRE) or next(iter(chosen.values()))
-    part: dict[tuple[str, float, float | None], runs.Part] = {}
-    for rule in reversed(PROFILES):
-        drawn = PART_SEEDS if rule == OURS else PART_SEEDS[:1]
+class Full:
+    """All that the tables show, in the order in which it is wanted should there be too little time."""
+
+    def __init__(self, folder: Path, kept: Kept, *, only: str, seeds: int) -> None:
+        self._nodes, self._lists = runs.node_list(folder), runs.pod_lists(folder)
+        self._chosen = [name for name in self._lists if only in name]
+        self._kept = kept
+        self._seeds = seeds
+        self._centre = CENTRE if CENTRE in self._lists else self._chosen[0]
+        self._filled: dict[tuple[str, str], runs.Full] = {}
+        self._part: dict[tuple[str, float, float | None], runs.Part] = {}
+
+    def judged(self) -> tables.Judged:
+        """Run everything."""
+        published = [name for name in self._chosen if name in tables.PUBLISHED]
+        for name in published:
+            self._fill(name, OURS)
         for load in LOADS:
-            for moves in (MOVES, 0.0):
-                lived = partial(runs.churned, nodes, centre, rule=rule, load=load, moves=moves, seeds=drawn)
-                part[rule, load, moves] = runs.Part(**kept.get(f"churn {rule} {load} {moves}", lived))
-            still = partial(runs.part_load, nodes, centre, rule=rule, load=load, moves=0.0, seeds=drawn)
-            part[rule, load, None] = runs.Part(**kept.get(f"still {rule} {load}", still))
-    for rule in runs.BASELINES:
-        work = partial(runs.full_load, nodes, centre, rule=rule, seeds=seeds_of(CENTRE, seeds))
-        filled[CENTRE, rule] = runs.Full(**kept.get(f"full {CENTRE} {rule}", work))
-    size = runs.Large(**kept.get("large", partial(runs.large, nodes, centre)))
-    return tables.Judged(tuple(chosen), filled, part, size)
+            self._live(OURS, load, MOVES)
+        work = partial(runs.large, self._nodes, self._lists[self._centre])
+        size = self._kept.get(runs.Large, "large", work)
+        for name in self._chosen:
+            if name not in published:
+                self._fill(name, OURS)
+                self._fill(name, runs.FGD)
+        for rule in reversed(PROFILES):
+            for load in LOADS:
+                for moves in (None, 0.0, MOVES):
+                    self._live(rule, load, moves)
+        for rule in runs.BASELINES:
+            self._fill(self._centre, rule)
+        for name in published:
+            self._fill(name, runs.FGD)
+        return tables.Judged(tuple(self._chosen), self._filled, self._part, size)
+
+    def _fill(self, name: str, rule: str) -> None:
+        chosen = seeds_of(name, self._seeds)
+        work = partial(runs.full_load, self._nodes, self._lists[name], rule=rule, seeds=chosen)
+        if (found := self._kept.get(runs.Full, f"full {name} {rule}", work)) is not None:
+            self._filled[name, rule] = found
+
+    def _live(self, rule: str, load: float, moves: float | None) -> None:
+        pods = self._lists[self._centre]
+        work: Callable[[], runs.Part]
+        if moves is None:
+            work = partial(runs.part_load, self._nodes, pods, rule=rule, load=load, moves=0.0, seeds=PART_SEEDS)
+        else:
+            work = partial(runs.churned, self._nodes, pods, rule=rule, load=load, moves=moves, seeds=PART_SEEDS)
+        if (found := self._kept.get(runs.Part, f"part {rule} {load} {moves}", work)) is not None:
+            self._part[rule, load, moves] = found
 
 
 def section(judged: tables.Judged, *, seeds: int) -> str:
@@ -122,7 +150,7 @@ def section(judged: tables.Judged, *, seeds: int) -> str:
     head = (
         f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, numpy {np.__version__}. Full load: means "
         f"of {seeds} seeds from {runs.SEEDS[0]} on lists whose figures were published, of {max(1, seeds // 2)} on the "
-        f"others; part load: of {len(PART_SEEDS)} seeds for OptiInfra, of one for the other rules."
+        f"others; part load: seed {PART_SEEDS[0]}. `-`: not played."
     )
     return "\n".join([BEGIN, "", head, "", tables.document(judged), END])
 
@@ -143,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--accept", action="store_true", help="commit the figures of the quick subset")
     parser.add_argument("--docs", action="store_true", help=f"rewrite the section of {DOCUMENT.name}")
     parser.add_argument("--results", type=Path, help="keep results in this file, and go on from it")
+    parser.add_argument("--frozen", action="store_true", help="only tables of what --results has")
     parser.add_argument("--seeds", type=int, choices=range(1, 11), default=10, metavar="N", help="1 to 10; default 10")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -157,11 +186,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
         return 0 if all(one.kept for one in results) else 1
     try:
-        text = section(
-            full(options.traces, Kept(options.results), only=options.only, seeds=options.seeds), seeds=options.seeds
-        )
+        kept = Kept(options.results, frozen=options.frozen)
+        judged = Full(options.traces, kept, only=options.only, seeds=options.seeds).judged()
     except (OptiInfraError, FileNotFoundError) as error:
         parser.error(str(error))
+    text = section(judged, seeds=options.seeds)
     if options.docs:
         rewrite(DOCUMENT, text)
     print(text)

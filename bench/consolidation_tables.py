@@ -55,7 +55,7 @@ class Judged:
     """By list and rule."""
     part: Mapping[tuple[str, float, float | None], Part]
     """By rule, load and moves allowed for each pod; None for a filling without churn."""
-    large: Large
+    large: Large | None
 
 
 def document(judged: Judged) -> str:
@@ -92,27 +92,33 @@ def demands(judged: Judged) -> str:
     """What the project asks of itself."""
     lines = ["| what | needed | measured |  |", "|---|---|---|---|"]
     for name in judged.lists:
-        ours, own = judged.full[name, OURS], judged.full[name, FGD]
-        needed = PUBLISHED.get(name, (own.at_100, own.end))
-        source = "published" if name in PUBLISHED else "own FGD"
+        ours, own = judged.full.get((name, OURS)), judged.full.get((name, FGD))
+        published = PUBLISHED.get(name)
+        needed = published or (None if own is None else (own.at_100, own.end))
+        if ours is None or needed is None:
+            continue
+        source = "published" if published else "own FGD"
         kept = round(ours.at_100, 2) >= round(needed[0], 2) and round(ours.end, 2) >= round(needed[1], 2)
         lines.append(
             f"| {name}: allocated at 100 % / at the end | >= {needed[0]:.2f} / {needed[1]:.2f} ({source}) | "
-            f"{ours.at_100:.2f} / {ours.end:.2f} | {_verdict(kept=kept)} |"
+            f"{_cell(ours)} | {_verdict(kept=kept)} |"
         )
     for load in sorted({load for _, load, _ in judged.part}):
-        one = judged.part[OURS, load, MOVES]
+        one = judged.part.get((OURS, load, MOVES))
+        if one is None:
+            continue
         lines.append(
             f"| load {load:.0%} under churn: GPUs on nodes in use | >= {ACTIVE} % at <= {MOVES:g} moves a pod | "
             f"{one.active:.2f} % at {one.moves:.3f} | "
             f"{_verdict(kept=one.active >= ACTIVE and round(one.moves, 3) <= MOVES)} |"
         )
     large = judged.large
-    lines.append(
-        f"| {large.nodes} nodes, {large.pods} pods: one pass that empties nodes | <= {PLAN_S:g} s, {PLAN_MIB:g} MiB | "
-        f"{large.drain_s:.1f} s, {large.peak_mib:.0f} MiB | "
-        f"{_verdict(kept=large.drain_s <= PLAN_S and large.peak_mib <= PLAN_MIB)} |"
-    )
+    if large is not None:
+        lines.append(
+            f"| {large.nodes} nodes, {large.pods} pods: one pass that empties nodes | <= {PLAN_S:g} s, "
+            f"{PLAN_MIB:g} MiB | {large.drain_s:.1f} s, {large.peak_mib:.0f} MiB | "
+            f"{_verdict(kept=large.drain_s <= PLAN_S and large.peak_mib <= PLAN_MIB)} |"
+        )
     return "\n".join(lines)
 
 
@@ -120,9 +126,8 @@ def by_list(judged: Judged) -> str:
     """Every list: ours, our FGD, the published one."""
     lines = ["| list | OptiInfra | FGD, ties to the tightest node | FGD as published |", "|---|---|---|---|"]
     for name in judged.lists:
-        published = PUBLISHED.get(name)
-        told = "-" if published is None else f"{published[0]:.2f} / {published[1]:.2f}"
-        lines.append(f"| {name} | {_cell(judged.full[name, OURS])} | {_cell(judged.full[name, FGD])} | {told} |")
+        cells = (_cell(judged.full.get((name, OURS))), _cell(judged.full.get((name, FGD))), _pair(PUBLISHED.get(name)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -136,13 +141,10 @@ def by_rule(judged: Judged) -> str:
     ]
     for rule in (*BASELINES, FGD, OURS):
         found = judged.full.get(("default", rule))
-        if found is None:
-            continue
-        published = PUBLISHED_OTHERS.get(rule)
-        told = "-" if published is None else f"{published[0]} / {published[1]}"
-        # What is made of the random rule takes its time from the bench, not from a rule.
-        seconds = f"{found.seconds:.1f}" if found.seconds else "-"
-        lines.append(f"| {NAMES.get(rule, rule)} | {_cell(found)} | {told} | {seconds} |")
+        # The random rule is made by the bench, which takes no time of it.
+        seconds = f"{found.seconds:.1f}" if found is not None and found.seconds else "-"
+        published = _pair(PUBLISHED_OTHERS.get(rule))
+        lines.append(f"| {NAMES.get(rule, rule)} | {_cell(found)} | {published} | {seconds} |")
     return "\n".join(lines)
 
 
@@ -153,17 +155,19 @@ def by_load(judged: Judged) -> str:
     head = " | ".join(f"still {load:.0%} | churn {load:.0%} | churn and moves {load:.0%}" for load in loads)
     lines = [f"| rule | {head} |", "|---|" + "---|" * (3 * len(loads))]
     for rule in rules:
-        cells = [
-            f"{judged.part[rule, load, None].active:.1f} | {judged.part[rule, load, 0.0].active:.1f} | "
-            f"{judged.part[rule, load, MOVES].active:.1f} ({judged.part[rule, load, MOVES].moves:.2f})"
-            for load in loads
-        ]
+        cells = []
+        for load in loads:
+            still, lived, moved = (judged.part.get((rule, load, moves)) for moves in (None, 0.0, MOVES))
+            cells += ["-" if one is None else f"{one.active:.1f}" for one in (still, lived)]
+            cells.append("-" if moved is None else f"{moved.active:.1f} ({moved.moves:.2f})")
         lines.append(f"| {NAMES.get(rule, rule)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def size(large: Large) -> str:
+def size(large: Large | None) -> str:
     """One line about time and memory."""
+    if large is None:
+        return "-"
     return (
         f"{large.nodes} nodes and {large.pods} arriving pods on one core: {large.place_s:.1f} s of CPU to place them "
         f"one by one; {large.drain_s:.1f} s for one pass that empties {large.emptied} nodes by {large.moves} moves, "
@@ -171,8 +175,12 @@ def size(large: Large) -> str:
     )
 
 
-def _cell(one: Full) -> str:
-    return f"{one.at_100:.2f} / {one.end:.2f}"
+def _cell(one: Full | None) -> str:
+    return "-" if one is None else f"{one.at_100:.2f} / {one.end:.2f}"
+
+
+def _pair(published: tuple[float, float] | None) -> str:
+    return "-" if published is None else f"{published[0]:.2f} / {published[1]:.2f}"
 
 
 def _verdict(*, kept: bool) -> str:
