@@ -1,6 +1,7 @@
 """What a drain plan costs, and what it frees: 5,000 nodes and 50,000 pods with all their rules, on one core.
 
-`python -m bench.drain` prints a table, `--json` the same for machines; the exit status is 1 when a limit is missed.
+`python -m bench.drain` prints a table, `--json` the same for machines, `--docs` also writes the table of
+docs/benchmarks-drain.md; the exit status is 1 when a limit is missed.
 The cluster is made up from a seed: five pools of nodes with eight GPUs in three zones, model servers and small pods of
 several thousand Deployments and StatefulSets, groups, disruption budgets, taints, anti-affinity and spread. Time is
 the process's own CPU time of one planning, cold, the largest memory that of the whole process with the cluster's facts.
@@ -11,7 +12,9 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +38,9 @@ GIB = 2.0**30
 MODELS = ("NVIDIA-H100-80GB-HBM3", "NVIDIA-A100-SXM4-80GB", "NVIDIA-L40S", "NVIDIA-H200", "NVIDIA-A10G")
 SPOT = Taint("spot", "", TaintEffect.NO_SCHEDULE)
 HOSTNAME = "kubernetes.io/hostname"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks-drain.md"
+_BEGIN = "<!-- drain: written by python -m bench.drain --docs -->"
+_END = "<!-- drain: end -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +187,24 @@ def measured(label: str, cluster: ClusterFacts) -> tuple[list[Result], Consolida
     return [Result(what, took, "s", 20.0)], result
 
 
+def _write(results: Sequence[Result]) -> None:
+    rows = ["| what | measured | needed |", "|---|---|---|"]
+    for result in results:
+        needed = "" if result.limit is None else f"<= {result.limit:,g} {result.unit}"
+        rows.append(f"| {result.name} | {result.value:,.1f} {result.unit} | {needed} |")
+    text = DOCUMENT.read_text()
+    head, _, rest = text.partition(_BEGIN)
+    _, _, tail = rest.partition(_END)
+    DOCUMENT.write_text(f"{head}{_BEGIN}\n" + "\n".join(rows) + f"\n{_END}{tail}")
+
+
 def main() -> int:
     """Run all and print; 1 when a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=5000, help="nodes (default 5000)")
     parser.add_argument("--pods", type=int, default=50_000, help="pods (default 50000)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--docs", action="store_true", help=f"write the table of {DOCUMENT.name}")
     options = parser.parse_args()
     results: list[Result] = []
     for label, fill, ruled in (
@@ -198,6 +216,8 @@ def main() -> int:
         results += measured(label, cluster)[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     results.append(Result("largest memory of the process, with the facts", peak, "MiB", 1024.0))
+    if options.docs:
+        _write(results)
     if options.json:
         json.dump([asdict(result) for result in results], sys.stdout, indent=1)
     else:
