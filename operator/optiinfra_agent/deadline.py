@@ -66,6 +66,9 @@ class DeadlineWorker(Generic[Result]):
         self._jobs.put(job)
         if not job.done.wait(deadline_s):
             raise SourceStuckError(f"a {self._name} call did not come back within {deadline_s:g} s")
+        # An error holds the frame it was raised through, this one: were the finished job still there for the next call
+        # to find, each error would hold the one before, with all that its pass had read, for ever.
+        self._current = None
         return job.result()
 
     def _start(self) -> None:
