@@ -3,12 +3,14 @@
 Deployments and StatefulSets, which nearly all targets are, are mirrored once `run()` goes: a fleet of thousands asked
 about twice a minute would otherwise cost the API server hundreds of reads a second. A mirror that is not fresh, or that
 does not know the target, is not believed: then it is read live, as every other kind is. Discovery answers are kept for
-ten minutes, so a CRD that is installed later is found without a restart. The pod template is never parsed.
+ten minutes, so a CRD that is installed later is found without a restart. Of the pod template
+only the names of its containers are read: what is injected into pods is not in it.
 `Absent` means that the target (or its kind) does not exist; `TargetWithoutScale` that nothing can ever scale it.
 """
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +50,8 @@ class TargetFacts:
     """Label selector of its pods; empty when the kind does not say."""
     generation: int = 0
     """Of its spec; 0 where the kind does not say."""
+    containers: tuple[str, ...] = ()
+    """Names of all containers of its pod template; empty for kinds whose template is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,14 @@ def parse_workload(document: JsonObject) -> TargetFacts:
         ready_replicas=_ready(document),
         selector=format_selector(selector_of(mapping(document, "spec", "selector"))) if _is_apps(document) else "",
         generation=integer(document, "metadata", "generation"),
+        containers=_containers(document) if _is_apps(document) else (),
     )
+
+
+def _containers(document: JsonObject) -> tuple[str, ...]:
+    template = mapping(document, "spec", "template", "spec")
+    written = [*objects(template, "containers"), *objects(template, "initContainers")]
+    return tuple(sys.intern(text(one, "name")) for one in written)
 
 
 def _is_apps(document: JsonObject) -> bool:

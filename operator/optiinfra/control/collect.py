@@ -292,6 +292,7 @@ def _facts(
         scaler=scaler,
         pages=snapshots.pages(uids),
         page_errors=snapshots.page_errors(uids),
+        template=target.containers,
         generation=target.generation,
     )
 

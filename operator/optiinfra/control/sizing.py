@@ -139,6 +139,7 @@ def advise(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]
         engine=target.settings,
         scalers=target.scalers,
         rules=target.sizing_rules,
+        template=facts.template,
         vertically_scaled=newest.vertically_scaled,
         standing=_standing(service, target),
     )

@@ -97,7 +97,7 @@ def _proposal(case: SizingCase, change: Change) -> Proposal:
     return Proposal(
         type=_RESOURCES,
         reason=_reason(change, recommend_only=recommend_only),
-        message="; ".join([f"{setting}: {_because(change)}", *change.notes, _qos(case, change), *_hpa_words(change)]),
+        message=_message(case, change, setting),
         setting=setting,
         current="" if before is None else amount(resource, before),
         proposed=amount(resource, proposed),
@@ -114,6 +114,12 @@ def _proposal(case: SizingCase, change: Change) -> Proposal:
         verification=_verification(change),
         undo=_undo(change, kind=kind, before=before),
     )
+
+
+def _message(case: SizingCase, change: Change, setting: str) -> str:
+    where = _where(case, change.container.name)
+    parts = [_because(change), *change.notes, _qos(case, change), *_hpa_words(change), *where]
+    return f"{setting}: {'; '.join(parts)}"
 
 
 def _reason(change: Change, *, recommend_only: bool) -> str:
@@ -182,6 +188,17 @@ def _hpa_words(change: Change) -> list[str]:
     return words
 
 
+def _where(case: SizingCase, container: str) -> list[str]:
+    """Say where a size has to be written that the workload's own template does not hold."""
+    return [_INJECTED] if case.injected(container) else []
+
+
+_INJECTED: Final = (
+    "it is injected and not in the pod template, so there is no patch: set its size where it is injected (Istio: "
+    "annotations sidecar.istio.io/proxyCPU and proxyMemory; Linkerd: config.linkerd.io/proxy-cpu-request)"
+)
+
+
 def _evidence(change: Change) -> tuple[Evidence, ...]:
     resource, estimate = change.resource, change.estimate
     unit, window = _UNITS[resource], Seconds(estimate.days * DAY)
@@ -225,6 +242,8 @@ def _freed(case: SizingCase, change: Change) -> float:
 
 
 def _patch(case: SizingCase, change: Change) -> str:
+    if case.injected(change.container.name):
+        return ""
     resource = change.resource
     requests = {} if change.limit_only else {str(resource): amount(resource, change.request)}
     limits = {} if change.limit is None else {str(resource): amount(resource, change.limit)}

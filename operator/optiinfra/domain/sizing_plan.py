@@ -44,6 +44,8 @@ class SizingCase:
     scalers: tuple[ScalerFacts, ...] = ()
     """HPAs that target it."""
     rules: NamespaceRules = field(default_factory=NamespaceRules)
+    template: tuple[str, ...] = ()
+    """Names of the containers of the pod template; empty where it is not known."""
     vertically_scaled: bool = False
     """Its pods bear the mark of a VerticalPodAutoscaler that changed them."""
     standing: Mapping[tuple[str, Resource], float] = field(default_factory=dict)
@@ -54,6 +56,10 @@ class SizingCase:
     def __post_init__(self) -> None:
         """Look at the class once; every proposal speaks of it."""
         object.__setattr__(self, "qos", pod_shape.qos_class(self.shape))
+
+    def injected(self, container: str) -> bool:
+        """Tell whether somebody put a container into the pods that the template does not have."""
+        return bool(self.template) and container not in self.template
 
 
 @dataclass(frozen=True, slots=True)

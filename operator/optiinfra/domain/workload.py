@@ -183,6 +183,8 @@ class WorkloadFacts:
     """Pod name -> recent readings, oldest first, within the history the store keeps (15 minutes)."""
     page_errors: Mapping[str, Unknown] = field(default_factory=dict)
     """Pod name -> why its last scrape failed."""
+    template: tuple[str, ...] = ()
+    """Names of the containers of its pod template; empty where it is not known. Pods may have more, injected ones."""
     generation: int = 0
     """Of its spec, which moves with every change of it; 0 where it is not known."""
 

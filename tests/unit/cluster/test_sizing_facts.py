@@ -4,6 +4,7 @@ import copy
 
 from optiinfra.cluster.pods import parse_pod
 from optiinfra.cluster.scalers import METRIC_LIMIT, parse_scaler
+from optiinfra.cluster.targets import parse_workload
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.workload import Place
 
@@ -132,3 +133,11 @@ def test_a_metric_too_long_for_a_patch_is_left_out_of_it():
     (facts,) = parse_scaler(_hpa(metric)).facts.metrics
     assert len(str(metric)) > METRIC_LIMIT
     assert facts.written == ""
+
+
+def test_a_template_tells_the_names_of_its_containers_and_nothing_else():
+    spec = {"containers": [{"name": "app", "env": [{"name": "A", "value": "b"}]}], "initContainers": [{"name": "init"}]}
+    document = {"metadata": {"name": "shop"}, "spec": {"template": {"spec": spec}}}
+    assert parse_workload(document).containers == ("app", "init")
+    foreign = {"apiVersion": "serving.example.com/v1", **document}
+    assert parse_workload(foreign).containers == ()

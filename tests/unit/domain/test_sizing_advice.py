@@ -392,6 +392,16 @@ def test_resources_of_the_pod_as_a_whole_are_not_changed_by_its_containers():
     proposed(second)
 
 
+def test_what_is_injected_has_no_place_in_the_template():
+    proxy = container("istio-proxy", cpu=1.0)
+    answers = advise(case(container(), proxy, template=("app",)))
+    own, injected = proposed(answers[0]), proposed(answers[2])
+    assert own.patch
+    assert injected.patch == ""
+    assert "sidecar.istio.io/proxyCPU" in injected.message
+    assert all(proposed(one).patch for one in advise(case(container(), proxy))), "a template that is not known"
+
+
 # steadiness
 
 
