@@ -39,10 +39,10 @@ SHARES: Final = (0.5, 0.9, 0.95, 0.99, 1.0)
 BOUND_FACTOR: Final = 5.0
 START_UP_ROOM: Final = 1.1
 _CLOCK: Final = 120.0
-_CPU_TRUST, _MEMORY_TRUST = 5.0, 10.0
+_CPU_TRUST, _MEMORY_TRUST = 2.5, 5.0
 """Days of over-time, days exceeded: what the curves are trusted for before experience outweighs them."""
-_CPU_BEFORE, _MEMORY_BEFORE = 1.45, 1.0
-"""How many times as often as its curve says over-time was found where nothing is judged yet, over several fleets."""
+_CPU_BEFORE, _MEMORY_BEFORE = 1.5, 1.1
+"""How many times as often as its curve says a target is taken to be exceeded where nothing is judged yet."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.5, 3.0
 
 

@@ -1,11 +1,12 @@
 """The probability that the coming day's memory peak exceeds a request, as a curve over requests.
 
-Below the highest peak seen, a container's own daily peaks tell it: the older the lighter, the coming weekday heavier.
-Above it nothing was seen, and the law of records speaks: of n + 1 days without a trend the newest is the highest with
-probability 1 / (n + 1), and how far a record goes has a Pareto tail (shape 1/3 in the words of extreme-value theory,
-fitted over fleets, docs/design). A new record's step is counted in a unit between the container's usual peak and what
-is usual in the fleet, because small containers were seen to jump further in percent than large ones. A trend moves all
-of it up; a kill for memory lifts the highest peak until it is forgotten.
+Below the highest peak seen, a container's own daily peaks tell it: the older the lighter, the last days and the coming
+weekday heavier. Above it nothing was seen, and the law of records speaks: of n + 1 days without a trend the newest is
+the highest with probability 1 / (n + 1), and how far a record goes has a Pareto tail (shape 1/3 in the words of
+extreme-value theory, fitted over fleets: docs/design/2026-11-21-right-sizing.md). A new record's step is counted in a
+unit between the container's usual peak and what is usual in the fleet, because small containers were seen to jump
+further in percent than large ones. A trend moves all of it up; a kill for memory lifts the highest peak until it is
+forgotten.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from optiinfra.domain.right_sizing.record import KILL_DAYS, PEAK_DAYS, Kept
 
 FloatArray = npt.NDArray[np.float64]
 HALF_LIFE_DAYS: Final = 60.0
+FAST_HALF_LIFE_DAYS: Final = 3.0
+FAST_SHARE: Final = 0.3
+"""Of the weight: peaks come in runs."""
 SAME_WEEKDAY: Final = 3.0
 """Weight of a peak on the coming day's weekday beside the others."""
 RECORD: Final = 0.9
@@ -60,8 +64,7 @@ def memory_curves(kept: list[Kept], *, days: FloatArray, now: float) -> MemoryCu
     values = np.where(known, peaks * (1.0 + growth)[:, None], -1.0)
     highest = np.maximum(values.max(axis=1), kill)
     killed = kill >= np.maximum(values.max(axis=1), 1e-9)
-    weights = np.where(known, 0.5 ** (ages / HALF_LIFE_DAYS), 0.0)
-    weights *= np.where((ages + 1) % 7 == 0, SAME_WEEKDAY, 1.0)
+    weights = _weights(known, ages)
     order = np.argsort(values, axis=1, kind="stable")
     ordered = np.take_along_axis(values, order, axis=1)
     weights = np.take_along_axis(weights, order, axis=1)
@@ -76,6 +79,15 @@ def memory_curves(kept: list[Kept], *, days: FloatArray, now: float) -> MemoryCu
     request = np.concatenate([below, highest[:, None] + unit[:, None] * STEPS[None, :]], axis=1)
     harm = np.concatenate([record[:, None] + (1.0 - record)[:, None] * above, beyond], axis=1)
     return MemoryCurves(Curves(request, harm, highest), growth, np.sort(np.where(known, peaks, -1.0), axis=1), killed)
+
+
+def _weights(known: npt.NDArray[np.bool_], ages: FloatArray) -> FloatArray:
+    """What each day counts: some of it the last days alone, the coming weekday more."""
+    slow = np.where(known, 0.5 ** (ages / HALF_LIFE_DAYS), 0.0)
+    slow *= np.where((ages + 1) % 7 == 0, SAME_WEEKDAY, 1.0)
+    fast = np.where(known, 0.5 ** ((ages - ages.min(axis=1, keepdims=True)) / FAST_HALF_LIFE_DAYS), 0.0)
+    both = [weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300) for weights in (slow, fast)]
+    return np.asarray((1.0 - FAST_SHARE) * both[0] + FAST_SHARE * both[1])
 
 
 def _peaks(kept: list[Kept], *, now: float) -> tuple[FloatArray, FloatArray]:

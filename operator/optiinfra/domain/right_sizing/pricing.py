@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 SIZE_EXPONENT: Final = 0.5
 _STEPS: Final = 30
+_FEW: Final = 256
 _LOW, _HIGH = 1e-6, 1e9
 
 
@@ -53,7 +54,27 @@ def choose(curves: Curves, *, allowed: float, most: float) -> IntArray:
             low = price
         else:
             high = price
-    return at(high)
+    return _spend(cost, curves.harm, at(high), allowed=allowed, most=most)
+
+
+def _spend(cost: FloatArray, harm: FloatArray, index: IntArray, *, allowed: float, most: float) -> IntArray:
+    """Spend what a price leaves over: it jumps between candidates, which a few containers would feel.
+
+    The dearest container first, each takes the smallest request whose harm what is left can bear. Of many containers
+    nothing worth it is left.
+    """
+    if len(index) > _FEW:
+        return index
+    spent = index.copy()
+    rows = np.arange(len(index))
+    left = allowed * len(index) - float(harm[rows, index].sum())
+    for row in np.argsort(-cost[rows, index], kind="stable").tolist():
+        bearable = min(most, float(harm[row, spent[row]]) + left)
+        smaller = int((harm[row] <= bearable).argmax())
+        if left > 0.0 and cost[row, smaller] < cost[row, spent[row]]:
+            left -= float(harm[row, smaller] - harm[row, spent[row]])
+            spent[row] = smaller
+    return spent
 
 
 def first_below(curves: Curves, harm: FloatArray) -> FloatArray:
