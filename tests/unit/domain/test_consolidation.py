@@ -373,6 +373,14 @@ def test_a_pod_that_waits_keeps_the_room_that_it_could_have():
     assert result.reserved.keys() == {"inference/w"}
 
 
+def test_a_waiting_pod_of_a_daemonset_holds_no_node():
+    nodes = [node("a", pod("a1", 4.0)), node("b", pod("b1", 4.0))]
+    agent = pod("agent", 0.0, phase="Pending", ready=False, blockers=("DaemonSet",), owner=("DaemonSet", "agent"))
+    result = plan(nodes, waiting=[agent])
+    assert len(result.freed) == 1
+    assert result.reserved == {}
+
+
 def test_the_highest_priority_is_placed_first():
     here = node("a", pod("low", 4.0), pod("high", 2.0, priority=1000))
     assert [move.pod for move in plan([here, node("b", pod("b1", 2.0, **STAYS))]).moves] == ["high", "low"]

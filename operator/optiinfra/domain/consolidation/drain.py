@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from optiinfra.domain.consolidation.inputs import ClusterFacts, DrainPolicy, counts, evictable, problems
+from optiinfra.domain.consolidation.inputs import ClusterFacts, DrainPolicy, counts, evictable, problems, stays
 from optiinfra.domain.consolidation.neighbours import Neighbours
 from optiinfra.domain.consolidation.permits import Permits, group_key
 from optiinfra.domain.consolidation.price import Price, is_warm, price_of
@@ -73,7 +73,9 @@ class _Planner:
     ) -> None:
         self._policy = policy
         self._now = now
-        self._waiting = sorted(cluster.waiting, key=lambda p: (-p.priority, p.created, p.namespace, p.name))
+        # A DaemonSet's pod that waits is for one node, which it does not hold either.
+        waiting = (pod for pod in cluster.waiting if not stays(pod))
+        self._waiting = sorted(waiting, key=lambda p: (-p.priority, p.created, p.namespace, p.name))
         self._terrain = Terrain(cluster.nodes)
         self._nodes = self._terrain.nodes
         self._permits = Permits(cluster, now=now)
