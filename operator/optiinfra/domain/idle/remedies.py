@@ -141,11 +141,11 @@ def remedies(verdicts: Sequence[GpuVerdict], given: Given) -> tuple[tuple[Propos
     proposals = [_proposal(*key, several, given) for key, several in grouped.items()]
     proposals.sort(key=lambda one: (-(one.savings.per_month or 0.0), -one.savings.gpus_freed, one.subject, one.reason))
     return tuple(proposals), tuple(
-        Refusal(_TYPE, reason, f"{len(several)} GPUs ({_some([one.uuid for one in several])}): {why}"[:1024])
+        Refusal(_TYPE, reason, f"{_gpus(len(several))} ({_some([one.uuid for one in several])}): {why}"[:1024])
         for several, reason, why in (
-            (free, "Unallocated", "free and idle; whether their nodes can go is the consolidation's question"),
-            (nameless, "HolderUnknown", "idle, and who holds them is not known: let the agent read pod-resources"),
-            (foreign, "UnknownGpuModel", "their model is not in the table of GPUs; nothing is proposed about them"),
+            (free, "Unallocated", "free and idle; whether a node can go is the consolidation's question"),
+            (nameless, "HolderUnknown", "idle, and it is not known who holds what: let the agent read pod-resources"),
+            (foreign, "UnknownGpuModel", "of a model that is not in the table of GPUs; nothing is proposed"),
         )
         if several
     )
@@ -202,9 +202,8 @@ def _proposal(remedy: Remedy, workload: Workload, verdicts: list[GpuVerdict], gi
     hourly = f"{sum(known):.2f} an hour" if len(known) == count else "an unknown price (set prices.gpuHour of the pool)"
     where = _some(sorted({one.node for one in verdicts}))
     savings, basis = _savings(remedy, workload, verdicts, given)
-    message = (
-        f"{count} GPUs on {where}, held by {workload}, {did} for the whole window, at {hourly}. {words.advice} {basis}"
-    )
+    who = f"{_gpus(count)} on {where}, held by {workload}"
+    message = f"{who}, {did} for the whole window, at {hourly}. {words.advice} {basis}"
     return Proposal(
         type=_TYPE,
         reason=str(remedy),
@@ -250,6 +249,10 @@ def _of_one(verdict: GpuVerdict, given: Given) -> float | None:
     node = given.nodes.get(verdict.node)
     prices = given.prices.get(node.pool if node is not None else "") or given.prices.get("") or PriceList()
     return saving(prices, gpus=1.0, gpu_model=verdict.model).per_month
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def _some(names: Sequence[str]) -> str:
