@@ -88,6 +88,21 @@ def test_rows_in_any_order_give_the_same(tmp_path):
     assert sorted(one.read_text().splitlines()) == sorted(two.read_text().splitlines())
 
 
+def test_of_several_pods_at_one_moment_the_busiest_counts(tmp_path):
+    rows = [
+        (time, "a", cpu, used)
+        for time in range(0, 3 * DAY, 3600)
+        for cpu, used in (("1", ""), ("3", "5e9"), ("", "1e9"))
+    ]
+    one = write(tmp_path / "pods.csv", rows)
+    other = write(tmp_path / "most.csv", [(time, "a", "3", "5e9") for time in range(0, 3 * DAY, 3600)])
+    merged, plain = (json.loads(run(path, "--json").output) for path in (one, other))
+    assert merged["merged_samples"] == 2 * 72
+    assert "144 samples merged" in run(one).output
+    assert merged["cpu_request_cores"] == plain["cpu_request_cores"]
+    assert merged["memory_request_bytes"] == plain["memory_request_bytes"]
+
+
 def test_what_was_never_measured_stays_empty(tmp_path):
     rows = [(time, "a", "1", "") for time in range(0, 3 * DAY, 3600)]
     done = run(write(tmp_path / "use.csv", rows), "--decisions", tmp_path / "out.csv")
@@ -155,7 +170,6 @@ def test_a_bad_line_is_one_clear_error(tmp_path, line, said):
         (b"", "the first line must read"),
         (b"time,container,cpu,memory\n", "the first line must read"),
         (f"{HEADER}\n".encode(), "no rows"),
-        (f"{HEADER}\n5,a,1,1\n5,a,2,2\n".encode(), "two samples at time_s 5"),
         (f"{HEADER}\n0,a,1,1\n900000000000,a,1,1\n".encode(), "seconds are expected"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],

@@ -40,6 +40,7 @@ class Report:
         return {
             **_plain(self.ours),
             "days": self.file.days,
+            "merged_samples": self.file.merged,
             "decisions": self.decisions_made,
             "cpu_ms_per_decision": 1000.0 * self.seconds / max(1, self.decisions_made),
             "stated": {
@@ -73,6 +74,7 @@ class Report:
         stated = f"{self.sized.stated_over_time:.2%}, {100.0 * self.sized.stated_exceedance:.3g}"
         return [
             f"{self.file.name}: {told}",
+            *([f"{self.file.merged} samples merged: of one moment the largest counts"] if self.file.merged else []),
             head,
             *rows,
             "",

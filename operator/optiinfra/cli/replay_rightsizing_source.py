@@ -1,7 +1,8 @@
 """Files of what containers used, `time_s,container,cpu_cores,memory_bytes`, and of what they were given.
 
-Rows may come in any order, plain or gzipped; an empty field is not known. Everything is bounded, and what cannot be
-used is one line that names the place and the remedy: nothing is skipped, rounded or filled in.
+Rows may come in any order, plain or gzipped; an empty field is not known. Where a container has several samples at one
+moment (its pods), the largest stays, because a request is each pod's; how many were merged is told. Everything is
+bounded, and what cannot be used is one line that names the place and the remedy: nothing is rounded or filled in.
 """
 
 import csv
@@ -43,6 +44,8 @@ class UsageFile:
     name: str
     containers: tuple[str, ...]
     usages: tuple[Usage, ...]
+    merged: int
+    """Samples left out because the same container had a larger one at the same moment."""
 
     @property
     def days(self) -> float:
@@ -89,8 +92,8 @@ def read_usage(path: Path) -> UsageFile:
             of.memory.append(memory)
     if not found:
         raise UsageFileError(f"{path.name}: no rows; {','.join(COLUMNS)} is expected, a sample a line")
-    usages = tuple(_usage(path, name, found[name]) for name in found)
-    file = UsageFile(path.name, tuple(found), usages)
+    read = [_usage(of) for of in found.values()]
+    file = UsageFile(path.name, tuple(found), tuple(usage for usage, _ in read), sum(merged for _, merged in read))
     if file.days > MOST_DAYS:
         raise UsageFileError(
             f"{path.name}: time_s spans {file.days:.0f} days: seconds are expected, and ten years at most"
@@ -145,17 +148,16 @@ def _bounded(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
-def _usage(path: Path, name: str, of: _Columns) -> Usage:
+def _usage(of: _Columns) -> tuple[Usage, int]:
+    """Sort by time; of several samples of one moment the largest stays. Returns how many were merged away."""
     time, cpu, memory = (np.frombuffer(values, dtype=np.float64) for values in (of.time, of.cpu, of.memory))
-    if (np.diff(time) <= 0.0).any():
-        order = np.argsort(time, kind="stable")
-        time, cpu, memory = time[order], cpu[order], memory[order]
-        again = np.flatnonzero(np.diff(time) <= 0.0)
-        if len(again):
-            raise UsageFileError(
-                f"{path.name}: {name} has two samples at time_s {time[again[0]]:.15g}; keep one, or sum its pods"
-            )
-    return Usage(time, cpu, memory)
+    if (np.diff(time) > 0.0).all():
+        return Usage(time, cpu, memory), 0
+    order = np.argsort(time, kind="stable")
+    time, cpu, memory = time[order], cpu[order], memory[order]
+    first = np.flatnonzero(np.diff(time, prepend=-1.0))
+    usage = Usage(time[first], np.fmax.reduceat(cpu, first), np.fmax.reduceat(memory, first))
+    return usage, len(time) - len(first)
 
 
 def _wrong(path: Path, number: int, row: list[str]) -> str:
