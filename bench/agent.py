@@ -1,281 +1,240 @@
-"""What the node agent costs: memory, start, and the time its two pages take.
+"""What the node agent costs beside Debian's node_exporter: memory, CPU, the time of its pages, start, size.
 
-`python -m bench.agent` starts the real process, on a node without driver, on one with eight GPUs (the stub of the
-driver library from the tests, when gcc is there), and on one with eight GPUs and a hundred pods (the stand-in for the
-kubelet and a tree of cgroups in files, from the tests too), and prints a table with the limit beside each figure. The
-clock of "start" runs from the creation of the process to the first snapshot that was read whole over HTTP. Page times
-are taken over one kept connection, as a scraper does. It returns 1 when a limit is missed, so that CI can ask it.
+`python -m bench.agent` starts the real agent, on a node without driver and, where gcc is there, on one with eight GPUs
+and a hundred pods (bench.agent_node makes them), and node_exporter with its default collectors; it reads the pages of
+all in turns, so that whatever else the machine does meets each of them, and prints a table with the limit beside each
+figure. `--out FILE` writes docs/agent-costs.md. It returns 1 when a limit is missed. Without Debian's package
+(hack.binaries.debian) there is no table, because there is nothing to compare with: `--alone` measures the agent only.
 
-Bytecode is compiled, as in the image; one figure tells what the agent takes where it is not. The figures are those
-of the machine it runs on, and of whatever else runs there: the start most of all.
+Resident memory is that after an hour's worth of scrapes; bench.agent_hour lives through four hours of collections for
+the slope. The clock of "start" runs from the creation of the process to the first page that was read whole. CPU at 15 s
+is one collection and one scrape every 15 s. Wall times are those of a machine that does other things too: CPU times are
+the figures to compare across machines. Bytecode is compiled, as in the image.
 """
 
 import argparse
 import contextlib
 import gzip
-import hashlib
 import http.client
 import json
 import os
+import platform
 import shutil
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
-from tests.kubelet_stub import Kubelet, device, pod
-from tests.nvml_stub import Stub, build
+from bench.agent_hour import HOUR, INTERVAL_S, SCRAPES, Hour
+from bench.agent_node import GPUS, PODS, Program, agent, check, full_node, get, node_exporter, settings
+from bench.agent_tables import PEER, Figure, Needed, document, print_table
+from hack.binaries.catalogue import BinaryError
+from hack.binaries.debian import PACKAGES, ensure_packaged
 
-STARTS = 5
+STARTS = 9
 REQUESTS = 400
-CPU_WINDOW_S = 10.0
-LIMIT_MEMORY_MIB = 56.0
-LIMIT_PAGE_MS = 20.0
-LIMIT_START_S = 1.0
-LIMIT_CPU_PERCENT = 1.0
-LIMIT_SNAPSHOT_KIB = 24.0
-LIMIT_ZIPPED_KIB = 6.0
-PODS = 100
-_INTERVAL_S = 15.0
+HOUR_TIMEOUT_S = 600.0
+BARE, FULL = "agent, no driver", f"agent, {GPUS} GPUs, {PODS} pods"
+
+
+MEMORY = Needed(56.0, 40.0)
+CPU = Needed(1.0, 0.3)
+PAGE = Needed(10.0, 3.0)
+START = Needed(1.0, 0.4)
+SNAPSHOT = Needed(24.0)
+PACKED = Needed(24.0, 6.0)
+GROWTH = Needed(1.0, 0.5)
+"""MiB an hour. The noise of the slope is some tenths; a leak of a snapshot a collection would be tens of MiB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured figure and its limit."""
+class Page:
+    """One page of one program: how long readings of it took, and what they cost the program."""
 
-    name: str
-    value: float
-    limit: float
-    unit: str
+    milliseconds: tuple[float, ...]
+    cpu_ms: float
+    size: int
 
-    @property
-    def holds(self) -> bool:
-        """Whether the limit is kept."""
-        return self.value <= self.limit
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Return the smallest value that at least this share of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    def percentile(self, share: float) -> float:
+        """Return the time that this share of the readings did not exceed."""
+        ordered = sorted(self.milliseconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-@contextmanager
-def agent(environment: dict[str, str], *, interval_s: float) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run an agent on a free port of the loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = int(reserved.getsockname()[1])
-    settings = {
-        "PATH": os.environ.get("PATH", ""),
-        "NODE_NAME": "bench",
-        "OPTIINFRA_AGENT_LISTEN_ADDRESS": "127.0.0.1",
-        "OPTIINFRA_AGENT_LISTEN_PORT": str(port),
-        "OPTIINFRA_AGENT_INTERVAL": str(interval_s),
-        "OPTIINFRA_AGENT_CONTAINERS_INTERVAL": str(2 * interval_s),
-        "OPTIINFRA_AGENT_POD_RESOURCES": "off",
-        "OPTIINFRA_AGENT_CGROUPS": "off",
-        **environment,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "optiinfra_agent"], env=settings, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    try:
-        yield process, port
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(timeout=10)
+Starter = Callable[[], AbstractContextManager[Program]]
 
 
-def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
-    """Read one page whole."""
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+def read_in_turns(wanted: Sequence[tuple[Program, str]], *, requests: int = REQUESTS) -> list[Page]:
+    """Read each page so often over a kept connection, in rounds of ten, as scrapers of several programs would."""
+    times: list[list[float]] = [[] for _ in wanted]
+    spent = [0.0 for _ in wanted]
+    sizes = [0 for _ in wanted]
+    connections = [http.client.HTTPConnection("127.0.0.1", program.port, timeout=10) for program, _ in wanted]
+    for _ in range(requests // 10):
+        for index, (program, path) in enumerate(wanted):
+            used = program.cpu_s()
+            for _ in range(10):
+                began = time.perf_counter()
+                status, body = get(connections[index], path)
+                times[index].append((time.perf_counter() - began) * 1000)
+                sizes[index] = len(body)
+                if status != http.HTTPStatus.OK:
+                    raise SystemExit(f"{path} of {program.process.args!r} answered {status}")
+            spent[index] += program.cpu_s() - used
+    for connection in connections:
+        connection.close()
+    return [Page(tuple(took), cpu / requests * 1000, size) for took, cpu, size in zip(times, spent, sizes, strict=True)]
 
 
-def wait_for_snapshot(process: subprocess.Popen[bytes], port: int) -> None:
-    """Return once a snapshot has been served."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise SystemExit(f"the agent ended with {process.returncode}")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            if get(connection, "/v1/snapshot")[0] == http.HTTPStatus.OK:
-                return
-        except OSError:
-            pass  # it does not listen yet
-        finally:
-            connection.close()
-        time.sleep(0.005)
-    raise SystemExit("the agent served no snapshot within 30 s")
-
-
-def start_time(environment: dict[str, str]) -> float:
-    """Return the median time from the creation of the process to the first served snapshot."""
-    times: list[float] = []
+def starts_in_turns(starters: dict[str, tuple[Starter, str]]) -> dict[str, tuple[float, float]]:
+    """Return each program's median time from its creation to the first page, and the CPU time spent by then, in s."""
+    took: dict[str, list[tuple[float, float]]] = {who: [] for who in starters}
     for _ in range(STARTS):
-        began = time.monotonic()
-        with agent(environment, interval_s=_INTERVAL_S) as (process, port):
-            wait_for_snapshot(process, port)
-            times.append(time.monotonic() - began)
-    return percentile(times, 0.5)
+        for who, (start, path) in starters.items():
+            began = time.monotonic()
+            with start() as program:
+                program.wait_for(path)
+                took[who].append((time.monotonic() - began, program.cpu_s()))
+    return {
+        who: (statistics.median(wall for wall, _ in both), statistics.median(cpu for _, cpu in both))
+        for who, both in took.items()
+    }
 
 
-def resident_mib(process: subprocess.Popen[bytes]) -> float:
-    """Return the resident memory of the process."""
-    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+def live_an_hour(node: dict[str, str]) -> Hour:
+    """Return what bench.agent_hour finds on a node."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.agent_hour"],
+        env={**settings(node, port=0, interval_s=INTERVAL_S), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=HOUR_TIMEOUT_S,
+    )
+    return Hour(**json.loads(done.stdout))
 
 
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """Return the CPU time the process has used."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def measure(nodes: dict[str, tuple[dict[str, str], int, int]], peer: Path | None) -> list[Figure]:
+    """Return every figure, of all programs in turns."""
+    starters: dict[str, tuple[Starter, str]] = {
+        who: (partial(agent, node, interval_s=INTERVAL_S), "/v1/snapshot") for who, (node, _, _) in nodes.items()
+    }
+    if peer is not None:
+        starters[PEER] = (partial(node_exporter, peer), "/metrics")
+    started = starts_in_turns(starters)
+    hours = {who: live_an_hour(node) for who, (node, _, _) in nodes.items()}
+    with contextlib.ExitStack() as stack:
+        # Collections as often as an agent can be told to, so that they and the readings meet.
+        programs = {who: stack.enter_context(agent(node, interval_s=1.0)) for who, (node, _, _) in nodes.items()}
+        if peer is not None:
+            programs[PEER] = stack.enter_context(node_exporter(peer))
+        wanted = [(who, path) for who in nodes for path in ("/metrics", "/v1/snapshot")]
+        wanted += [(PEER, "/metrics")] if peer is not None else []
+        for who, path in wanted:
+            programs[who].wait_for(path)
+        sizes = {who: check(programs[who], gpus=gpus, pods=pods) for who, (_, gpus, pods) in nodes.items()}
+        read = read_in_turns([(programs[who], path) for who, path in wanted])
+        pages = dict(zip(wanted, read, strict=True))
+        # The rest of an hour's scrapes, untimed.
+        read_in_turns([(programs[who], path) for who, path in wanted if path == "/metrics"], requests=HOUR * SCRAPES)
+        memory = {who: program.resident_mib() for who, program in programs.items()}
+    figures: list[Figure] = []
+    for who in programs:
+        figures += _of_program(
+            who, memory[who], started[who], {path: page for (one, path), page in pages.items() if one == who}
+        )
+        if who in hours:
+            figures += _of_agent(who, hours[who], sizes[who], pages[who, "/metrics"])
+        else:
+            share = pages[who, "/metrics"].cpu_ms / 1000 / INTERVAL_S * 100
+            figures.append(Figure(who, "CPU of one core at 15 s", share, "%"))
+    return figures
 
 
-def page_times(port: int, path: str) -> list[float]:
-    """Return how long each of many readings of a page took, in milliseconds."""
-    times: list[float] = []
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    for _ in range(REQUESTS):
-        began = time.perf_counter()
-        status, _body = get(connection, path)
-        times.append((time.perf_counter() - began) * 1000)
-        if status != http.HTTPStatus.OK:
-            raise SystemExit(f"{path} answered {status}")
-    connection.close()
-    return times
+def _of_program(who: str, memory: float, started: tuple[float, float], pages: dict[str, Page]) -> list[Figure]:
+    ours = who != PEER
 
+    def limit(needed: Needed) -> Needed | None:
+        return needed if ours else None
 
-def check(port: int, *, gpus: int, pods: int) -> bytes:
-    """End the measurement unless the agent really sees what it is meant to see; return its snapshot."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    body = get(connection, "/v1/snapshot")[1]
-    connection.close()
-    snapshot = json.loads(body)
-    seen = (len(snapshot["gpus"]), len(snapshot["pods"]), len(snapshot["allocations"]))
-    if seen != (gpus, pods, gpus if pods else 0):
-        raise SystemExit(f"the agent sees {seen} GPUs, pods and allocations: the figures would mean nothing")
-    return body
-
-
-def make_cgroups(root: Path) -> None:
-    """Write the cgroups (version 2, systemd) of a hundred pods, each with a container and its sandbox."""
-    root.mkdir()
-    (root / "cgroup.controllers").write_text("cpu memory\n", encoding="ascii")
-    for number in range(PODS):
-        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))).replace("-", "_")
-        group = root / "kubepods.slice" / "kubepods-burstable.slice" / f"kubepods-burstable-pod{uid}.slice"
-        for part, memory in (("engine", 1_234_567_890 + number * 98_765_432), ("pause", 500_000)):
-            name = hashlib.sha256(f"{number}{part}".encode()).hexdigest()
-            folder = group / f"cri-containerd-{name}.scope"
-            folder.mkdir(parents=True)
-            spent = 17 * memory % 999_999_999_999 if part == "engine" else 20_000
-            (folder / "cpu.stat").write_text(f"usage_usec {spent}\nuser_usec 1\n", encoding="ascii")
-            (folder / "memory.current").write_text(f"{memory}\n", encoding="ascii")
-            (folder / "memory.stat").write_text(f"anon 1\ninactive_file {memory // 7}\n", encoding="ascii")
-
-
-@contextmanager
-def kubelet(folder: Path, gpus: list[str]) -> Iterator[dict[str, str]]:
-    """Run a stand-in for the kubelet with a hundred pods, of which some hold the GPUs; yield the agent's settings."""
-    stub = Kubelet(folder)
-    holders = [pod(f"llama-3-70b-{index}", device(gpu, numa=[index % 2])) for index, gpu in enumerate(gpus)]
-    others = [pod(f"web-7c9d8f-{index:05}", namespace="shop", container="web") for index in range(PODS - len(gpus))]
-    stub.serve(*holders, *others, allocatable=[device(gpu) for gpu in gpus])
-    stub.start()
-    make_cgroups(folder / "cgroup")
-    try:
-        yield {
-            "OPTIINFRA_AGENT_POD_RESOURCES": str(stub.folder),
-            "OPTIINFRA_AGENT_CGROUPS": str(folder / "cgroup"),
-        }
-    finally:
-        stub.stop()
-
-
-def uuids_of(environment: dict[str, str]) -> list[str]:
-    """Return the GPUs that an agent sees."""
-    command = [sys.executable, "-m", "optiinfra_agent", "--once"]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
-    return [gpu["uuid"] for gpu in json.loads(done.stdout)["gpus"]]
-
-
-def memory_without_bytecode(environment: dict[str, str]) -> float:
-    """Return the resident memory where every module is parsed from its source at the start."""
-    with tempfile.TemporaryDirectory() as empty:
-        plain = {**environment, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": empty}
-        with agent(plain, interval_s=1.0) as (process, port):
-            wait_for_snapshot(process, port)
-            return resident_mib(process)
-
-
-def measure(environment: dict[str, str], *, gpus: int, pods: int) -> list[Figure]:
-    """Return every figure of one kind of node."""
-    started = start_time(environment)
-    # One collection a second, so that collections and readings meet; scaled to the usual interval for the CPU share.
-    with agent(environment, interval_s=1.0) as (process, port):
-        wait_for_snapshot(process, port)
-        body = check(port, gpus=gpus, pods=pods)
-        snapshot = percentile(page_times(port, "/v1/snapshot"), 0.95)
-        metrics = percentile(page_times(port, "/metrics"), 0.95)
-        used = cpu_seconds(process)
-        time.sleep(CPU_WINDOW_S)
-        share = (cpu_seconds(process) - used) / CPU_WINDOW_S / _INTERVAL_S * 100
-        memory = resident_mib(process)
-    return [
-        Figure(name="resident memory", value=memory, limit=LIMIT_MEMORY_MIB, unit="MiB"),
-        Figure(
-            name="resident memory, no bytecode",
-            value=memory_without_bytecode(environment),
-            limit=LIMIT_MEMORY_MIB,
-            unit="MiB",
-        ),
-        Figure(name=f"start to first snapshot, median of {STARTS}", value=started, limit=LIMIT_START_S, unit="s"),
-        Figure(name="/v1/snapshot, p95", value=snapshot, limit=LIMIT_PAGE_MS, unit="ms"),
-        Figure(name="/metrics, p95", value=metrics, limit=LIMIT_PAGE_MS, unit="ms"),
-        Figure(name="CPU of one core at 15 s", value=share, limit=LIMIT_CPU_PERCENT, unit="%"),
-        Figure(name="snapshot", value=len(body) / 1024, limit=LIMIT_SNAPSHOT_KIB, unit="KiB"),
-        Figure(name="snapshot, gzip", value=len(gzip.compress(body, 6)) / 1024, limit=LIMIT_ZIPPED_KIB, unit="KiB"),
+    figures = [
+        Figure(who, f"resident memory after {HOUR * SCRAPES:,} scrapes", memory, "MiB", limit(MEMORY)),
+        Figure(who, f"start to ready, median of {STARTS}", started[0], "s", limit(START)),
+        Figure(who, "CPU time of that start", started[1], "s"),
     ]
+    for path, page in pages.items():
+        figures += [
+            Figure(who, f"{path}, p50", page.percentile(0.5), "ms"),
+            Figure(who, f"{path}, p95", page.percentile(0.95), "ms", limit(PAGE)),
+            Figure(who, f"{path}, CPU of one reading", page.cpu_ms, "ms"),
+            Figure(who, f"{path}, size", page.size / 1024, "KiB", limit(SNAPSHOT) if path == "/v1/snapshot" else None),
+        ]
+    return figures
+
+
+def _of_agent(who: str, hour: Hour, snapshot: bytes, scrape: Page) -> list[Figure]:
+    share = (hour.collection_cpu_ms + scrape.cpu_ms) / 1000 / INTERVAL_S * 100
+    return [
+        Figure(who, "/v1/snapshot, gzip", len(gzip.compress(snapshot, 6)) / 1024, "KiB", PACKED),
+        Figure(who, "CPU of one collection", hour.collection_cpu_ms, "ms"),
+        Figure(who, "CPU of one core at 15 s", share, "%", CPU),
+        Figure(who, f"growth over {hour.passes:,} collections", hour.slope_mib_per_hour, "MiB/h", GROWTH),
+    ]
+
+
+def conditions(peer: Path | None) -> str:
+    """Return the date, the versions and the machine of a run."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "h11", "prometheus-client", "psutil"))
+    other = ""
+    if peer is not None:
+        answer = subprocess.run([peer, "--version"], capture_output=True, text=True, check=True, timeout=20)
+        other = f"; {(answer.stdout or answer.stderr).splitlines()[0].split(' (')[0]} of Debian"
+        other += f" (package {PACKAGES['prometheus-node-exporter'].version})" if "debian" in peer.parts else ""
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {packages}{other}; {os.cpu_count()} cores"
+        f" of {platform.machine()}, Linux {platform.release().split('-')[0]}, load {os.getloadavg()[0]:.1f} at the end."
+    )
 
 
 def main() -> int:
     """Measure, print the table, and return whether a limit was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--alone", action="store_true", help="leave node_exporter out")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page, docs/agent-costs.md")
     options = parser.parse_args()
-    measured: list[tuple[str, Figure]] = []
+    if options.alone and options.out:
+        parser.error("--out writes a comparison: leave --alone out")
+    try:
+        peer = None if options.alone else ensure_packaged("prometheus-node-exporter")
+    except BinaryError as error:
+        print(f"error: {error}; or pass --alone", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        nodes: list[tuple[str, dict[str, str], int, int]] = [("no driver", {}, 0, 0)]
+        nodes: dict[str, tuple[dict[str, str], int, int]] = {BARE: ({}, 0, 0)}
         if shutil.which("gcc"):
-            stub = Stub(library=build(Path(folder) / "nvml"), folder=Path(folder))
-            stub.rules("gpus 8", "value processes -1 4", "value utilization -1 73")
-            library = {name: value for name, value in stub.environment.items() if name != "NVML_STUB_CALLS"}
-            nodes.append(("8 GPUs (stub)", library, 8, 0))
-            pods = stack.enter_context(kubelet(Path(folder), uuids_of(library)))
-            nodes.append(("8 GPUs, 100 pods (stub)", library | pods, 8, PODS))
-        for node, environment, gpus, count in nodes:
-            measured += [(node, figure) for figure in measure(environment, gpus=gpus, pods=count)]
+            _, full = stack.enter_context(full_node(Path(folder)))
+            nodes[FULL] = (full, GPUS, PODS)
+        elif options.out:
+            parser.error("--out needs gcc, which builds the stub of the driver library")
+        figures = measure(nodes, peer)
     if options.json:
-        print(json.dumps([asdict(figure) | {"name": f"{node}: {figure.name}"} for node, figure in measured], indent=1))
+        rows = [asdict(figure) | {"name": f"{figure.who}: {figure.name}", "limit": figure.limit} for figure in figures]
+        print(json.dumps(rows, indent=1))
     else:
-        print(f"{'agent on a node with':25} {'figure':38} {'value':>10} {'limit':>8}")
-        for node, figure in measured:
-            mark = "" if figure.holds else "  MISSED"
-            print(f"{node:25} {figure.name:38} {figure.value:7.2f} {figure.unit:3}{figure.limit:7g}{mark}")
-    return 0 if all(figure.holds for _, figure in measured) else 1
+        print(conditions(peer))
+        print_table(figures)
+    if options.out:
+        options.out.write_text(document(figures, told=conditions(peer)), encoding="utf-8")
+    return 0 if all(figure.holds for figure in figures) else 1
 
 
 if __name__ == "__main__":
