@@ -102,7 +102,6 @@ def test_what_is_left_after_churn_fits_too_and_the_budget_of_moves_holds(tmp_pat
     assert 0.0 < found["moves_per_pod"] <= 0.06
     assert found["churn"]["hours"] == 8
     assert found["churn"]["arrived"] > 100
-    assert found["active_gpu_utilization"] > 0.9
     quiet = run(*arguments[:-1], "0", pods=pods)
     assert quiet["moves"] == 0
     assert quiet["active_gpu_utilization"] < found["active_gpu_utilization"]
