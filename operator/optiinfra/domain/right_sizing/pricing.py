@@ -50,7 +50,7 @@ def choose(curves: Curves, *, allowed: float, most: float) -> IntArray:
     low, high = _LOW, _HIGH
     for _ in range(_STEPS):
         price = (low * high) ** 0.5
-        if float(curves.harm[rows, at(price)].mean()) > allowed:
+        if float(curves.harm[rows, at(price)].sum()) > allowed * len(rows):
             low = price
         else:
             high = price
