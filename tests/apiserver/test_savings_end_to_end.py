@@ -282,9 +282,13 @@ def test_a_ledger_that_only_grows_with_time_writes_nothing(scene):
     namespace = scene.made["a"]
     up_to_date(scene)
     time.sleep(2.0)
-    before = scene.status(namespace)["lastRound"]["id"]
+    before = scene.status(namespace)
     time.sleep(8.0)
-    assert scene.status(namespace)["lastRound"]["id"] == before
+    after = scene.status(namespace)
+    if after["lastRound"] != before["lastRound"]:
+        # Somebody else's news (a slow page on a busy machine) may have been written; hours alone are none.
+        changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        assert changed - {"lastRound", "savings"}, "the ledger alone was written"
 
 
 def test_what_is_taken_back_ends_and_the_money_with_its_node(scene):
