@@ -1,9 +1,9 @@
 """Estimates for a fleet of containers at once: curves, then prices, then what earlier advice came to.
 
 The containers of one call learn together how far the curves can be trusted and share one price of harm (of each two
-thousand, where they are more); one container alone is a fleet of one. Time and memory grow with the containers of a call, about a hundred microseconds each. It is
-deterministic, changes no history, and says `Unknown` where nothing was measured, where it is too old, or where a clock
-stands ahead of `now`.
+thousand, where they are more); one container alone is a fleet of one. Time grows with the containers of a call, about a
+hundred microseconds each. It is deterministic, changes no history, and says `Unknown` where nothing was measured, where
+it is too old, or where a clock stands ahead of `now`.
 """
 
 from collections.abc import Sequence
