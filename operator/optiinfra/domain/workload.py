@@ -75,7 +75,8 @@ class PodFacts:
     containers: tuple[ContainerFacts, ...] = ()
     restarts: int = 0
     blockers: tuple[str, ...] = ()
-    """Reasons why consolidation must not move it: "BarePod", "LocalStorage", "DoNotDisrupt", "DaemonSet", "PDB"."""
+    """Reasons why consolidation must not move it: "DaemonSet" (it ends with its node), "BarePod", "BatchJob",
+    "LocalStorage", "LocalVolume", "UnknownVolume", "DoNotDisrupt". Disruption budgets are asked apart."""
     cpu_request_cores: float = 0.0
     memory_request_bytes: float = 0.0
     namespace: str = ""
