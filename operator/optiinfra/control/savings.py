@@ -5,6 +5,7 @@ oldest ClusterResourceOptimization keeps the cluster's: without one, or without 
 are counted and no money is.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,10 +83,30 @@ class SavingsBooks:
     _potential: dict[ObjectKey, tuple[float | None, float, str]] = field(default_factory=dict)
     _counted_at: float = float("-inf")
 
-    def observe(self, work: Work) -> None:
-        """Bring the books up to date with a round, and put what the status is to show into its work."""
-        cluster = self._of_cluster(work)
-        if cluster is not None:
+    async def observe(self, work: Work) -> None:
+        """Bring the books up to date with a round, and put what the status is to show into its work.
+
+        Books that fail stop no status: those of before are shown then.
+        """
+        try:
+            # The registry belongs to the event loop; the rest may take long and needs nothing of it.
+            self._open(work)
+            await asyncio.to_thread(self.bring_up, work)
+        except Exception as error:  # noqa: BLE001  one part must not end the round; it is logged with its traceback
+            metrics.OBJECT_FAILURES.labels("savings", type(error).__name__).inc()
+            _LOG.exception("the savings ledgers were not brought up to date", extra={"round": work.round_id})
+
+    def _open(self, work: Work) -> None:
+        """Open the books of the cluster, and of every object before nodes are shared out among them."""
+        self._of_cluster(work)
+        if self._cluster is not None and self._due(self._cluster, work):
+            for key, obj in self.registry.services():
+                self._of(key, obj, work.at)
+
+    def bring_up(self, work: Work) -> None:
+        """Do the reckoning, in a thread of its own."""
+        cluster = self._cluster
+        if cluster is not None and self._due(cluster, work):
             self._nodes(cluster, work)
         accruals: list[Accrual] = []
         for service in work.services:
@@ -95,8 +116,8 @@ class SavingsBooks:
             cluster.ledger = absorb(cluster.ledger, accruals)
         _count_hours(accruals)
         for item in work.clusters:
-            if self._cluster is not None and item.key == self._cluster.key:
-                item.ledger = self._cluster_status(self._cluster, work)
+            if cluster is not None and item.key == cluster.key:
+                item.ledger = self._cluster_status(cluster, work)
         if self.clock() - self._counted_at >= COUNT_INTERVAL:
             self._counted_at = self.clock()
             self._count()
@@ -121,7 +142,7 @@ class SavingsBooks:
         metrics.SAVINGS_OPEN.clear()
         money: dict[tuple[str, str], float] = {}
         gpus: dict[str, float] = {}
-        for key, (per_month, freed, currency) in self._potential.items():
+        for key, (per_month, freed, currency) in tuple(self._potential.items()):
             gpus[key.kind] = gpus.get(key.kind, 0.0) + freed
             if per_month is not None:
                 money[key.kind, currency] = money.get((key.kind, currency), 0.0) + per_month
@@ -130,7 +151,7 @@ class SavingsBooks:
         for kind in ("ResourceOptimization", "ClusterResourceOptimization"):
             metrics.SAVINGS_POTENTIAL_GPUS.labels(kind).set(gpus.get(kind, 0.0))
         entries: dict[tuple[str, str], int] = {}
-        for kept in self._kept.values():
+        for kept in tuple(self._kept.values()):
             for entry in kept.ledger.entries:
                 label = str(entry.cause), str(entry.basis)
                 entries[label] = entries.get(label, 0) + 1
@@ -147,28 +168,26 @@ class SavingsBooks:
             kept = self._kept[key] = _Kept(obj.metadata.uid, ledger, _claims(key, ledger))
         return kept
 
-    def _of_cluster(self, work: Work) -> _ClusterKept | None:
+    def _of_cluster(self, work: Work) -> None:
         first = next(iter(self.registry.clusters()), None)
         if first is None:
             self._cluster = None
-            return None
+            return
         key, obj = first
         if self._cluster is None or (self._cluster.key, self._cluster.uid) != (key, obj.metadata.uid):
             before = cluster_ledger_from(obj.status.savings) if obj.status.savings is not None else None
             opening = ClusterLedger.opening(work.at, currency=str(obj.spec.currency))
             self._cluster = _ClusterKept(key, obj.metadata.uid, before or opening)
-        return self._cluster
+
+    def _due(self, kept: _ClusterKept, work: Work) -> bool:
+        fresh = kept.watched_at is None or self.clock() - kept.watched_at >= NODE_INTERVAL
+        return bool(work.nodes) and (fresh or kept.shapes.keys() != work.nodes.keys())
 
     def _nodes(self, kept: _ClusterKept, work: Work) -> None:
         """Count nodes, and let go and come what did."""
-        now = self.clock()
-        fresh = kept.watched_at is None or now - kept.watched_at >= NODE_INTERVAL
-        if not work.nodes or not (fresh or kept.shapes.keys() != work.nodes.keys()):
-            return
-        for key, service in self.registry.services():
-            self._of(key, service, work.at)  # whose share of a node is it, if its books were not opened yet?
-        obj = self.registry.get(kept.key)
-        assert isinstance(obj, ClusterResourceOptimization)
+        now, obj = self.clock(), self.registry.get(kept.key)
+        if not isinstance(obj, ClusterResourceOptimization):
+            return  # it was deleted a moment ago
         if not {str(pool.name) for pool in obj.spec.pools} <= work.prices.keys():
             return  # the round began before these pools were known: its nodes are in none of them
         shapes = shapes_of(work.nodes, before=kept.shapes, books=kept.ledger.nodes)
@@ -189,7 +208,7 @@ class SavingsBooks:
                 bought_hours=kept.bought_hours,
                 allocated=allocated(work.nodes, shapes, kept.held),
                 terms=terms_of(shapes, obj),
-                claims=tuple(claim for item in self._kept.values() for claim in item.claims),
+                claims=tuple(claim for item in tuple(self._kept.values()) for claim in item.claims),
                 elapsed=None if kept.watched_at is None else Seconds(now - kept.watched_at),
                 currency=str(obj.spec.currency),
             ),
@@ -261,7 +280,7 @@ class SavingsBooks:
         unknown = self._no_money(work)
         rates = [
             rate
-            for key, item in self._kept.items()
+            for key, item in tuple(self._kept.items())
             for entry in item.ledger.entries
             if entry.cause in CLAIMED
             for rate in kept.ledger.rates_of(owner_of(key)).get(entry.id, ())
@@ -270,7 +289,7 @@ class SavingsBooks:
         measured = sum(rate.per_hour for rate in rates if rate.basis is Basis.MEASURED)
         measured += _adopted_per_hour(kept.ledger, work.at)
         counter = sum(rate.per_hour for rate in rates if rate.basis is Basis.COUNTERFACTUAL)
-        return cluster_ledger_fields(kept.ledger, (item.ledger for item in self._kept.values())).model_copy(
+        return cluster_ledger_fields(kept.ledger, [item.ledger for item in tuple(self._kept.values())]).model_copy(
             update={
                 "per_month_realised": None if unknown else round(measured * HOURS_PER_MONTH, 2),
                 "per_month_counterfactual": None if unknown else round(counter * HOURS_PER_MONTH, 2),

@@ -107,7 +107,7 @@ class Steps:
 
     async def report(self, work: Work, /) -> Work:
         """Bring the savings ledgers up to date, and write what changed."""
-        await asyncio.to_thread(self.savings.observe, work)
+        await self.savings.observe(work)
         slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
         news: list[_News] = []
 

@@ -1,5 +1,6 @@
 """The books of a running operator: who changed what, nodes that go later, a new leader, and metrics."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -140,7 +141,7 @@ class World:
         work = Work("r", UnixTime(self.at), (KEY, CLUSTER), nodes=seen, services=[service], clusters=cluster)
         work.prices = self.pools
         work.node_prices = {name: self.prices.get(name, price(name)) for name in self.nodes}
-        self.books.observe(work)
+        asyncio.run(self.books.observe(work))
         return service.ledger, (cluster[0].ledger if cluster else None)
 
     def rounds(self, seconds, replicas, **more):
@@ -319,6 +320,19 @@ def test_books_that_could_not_be_brought_up_to_date_are_kept():
     assert status.savings.bases == ledger.bases
 
 
+async def test_books_that_fail_stop_no_round(monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ZeroDivisionError("a mistake in the books")
+
+    monkeypatch.setattr("optiinfra.control.savings.watch_nodes", broken)
+    registry = Registry()
+    registry.upsert("ClusterResourceOptimization", cro_body())
+    work = Work("r", NOW, (), nodes={"n1": node("n1")}, prices={"": PriceList()})
+    await SavingsBooks(registry=registry, clock=lambda: 0.0).observe(work)
+    assert "not brought up to date" in caplog.text
+    assert metrics.OBJECT_FAILURES.labels("savings", "ZeroDivisionError")._value.get() == 1.0
+
+
 def test_replicas_that_a_person_set_as_recommended_are_adopted():
     world = World()
     world.round(8)
@@ -447,7 +461,7 @@ def test_a_round_of_a_fleet_is_soon_accounted_for():
             services.append(service)
         work = Work("r", UnixTime(NOW + at), (), nodes={"n1": node("n1")}, services=services)
         work.prices = {"": PriceList()}
-        books.observe(work)
+        asyncio.run(books.observe(work))
     assert all(service.problem is None for service in services)
     assert all(service.ledger.entries[0].amount == 2 for service in services)
 
