@@ -145,12 +145,11 @@ class Full:
             self._part[rule, load, moves] = found
 
 
-def section(judged: tables.Judged, *, seeds: int) -> str:
+def section(judged: tables.Judged) -> str:
     """Return the generated part of the document."""
     head = (
         f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, numpy {np.__version__}. Full load: means "
-        f"of {seeds} seeds from {runs.SEEDS[0]} on lists whose figures were published, of {max(1, seeds // 2)} on the "
-        f"others; part load: seed {PART_SEEDS[0]}. `-`: not played."
+        f"of the seeds from {runs.SEEDS[0]} on, how many in brackets; part load: seed {PART_SEEDS[0]}. `-`: not played."
     )
     return "\n".join([BEGIN, "", head, "", tables.document(judged), END])
 
@@ -190,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         judged = Full(options.traces, kept, only=options.only, seeds=options.seeds).judged()
     except (OptiInfraError, FileNotFoundError) as error:
         parser.error(str(error))
-    text = section(judged, seeds=options.seeds)
+    text = section(judged)
     if options.docs:
         rewrite(DOCUMENT, text)
     print(text)

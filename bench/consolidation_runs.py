@@ -37,6 +37,8 @@ class Full:
     end: float
     seconds: float
     """CPU of one run."""
+    seeds: int
+    """Runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def full_load(nodes: Sequence[Node], pods: Sequence[Arrival], *, rule: str, seed
         seconds += replayed.cpu_s / len(seeds)
         found.append((replayed.filled.allocated_at_100 or 0.0, replayed.filled.allocated_end))
     at_100, end = np.mean(found, axis=0)
-    return Full(100.0 * float(at_100), 100.0 * float(end), seconds)
+    return Full(100.0 * float(at_100), 100.0 * float(end), seconds, len(seeds))
 
 
 def part_load(

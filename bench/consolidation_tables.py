@@ -68,7 +68,7 @@ def document(judged: Judged) -> str:
             "",
             "## Full load",
             "",
-            "Percent of all GPUs allocated when the arrivals ask for all of them / at the end (130 %).",
+            "Percent of all GPUs allocated when 100 % was asked for / at the end (130 %), and of how many seeds.",
             "",
             by_list(judged),
             "",
@@ -176,7 +176,7 @@ def size(large: Large | None) -> str:
 
 
 def _cell(one: Full | None) -> str:
-    return "-" if one is None else f"{one.at_100:.2f} / {one.end:.2f}"
+    return "-" if one is None else f"{one.at_100:.2f} / {one.end:.2f} ({one.seeds})"
 
 
 def _pair(published: tuple[float, float] | None) -> str:
