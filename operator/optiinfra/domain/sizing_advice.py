@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from optiinfra.domain import pod_shape, resource_patch
+from optiinfra.domain.container_kinds import ContainerNature
 from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal, Savings
 from optiinfra.domain.pod_shape import QosClass, Resource, limit_of, request_of
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.right_sizing import ContainerEstimate, SizingReason
-from optiinfra.domain.sizing_plan import Change, SizingCase, change_of, weighs_most
+from optiinfra.domain.sizing_plan import Change, SizingCase, change_of, nature_of, weighs_most
 from optiinfra.domain.sizing_words import amount
 from optiinfra.domain.units import Ratio, Seconds
 from optiinfra.domain.workload import ContainerFacts
@@ -43,8 +44,9 @@ def advise(
     for container in case.shape.running:
         estimate = estimates.get(container.name, Unknown(UnknownReason.NOT_MEASURED, "no use was measured"))
         known = known_for.get(container.name, Seconds(0.0))
+        nature = nature_of(case, container)
         for resource in Resource:
-            found = _change(case, container, resource, estimate, known=known)
+            found = _change(case, container, nature, resource, estimate, known=known)
             if isinstance(found, Change):
                 changes.append(found)
             else:
@@ -70,6 +72,7 @@ def _place(answer: Proposal | Refusal, order: Mapping[str, int]) -> tuple[int, i
 def _change(
     case: SizingCase,
     container: ContainerFacts,
+    nature: ContainerNature,
     resource: Resource,
     estimate: ContainerEstimate | Unknown,
     *,
@@ -84,7 +87,7 @@ def _change(
     if known < LEAST_HISTORY:
         text = f"{where}: use is known for {known:.0f} s, {LEAST_HISTORY:.0f} s are needed"
         return Refusal(_RESOURCES, str(UnknownReason.TOO_FEW_SAMPLES), text)
-    return change_of(case, container, resource, own)
+    return change_of(case, container, nature, resource, own)
 
 
 def _proposal(case: SizingCase, change: Change) -> Proposal:

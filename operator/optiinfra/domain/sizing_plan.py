@@ -70,8 +70,9 @@ class Change:
     nature: ContainerNature
     resource: Resource
     estimate: SizingEstimate
+    current: float | None
+    """Request now, cores or bytes; None where there is none."""
     request: float
-    """Cores or bytes."""
     limit: float | None
     """None: the limit stays as it is."""
     after: PodShape
@@ -83,26 +84,28 @@ class Change:
     notes: tuple[str, ...] = ()
 
     @property
-    def current(self) -> float | None:
-        """Request now; None where there is none."""
-        value = request_of(self.container, self.resource)
-        return None if isinstance(value, Unknown) else value
-
-    @property
     def limit_only(self) -> bool:
         """Whether the request is well and only the limit has to rise."""
         return self.current is not None and _small(self.request, self.current) and self.limit is not None
 
 
+def nature_of(case: SizingCase, container: ContainerFacts) -> ContainerNature:
+    """Say what a container is, among those that run beside it."""
+    others = [one for one in case.shape.running if one.name != container.name]
+    return recognise(container, others=others, engine=case.engine)
+
+
 def change_of(
-    case: SizingCase, container: ContainerFacts, resource: Resource, estimate: SizingEstimate
+    case: SizingCase,
+    container: ContainerFacts,
+    nature: ContainerNature,
+    resource: Resource,
+    estimate: SizingEstimate,
 ) -> Change | Refusal:
     """Return what to change, or why nothing is."""
     where = f"containers[{container.name}].requests.{resource}"
     if (why := _set_by_others(case, container, resource)) is not None:
         return Refusal(_RESOURCES, why[0], f"{where}: {why[1]}")
-    others = [one for one in case.shape.running if one.name != container.name]
-    nature = recognise(container, others=others, engine=case.engine)
     current = _known(request_of(container, resource))
     target, notes = _steady(case, container, resource, estimate), list[str]()
     if resource is Resource.MEMORY:
@@ -120,7 +123,9 @@ def change_of(
     after = pod_shape.changed(case.shape, container.name, resource, request=request, limit=limit)
     pairs, unpaired = _pairs(case, container.name, resource, after)
     then = pod_shape.qos_class(after)
-    return Change(container, nature, resource, estimate, request, limit, after, then, pairs, unpaired, tuple(notes))
+    return Change(
+        container, nature, resource, estimate, current, request, limit, after, then, pairs, unpaired, tuple(notes)
+    )
 
 
 def _set_by_others(case: SizingCase, container: ContainerFacts, resource: Resource) -> tuple[str, str] | None:
