@@ -151,7 +151,7 @@ class _Planner:
         """Leave the room that waiting pods would take: consolidation never takes a place from those who need it."""
         for pod in self._waiting:
             request = self._room.request(pod)
-            allowed = self._allowed(pod, self._terrain.own_rules(pod))
+            allowed = self._allowed(pod, self._terrain.own_rules(pod), certain=False)
             nominated = self._terrain.index.get(pod.nominated)
             if nominated is not None:
                 self._receives[nominated] = "a pod that preempts others is to start here"
@@ -164,9 +164,9 @@ class _Planner:
             self._receives[choice.node] = f"waiting pod {name} can start here"
             self._reserved[name] = self._nodes[choice.node].name
 
-    def _allowed(self, pod: PodFacts, rules: BoolArray) -> BoolArray:
+    def _allowed(self, pod: PodFacts, rules: BoolArray, *, certain: bool = True) -> BoolArray:
         allowed = self._open & rules
-        named = self._room.has_named(pod)
+        named = self._room.has_named(pod, certain=certain)
         if named is not None:
             allowed &= named
         near = self._neighbours.allowed(pod, self._emptied)

@@ -138,13 +138,16 @@ class Room:
         for row, amount in place.named:
             self._free[row, place.placement.node] -= amount
 
-    def has_named(self, pod: PodFacts) -> BoolArray | None:
-        """Nodes with enough of the named resources; None where the pod asks for none."""
+    def has_named(self, pod: PodFacts, *, certain: bool = True) -> BoolArray | None:
+        """Nodes with enough of the named resources; None where the pod asks for none.
+
+        `certain` leaves out nodes on which nobody knows which GPUs are shared by whom.
+        """
         found: BoolArray | None = None
         for row, amount in self._named(pod):
             enough: BoolArray = self._free[row] >= amount - _ROUNDING
             found = enough if found is None else found & enough
-        if self.request(pod).shares and self.unknown_shares.any():
+        if certain and self.request(pod).shares and self.unknown_shares.any():
             found = ~self.unknown_shares if found is None else found & ~self.unknown_shares
         return found
 
