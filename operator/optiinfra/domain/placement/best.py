@@ -9,8 +9,8 @@ go. CPU and memory are counted in fractions of a pod there, so that a node is no
 A kind weighs by how often it comes, over the root of its GPUs: weighed by GPUs, shares would be scattered, and counted
 as pods, eight free GPUs would be given to eight small ones. A kind that only some GPU models can take weighs more, by
 the share of the GPUs that it may use: what is scarce is kept for those who have no choice. Where nodes that stay empty
-can be given back, opening one has a price: a pod joins a node in use although it spoils a little there. Ties go to the
-tightest node.
+can be given back (`giving_back`), opening one has a price: a pod joins a node in use although it spoils a little there;
+and a kind weighs by its count alone, for there is room for all. Ties go to the tightest node.
 """
 
 from typing import Final
@@ -24,6 +24,8 @@ from optiinfra.domain.placement.request import WHOLE_GPU, Request
 
 NEXT_POD: Final = 0.5
 """Weight of what the next pod could use; the rest is for filling up. Flat between 0.3 and 0.8."""
+ROOT_OF_SIZE: Final = -0.5
+"""Power of a kind's GPUs in its weight where pods compete for room; 0 where there is room for all of them."""
 OPENING: Final = 20.0
 """Price of opening an empty node where empty ones can be given back: thousandths of a GPU for each of its GPUs."""
 _ALMOST_ONE: Final = 1.0 - 1e-9
@@ -39,8 +41,10 @@ class BestRule:
 
     keys: Final = 4
 
-    def __init__(self, cluster: Cluster, demand: Demand, *, opening: float = 0.0) -> None:
-        self._worth = Worth(cluster, demand)
+    def __init__(
+        self, cluster: Cluster, demand: Demand, *, opening: float = 0.0, size_power: float = ROOT_OF_SIZE
+    ) -> None:
+        self._worth = Worth(cluster, demand, size_power=size_power)
         self._opening = opening
         self._before = np.zeros(len(cluster))
         self._position = -1
@@ -107,7 +111,7 @@ class Worth:
     of a node, and how much of them (thousandths) is on devices with enough left for one.
     """
 
-    def __init__(self, cluster: Cluster, demand: Demand) -> None:
+    def __init__(self, cluster: Cluster, demand: Demand, *, size_power: float) -> None:
         kinds = [(request, weight) for request, weight in demand.kinds if request.gpus]
         shares = sorted({request.gpu_milli for request, _ in kinds})
         needs = sorted({(request.gpu_milli, request.gpus) for request, _ in kinds})
@@ -122,7 +126,7 @@ class Worth:
         )
         self._per_cpu: Final = np.array([1.0 / max(1, request.cpu_milli) for request, _ in kinds])
         self._per_memory: Final = np.array([1.0 / max(1, request.memory_bytes) for request, _ in kinds])
-        weights = _weights(cluster, kinds)
+        weights = _weights(cluster, kinds, size_power)
         size = np.array([request.total_gpu_milli for request, _ in kinds], dtype=np.float64)
         self._filling: Final = (1.0 - NEXT_POD) * weights * size
         self._next: Final = NEXT_POD * weights
@@ -160,8 +164,8 @@ class Worth:
         return found
 
 
-def _weights(cluster: Cluster, kinds: list[tuple[Request, int]]) -> FloatArray:
-    """models, kinds: share of the pods, over the share of GPUs that will do and the root of the GPUs asked for.
+def _weights(cluster: Cluster, kinds: list[tuple[Request, int]], size_power: float) -> FloatArray:
+    """models, kinds: share of the pods, over the share of GPUs that will do, times a power of the GPUs asked for.
 
     0 where the model will not do.
     """
@@ -172,10 +176,10 @@ def _weights(cluster: Cluster, kinds: list[tuple[Request, int]]) -> FloatArray:
         will_do = np.array([not request.gpu_models or model in request.gpu_models for model in cluster.models])
         share = gpus[will_do].sum() / max(1.0, gpus.sum())
         if share > 0.0:
-            weights[will_do, column] = weight / total / share / np.sqrt(request.total_gpu_milli / WHOLE_GPU)
+            weights[will_do, column] = weight / total / share * (request.total_gpu_milli / WHOLE_GPU) ** size_power
     return weights
 
 
 def giving_back(cluster: Cluster, demand: Demand) -> BestRule:
     """Return the rule for clusters whose empty nodes can be given back."""
-    return BestRule(cluster, demand, opening=OPENING)
+    return BestRule(cluster, demand, opening=OPENING, size_power=0.0)

@@ -67,7 +67,8 @@ def churn(
     moves = emptied = arrived = dropped = 0
     for hour in range(hours):
         came, lost = run.hour(hour)
-        budget += moves_per_pod * came
+        # What the warm-up did not use is not carried over: the counted moves stay within the counted arrivals.
+        budget = moves_per_pod * came + (0.0 if hour == warm_up else budget)
         active = active_utilization(scheduler.cluster)
         done = drain(scheduler.placer, residents, budget=int(budget))
         budget -= done.moves
