@@ -96,8 +96,14 @@ def fleet_verdicts(nodes: Collection[NodeFacts], watch: Watch, memory: IdleMemor
         if node.agent or node.gpus
     }
     seen: dict[tuple[str, str], _Seen] = {}
+    known: dict[str, list[str]] = {}
+    for name, uuid in memory.known():
+        known.setdefault(name, []).append(uuid)
     for node, readings in shown.values():
-        for reading in readings:
+        # Older readings are looked at only where the newest one lacks a GPU that was there.
+        newest = {gpu.uuid for gpu in readings[-1].gpus} if readings else set()
+        whole = node.name in known and newest.issuperset(known[node.name])
+        for reading in readings[-1:] if whole else readings:
             for gpu in reading.gpus:
                 seen[node.name, gpu.uuid] = _Seen(gpu, reading.time)
     _restart_clocks(shown.values(), memory)
@@ -105,10 +111,14 @@ def fleet_verdicts(nodes: Collection[NodeFacts], watch: Watch, memory: IdleMemor
     _forget(seen, {node.name for node in nodes}, watch.now, memory)
     keys = sorted(seen)
     judged = memory.judge(np.array([memory.column(*key) for key in keys], dtype=np.intp))
+    latest = {
+        name: gpus.latest(node, now=watch.now, window=watch.window, stale_after=watch.stale_after)
+        for name, (node, _) in shown.items()
+    }
     found: dict[str, list[GpuVerdict]] = {node.name: [] for node in nodes}
     for place, key in enumerate(keys):
         node, _ = shown[key[0]]
-        found[key[0]].append(_Judge(node, seen[key], watch, judged, place).verdict())
+        found[key[0]].append(_Judge(node, seen[key], watch, judged, place).verdict(latest[key[0]]))
     return {name: tuple(several) for name, several in found.items()}
 
 
@@ -124,9 +134,8 @@ def feed(shown: Iterable[tuple[NodeFacts, Sequence[AgentReading]]], watch: Watch
     """Put every reading that is newer than the last into the memory: the n-th new reading of all nodes at once."""
     waiting = []
     for node, readings in shown:
-        last = max(
-            (_or_never(memory.last_time(node.name, gpu.uuid)) for one in readings for gpu in one.gpus), default=0
-        )
+        newest = readings[-1].gpus if readings else ()
+        last = max((_or_never(memory.last_time(node.name, gpu.uuid)) for gpu in newest), default=-math.inf)
         fresh = [(node, one, before) for before, one in _pairs(readings) if one.time > last]
         if fresh:
             waiting.append(fresh)
@@ -258,12 +267,9 @@ class _Judge:
     judged: Judged
     place: int
 
-    def verdict(self) -> GpuVerdict:
-        """Decide the state."""
+    def verdict(self, latest: AgentReading | Unknown) -> GpuVerdict:
+        """Decide the state; `latest` is the newest reading of the node's agent."""
         uuid = self.seen.gpu.uuid
-        latest = gpus.latest(
-            self.node, now=self.watch.now, window=self.watch.window, stale_after=self.watch.stale_after
-        )
         if isinstance(latest, Unknown):
             return self._unknown("NoFreshReading", f"its agent's reading is {latest}")
         if self.seen.time < latest.time:
