@@ -1,4 +1,4 @@
-"""The listening side: the socket, uvicorn's settings, and bounds on connections that uvicorn does not have.
+"""The server: uvicorn's settings, and bounds on connections that uvicorn does not have.
 
 uvicorn starts no timer for a client that connects and stays silent, and its concurrency limit answers 503 to
 everybody, the kubelet included, once enough of them are there. So a connection has a total time between two finished
@@ -13,38 +13,14 @@ import uvicorn
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from optiinfra_agent.errors import ListenError
 from optiinfra_agent.server import CERTIFIED, Application
-from optiinfra_agent.settings import Settings
+from optiinfra_agent.stop import Stop
 from optiinfra_agent.tls import Tls
 
 _KEEP_ALIVE_S = 20  # longer than a usual scrape interval, so that scrapers keep their connection
 REQUEST_S = 25.0
 _HEADERS_LIMIT = 16 * 1024
-_BACKLOG = 128
 _GRACE_S = 1
-
-
-def open_socket(settings: Settings) -> socket.socket:
-    """Listen already before anything else starts: early clients wait in the backlog instead of being refused."""
-    family = socket.AF_INET6 if ":" in settings.listen_address else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            (settings.listen_address, settings.listen_port),
-            family=family,
-            backlog=_BACKLOG,
-            dualstack_ipv6=settings.listen_address == "::",
-        )
-    except (OSError, ValueError) as error:
-        raise ListenError(
-            f"cannot listen on {settings.listen_address} port {settings.listen_port}: {error};"
-            " free the port or change OPTIINFRA_AGENT_LISTEN_PORT"
-        ) from error
-    # asyncio sets this only on sockets whose protocol number says TCP, and create_server leaves that number at 0.
-    # Without it an answer of two small packets waits 40 ms for the reader's acknowledgement (measured).
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setblocking(False)  # noqa: FBT003 - the parameter has no name
-    return listener
 
 
 def make_server(
@@ -128,3 +104,13 @@ class BoundedProtocol(H11Protocol):
         self.since = self.loop.time()
         # Abort, not close: close waits for a client that does not read.
         self._deadline = self.loop.call_later(self.request_s, self.transport.abort)
+
+
+async def serve(
+    application: Application, *, listener: socket.socket, connections: int, tls: Tls | None, stop: Stop
+) -> None:
+    """Serve the pages until a signal ends them."""
+    server = make_server(application, connections=connections, tls=tls)
+    stop.attach(server)
+    if not stop.requested:
+        await server.serve(sockets=[listener])

@@ -7,30 +7,26 @@ down at the end: it may hang, and the kernel closes it with the process anyway.
 """
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import FrameType
+from typing import TYPE_CHECKING
 
-import uvicorn
-
-from optiinfra_agent import __version__, health
+from optiinfra_agent import __version__
 from optiinfra_agent.collection import Collection
 from optiinfra_agent.errors import AgentError, SettingsError
-from optiinfra_agent.listener import make_server, open_socket
 from optiinfra_agent.logs import set_up_logs
 from optiinfra_agent.podresources import PodResources
-from optiinfra_agent.registration import Registration
-from optiinfra_agent.server import Application, TokenFile
 from optiinfra_agent.settings import Settings, describe, read_settings, unknown_variables
-from optiinfra_agent.tls import Tls
-from optiinfra_agent.traffic import Traffic
+from optiinfra_agent.sockets import open_socket
+from optiinfra_agent.stop import Stop
+
+if TYPE_CHECKING:
+    from optiinfra_agent.tls import Tls
 
 log = logging.getLogger("optiinfra_agent")
 
@@ -86,14 +82,23 @@ def _pod(settings: Settings, which: str) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    stop = _Stop()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    tls = Tls.of(settings)
+    tls = _tls(settings)
     with open_socket(settings) as listener:
         port = listener.getsockname()[1]
         collection = Collection(settings)
         collection.start()
+        # From here on the driver and the kubelet are waited for; half of what the agent loads is loaded meanwhile.
+        import asyncio  # noqa: PLC0415
+
+        from optiinfra_agent import health  # noqa: PLC0415
+        from optiinfra_agent.listener import serve  # noqa: PLC0415
+        from optiinfra_agent.registration import Registration  # noqa: PLC0415
+        from optiinfra_agent.server import Application, TokenFile  # noqa: PLC0415
+        from optiinfra_agent.traffic import Traffic  # noqa: PLC0415
+
         traffic = Traffic()
         registration = Registration(
             settings,
@@ -108,35 +113,16 @@ def _serve(settings: Settings) -> int:
         )
         fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
         log.info("the agent listens", extra={"fields": fields})
-        asyncio.run(_pages(application, settings, listener, stop, tls))
+        asyncio.run(serve(application, listener=listener, connections=settings.connections, tls=tls, stop=stop))
     registration.stop()
     collection.stop()
     log.info("the agent has ended")
     return 0
 
 
-class _Stop:
-    """Takes SIGTERM and SIGINT before and after uvicorn does.
+def _tls(settings: Settings) -> "Tls | None":
+    if settings.tls_certificate_file is None:
+        return None
+    from optiinfra_agent.tls import Tls  # noqa: PLC0415 - plain HTTP needs none of it
 
-    uvicorn takes them while it serves, ends the pages and then raises them again: without a handler of our own that
-    second time would end the process before the agent has left the orchestrator. And a signal that comes before
-    uvicorn listens to it must not be lost.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.server: uvicorn.Server | None = None
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        if self.server is not None:
-            self.server.should_exit = True
-
-
-async def _pages(
-    application: Application, settings: Settings, listener: socket.socket, stop: _Stop, tls: Tls | None
-) -> None:
-    server = make_server(application, connections=settings.connections, tls=tls)
-    stop.server = server  # strictly before the check: a signal in between is then seen by the one or the other
-    if not stop.requested:
-        await server.serve(sockets=[listener])
+    return Tls.of(settings)

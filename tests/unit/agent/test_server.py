@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from optiinfra_agent.listener import make_server, open_socket
+from optiinfra_agent.listener import make_server
 from optiinfra_agent.server import Application, TokenFile
 from optiinfra_agent.settings import read_settings
 from optiinfra_agent.snapshot import SourceName
+from optiinfra_agent.sockets import open_socket
 from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, eventually, run_agent
 
