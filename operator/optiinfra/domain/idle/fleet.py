@@ -42,6 +42,8 @@ _FLOOR_RISE_S: Final = 86_400.0
 _USE_S: Final = 1_200.0
 """Time constant of the share of time with high activity."""
 _INTERVAL_RISE: Final = 1.1
+_ONE_QUIET: Final = 1.5
+"""Sampling intervals; what lasted longer held a sample without work."""
 _SURE: Final = np.array([0.9, 0.95, 0.98])
 """Highest confidence by how many of power and active multiprocessors agree with the share of busy time."""
 
@@ -480,7 +482,9 @@ class _Step:
         since = np.where(dark, np.where(np.isnan(state[_Row.DARK_SINCE]), time, state[_Row.DARK_SINCE]), np.nan)
         state[_Row.DARK_SINCE] = since
         lost = hole | (time - since > _tolerance(state[_Row.INTERVAL], self.policy))
-        ended: Flags = work & ~hole & ~first & (self.gap >= SHORTEST * self.policy.horizon)
+        # Two samples with work in a row are no gap, however far apart: one of them has to have been quiet.
+        quiet_between = self.gap > _ONE_QUIET * state[_Row.INTERVAL]
+        ended: Flags = work & ~hole & ~first & quiet_between & (self.gap >= SHORTEST * self.policy.horizon)
         state[_Row.CLOCK] = np.where(work | lost | first, time, state[_Row.CLOCK])
         state[_Row.WORKED] = np.where(work | (lost & ~first), 1.0, state[_Row.WORKED])
         return ended
