@@ -59,11 +59,14 @@ PACKAGES = {
             pool="pool/main/p/prometheus-node-exporter/prometheus-node-exporter_1.5.0-1+b6_{}.deb",
             sha256={"amd64": "8cb5b39627595ea2cf3cd27be593e0e9af87023d29e1c5b8487e2f9510097e09"},
         ),
-        Package(
-            program="promtool",
-            version="2.42.0+ds-5+deb12u1",
-            pool="pool/main/p/prometheus/prometheus_2.42.0+ds-5+deb12u1_{}.deb",
-            sha256={"amd64": "81d59a24fce84f7fbe97a45a4f2914b6a5881b5cd1db2a6a0e129e515e1a5f55"},
+        *(
+            Package(
+                program=program,
+                version="2.42.0+ds-5+deb12u1",
+                pool="pool/main/p/prometheus/prometheus_2.42.0+ds-5+deb12u1_{}.deb",
+                sha256={"amd64": "81d59a24fce84f7fbe97a45a4f2914b6a5881b5cd1db2a6a0e129e515e1a5f55"},
+            )
+            for program in ("prometheus", "promtool")
         ),
     )
 }
