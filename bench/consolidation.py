@@ -23,7 +23,8 @@ import numpy as np
 
 from bench import consolidation_runs as runs
 from bench import consolidation_tables as tables
-from bench.domain import Result
+from bench.result import Result, shown
+from bench.section import rewrite
 from optiinfra.cli.replay_consolidation import OURS
 from optiinfra.cli.replay_openb import read_nodes, read_pods
 from optiinfra.errors import OptiInfraError
@@ -154,13 +155,6 @@ def section(judged: tables.Judged) -> str:
     return "\n".join([BEGIN, "", head, "", tables.document(judged), END])
 
 
-def rewrite(path: Path, text: str) -> None:
-    """Replace what stands between the markers."""
-    whole = path.read_text(encoding="utf-8")
-    begin, end = whole.index(BEGIN), whole.index(END) + len(END)
-    path.write_text(whole[:begin] + text + whole[end:], encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Place and print; 1 when a figure of the quick subset got worse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,14 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.traces is None or options.quick:
         results = quick(accept=options.accept)
-        if options.json:
-            print(json.dumps([{"name": r.name, "value": r.value, "unit": r.unit, "limit": r.limit} for r in results]))
-        else:
-            for one in results:
-                print(
-                    f"{one.name:<64} {one.value:>8.4g} {one.unit:<2} <= {one.limit:.4g}{'' if one.kept else '  WORSE'}"
-                )
-        return 0 if all(one.kept for one in results) else 1
+        return shown(results, as_json=options.json)
     try:
         kept = Kept(options.results, frozen=options.frozen)
         judged = Full(options.traces, kept, only=options.only, seeds=options.seeds).judged()
@@ -191,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     text = section(judged)
     if options.docs:
-        rewrite(DOCUMENT, text)
+        rewrite(DOCUMENT, text, begin=BEGIN, end=END)
     print(text)
     return 0
 

@@ -6,14 +6,14 @@ the exit status is 1 when one is missed.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from bench.result import Result, shown
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.history import MOST_BYTES, POINTS, LoadHistory
 from optiinfra.domain.readings import Unknown, UnknownReason
@@ -27,21 +27,6 @@ NOW = UnixTime(1.7e9 - 1.7e9 % 15.0)
 STEP = 15.0
 GIB = 2.0**30
 UNMEASURED = Unknown(UnknownReason.NOT_MEASURED)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One figure."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-
-    @property
-    def kept(self) -> bool:
-        """True when there is no limit or the value is within it."""
-        return self.limit is None or self.value <= self.limit
 
 
 def timed(work: Callable[[], object], *, times: int = 3) -> float:
@@ -191,13 +176,7 @@ def main() -> int:
         *history_results(rng),
         *right_sizing_results(rng),
     ]
-    if options.json:
-        print(json.dumps([asdict(result) | {"kept": result.kept} for result in results], indent=1))
-    else:
-        for result in results:
-            limit = "" if result.limit is None else f"  (limit {result.limit:g}{'' if result.kept else ', MISSED'})"
-            print(f"{result.name:<70} {result.value:>10.4g} {result.unit}{limit}")
-    return 0 if all(result.kept for result in results) else 1
+    return shown(results, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ the process's own CPU time of one planning, cold, the largest memory that of the
 """
 
 import argparse
-import json
 import resource
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bench.result import Result, shown
+from bench.section import rewrite
 from optiinfra.domain.consolidation import ClusterFacts, ConsolidationPlan, DrainPolicy, plan
 from optiinfra.domain.label_rules import LabelOperator, LabelRule
 from optiinfra.domain.pod_rules import (
@@ -41,21 +40,6 @@ HOSTNAME = "kubernetes.io/hostname"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks-drain.md"
 _BEGIN = "<!-- drain: written by python -m bench.drain --docs -->"
 _END = "<!-- drain: end -->"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One figure."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-
-    @property
-    def kept(self) -> bool:
-        """True when there is no limit or the value is within it."""
-        return self.limit is None or self.value <= self.limit
 
 
 class _Templates:
@@ -192,10 +176,7 @@ def _write(results: Sequence[Result]) -> None:
     for result in results:
         needed = "" if result.limit is None else f"<= {result.limit:,g} {result.unit}"
         rows.append(f"| {result.name} | {result.value:,.1f} {result.unit} | {needed} |")
-    text = DOCUMENT.read_text()
-    head, _, rest = text.partition(_BEGIN)
-    _, _, tail = rest.partition(_END)
-    DOCUMENT.write_text(f"{head}{_BEGIN}\n" + "\n".join(rows) + f"\n{_END}{tail}")
+    rewrite(DOCUMENT, "\n".join([_BEGIN, *rows, _END]), begin=_BEGIN, end=_END)
 
 
 def main() -> int:
@@ -218,13 +199,7 @@ def main() -> int:
     results.append(Result("largest memory of the process, with the facts", peak, "MiB", 1024.0))
     if options.docs:
         _write(results)
-    if options.json:
-        json.dump([asdict(result) for result in results], sys.stdout, indent=1)
-    else:
-        for result in results:
-            limit = "" if result.limit is None else f"  (limit {result.limit:g}{'' if result.kept else ', MISSED'})"
-            print(f"{result.name:<110} {result.value:>9.2f} {result.unit}{limit}")
-    return 0 if all(result.kept for result in results) else 1
+    return shown(results, as_json=options.json)
 
 
 if __name__ == "__main__":

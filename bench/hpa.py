@@ -20,10 +20,10 @@ from typing import Final
 
 import numpy as np
 
-from bench.domain import Result
 from bench.hpa_loop import Fate, Party, Slice, fate
 from bench.hpa_runs import REPLICAS, START_UP_S, Played, run, settings, steepest
 from bench.hpa_steps import Stepped, Verdict, counts
+from bench.result import Result
 from bench.scaling_loads import SEED
 from bench.traces import Trace, TraceError, folder
 from hack.binaries import BinaryError

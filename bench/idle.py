@@ -10,21 +10,21 @@ samples of which the file does not tell what followed are left out.
 """
 
 import argparse
-import json
 import math
 import platform
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from bench.domain import Result
 from bench.idle_cases import KINDS, Case, Kind, made_up, nab_cases
 from bench.idle_rules import RULES
+from bench.result import Result, shown
+from bench.section import rewrite
 from optiinfra.domain.idle.fleet import IdleMemory, Samples
 from optiinfra.domain.idle.replay import Figures, figures, truth
 
@@ -168,13 +168,6 @@ def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def rewrite(path: Path, section: str) -> None:
-    """Replace what stands between the markers."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = text.index(BEGIN), text.index(END) + len(END)
-    path.write_text(text[:begin] + section + text[end:], encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play and print; 1 when a needed figure is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,17 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recorded = judged(nab_cases(options.traces), list(RULES)) if options.traces else []
         section = document(synthetic, recorded, tick_ms=fleet_milliseconds(), seed=options.seed)
         if options.docs:
-            rewrite(DOCUMENT, section)
+            rewrite(DOCUMENT, section, begin=BEGIN, end=END)
         print(section)
         return 0
     found = results(judged(made_up(options.seed, kinds=short(KINDS)), [OURS]))
-    if options.json:
-        print(json.dumps([asdict(one) | {"kept": one.kept} for one in found], indent=1))
-    else:
-        for one in found:
-            needed = "" if one.limit is None else f"<= {one.limit:g}"
-            print(f"{one.name:<60} {one.value:>10.4g} {one.unit:<4} {needed}")
-    return 0 if all(one.kept for one in found) else 1
+    return shown(found, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.domain import Result, timed
+from bench.domain import timed
+from bench.result import Result
 from optiinfra.cli.replay_kvcache import BLOCK_TOKENS, SIZES, read_trace
 from optiinfra.domain.prefix_reuse import BEST, HitForecast, Mechanism, predict
 from optiinfra.domain.prefix_reuse import FACTORS as PREDICTED

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from bench import right_sizing_tables as tables
-from bench.domain import Result
+from bench.result import Result, shown
 from bench.right_sizing_fleet import cost
 from bench.right_sizing_loads import Fleet, folder, made_up, own_fleet
 from bench.right_sizing_runs import OURS, Judged, judge, ours
+from bench.section import rewrite
 from optiinfra.cli.replay_rightsizing_source import UsageFileError
 from optiinfra.domain.readings import Unknown
 
@@ -123,13 +124,6 @@ def document(judged: Sequence[Judged]) -> str:
     )
 
 
-def rewrite(path: Path, section: str) -> None:
-    """Replace what stands between the markers."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = text.index(BEGIN), text.index(END) + len(END)
-    path.write_text(text[:begin] + section + text[end:], encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play and print; 1 when a figure of the quick subset got worse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,21 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.traces is None or options.quick:
         results = quick(accept=options.accept)
-        if options.json:
-            print(json.dumps([{"name": r.name, "value": r.value, "unit": r.unit, "limit": r.limit} for r in results]))
-        else:
-            for one in results:
-                print(
-                    f"{one.name:<60} {one.value:>10.4g} {one.unit:<3} <= {one.limit:.4g}{'' if one.kept else '  WORSE'}"
-                )
-        return 0 if all(one.kept for one in results) else 1
+        return shown(results, as_json=options.json)
     try:
         fleets = [*folder(options.traces), made_up()]
     except UsageFileError as error:
         parser.error(str(error))
     section = document(full(fleets))
     if options.docs:
-        rewrite(DOCUMENT, section)
+        rewrite(DOCUMENT, section, begin=BEGIN, end=END)
     print(section)
     return 0
 

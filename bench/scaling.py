@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import scaling_tables as tables
-from bench.domain import Result
+from bench.result import Result, shown
 from bench.scaling_loads import SEED, made_up
 from bench.scaling_runs import (
     OURS,
@@ -33,6 +33,7 @@ from bench.scaling_runs import (
     static_peak,
     timed_fleet,
 )
+from bench.section import rewrite
 from bench.traces import Trace, TraceError, folder
 from optiinfra.domain.replay.figures import Ledger
 from optiinfra.domain.replay.fluid import play
@@ -174,13 +175,6 @@ def document(judged: tables.Judged, traces: Sequence[Trace], *, fleet_s: float, 
     )
 
 
-def rewrite(path: Path, section: str) -> None:
-    """Replace what stands between the markers."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = text.index(BEGIN), text.index(END) + len(END)
-    path.write_text(text[:begin] + section + text[end:], encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play and print; 1 when a figure of the quick subset got worse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,14 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.traces is None or options.quick:
         results = quick(accept=options.accept)
-        if options.json:
-            print(json.dumps([{"name": r.name, "value": r.value, "unit": r.unit, "limit": r.limit} for r in results]))
-        else:
-            for one in results:
-                print(
-                    f"{one.name:<60} {one.value:>10.4g} {one.unit:<3} <= {one.limit:.4g}{'' if one.kept else '  WORSE'}"
-                )
-        return 0 if all(one.kept for one in results) else 1
+        return shown(results, as_json=options.json)
     began = time.monotonic()
     try:
         traces = [one for one in folder(options.traces, bursty_seed=options.seed) if options.only in one.name]
@@ -212,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judged = full(traces, thorough=options.thorough)
     section = document(judged, traces, fleet_s=fleet_s, seed=options.seed)
     if options.docs:
-        rewrite(DOCUMENT, section)
+        rewrite(DOCUMENT, section, begin=BEGIN, end=END)
     print(section)
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
     return 0

@@ -20,7 +20,8 @@ from typing import Final
 
 import numpy as np
 
-from bench.domain import Result
+from bench.result import Result
+from bench.section import rewrite
 from bench.vpa_runs import MEBIBYTE, Compared, run
 from hack.binaries import BinaryError
 from hack.binaries.catalogue import KUBERNETES, VERTICAL_POD_AUTOSCALER
@@ -100,9 +101,7 @@ def results(done: Sequence[Compared]) -> list[Result]:
 
 def write_page(text: str, page: Path) -> None:
     """Replace what stands between the markers."""
-    old = page.read_text(encoding="utf-8")
-    begin, end = old.index(BEGIN) + len(BEGIN), old.index(END)
-    page.write_text(f"{old[:begin]}\n\n{text}\n\n{old[end:]}", encoding="utf-8")
+    rewrite(page, f"{BEGIN}\n\n{text}\n\n{END}", begin=BEGIN, end=END)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from bench import vpa as bench
 from bench import vpa_runs
-from bench.domain import Result
+from bench.result import Result
 from bench.vpa_runs import Compared, compared, corners, told, workloads_of
 from hack.real_vpa import Look, Recommended, Sample, Series
 from hack.real_vpa.metrics_api import usage_of
