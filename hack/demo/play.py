@@ -21,6 +21,8 @@ KILL_AT_THE_LATEST = 20.0
 """Seconds of the trace, which rises from 35 to 85 s: at the first scale-up, or just before the rise."""
 TAIL_SECONDS = 90.0
 """After the trace: the horizon of the comparison, see the scenario."""
+FALL_SECONDS = 120.0
+"""On top, where replicas have not fallen to half of their peak by then: how fast they fall depends on the machine."""
 LEAD_SECONDS = 60.0
 
 Show = Callable[[Sight, str], None]
@@ -71,6 +73,17 @@ class History:
     def begun(self) -> list[Sight]:
         """What was seen since the load began."""
         return [sight for sight in self.sights if sight.trace is not None and sight.trace.seconds is not None]
+
+    @property
+    def counts(self) -> list[int]:
+        """The replicas asked for of the busy service since the load began."""
+        return [sight.services[BUSY].replicas for sight in self.begun if BUSY in sight.services]
+
+    @property
+    def fell(self) -> bool:
+        """True when at most half of the most replicas are left."""
+        counts = self.counts
+        return bool(counts) and 0 < counts[-1] <= max(counts) / 2
 
 
 class Play:
@@ -173,10 +186,11 @@ class Play:
         if sight.scaler is not None:
             outage.scaler_reasons.add(sight.scaler.reason)
 
-    @staticmethod
-    def _over(sight: Sight) -> bool:
+    def _over(self, sight: Sight) -> bool:
         trace = sight.trace
-        return trace is not None and trace.seconds is not None and trace.seconds >= trace.length + TAIL_SECONDS
+        if trace is None or trace.seconds is None or trace.seconds < trace.length + TAIL_SECONDS:
+            return False
+        return self.history.fell or trace.seconds >= trace.length + TAIL_SECONDS + FALL_SECONDS
 
 
 def not_ready(sight: Sight) -> list[str]:

@@ -67,11 +67,6 @@ def judge(history: History, facts: Facts) -> list[Check]:
     ]
 
 
-def counts(history: History) -> list[int]:
-    """The replicas asked for of the busy service since the load began."""
-    return [sight.services[BUSY].replicas for sight in history.begun if BUSY in sight.services]
-
-
 def _scaler_created(history: History) -> Check:
     seen = [sight.scaler for sight in history.sights if sight.scaler is not None]
     good = [scaler for scaler in seen if scaler.active and scaler.owner == f"ResourceOptimization/{BUSY}"]
@@ -90,14 +85,13 @@ def _rose(history: History) -> Check:
                 f"{PEAK_REPLICAS} replicas at {sight.trace.seconds:.0f} s of the load, {late_before:.1%} late by then"
             )
             return Check(claim, late_before <= LATE_SHARE, said)
-    return Check(claim, holds=False, seen=f"at most {max(counts(history), default=0)} replicas")
+    return Check(claim, holds=False, seen=f"at most {max(history.counts, default=0)} replicas")
 
 
 def _fell(history: History) -> Check:
-    seen = counts(history)
-    peak = max(seen, default=0)
-    last = seen[-1] if seen else 0
-    return Check("replicas fell again after the load", 0 < last < peak, f"{peak} at the peak, {last} at the end")
+    seen = history.counts or [0]
+    said = f"{max(seen)} at the peak, {seen[-1]} at the end"
+    return Check("replicas fell again after the load", history.fell, said)
 
 
 def _published(history: History, events: Sequence[str]) -> Check:

@@ -29,8 +29,8 @@ def site(control_plane, namespace, tmp_path):
         # The object's own interval is that of every object: a round every two seconds.
         operator = installation.operator("drains", OPTIINFRA_INTERVAL_SECONDS="2")
         stack.callback(operator.kill)
-        stack.callback(lambda: control_plane.request("DELETE", f"{OBJECTS}/{NAME}"))
         made.operator = operator
+        made.at_end = stack.callback
         yield made
 
 
@@ -45,7 +45,7 @@ def test_the_operator_tells_which_node_can_go_and_sees_it_empty(site, control_pl
         budget("llama", "llama", maxUnavailable=1),
         workload("Deployment", "llama", replicas=3, gpus=2),
     )
-    site.wait(lambda: site.all_ready(4))
+    site.started(4)
     body = {
         "apiVersion": "optiinfra.io/v1alpha1",
         "kind": "ClusterResourceOptimization",
@@ -60,6 +60,7 @@ def test_the_operator_tells_which_node_can_go_and_sees_it_empty(site, control_pl
     with site.operator as operator:
         operator.wait_ready()
         control_plane.request("POST", OBJECTS, body)
+        site.at_end(control_plane.request, "DELETE", f"{OBJECTS}/{NAME}")
 
         def planned():
             found = status_of(control_plane).get("consolidation", {})

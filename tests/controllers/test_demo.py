@@ -18,7 +18,7 @@ from hack.demo.play import History, Play
 from hack.demo.ports import PortWishes, choose
 from hack.demo.report import gather, print_end
 from hack.demo.stage import BUSY, SCENARIO, Stage
-from hack.demo.verdict import IDLE, SHORT, Check, Facts, counts, judge
+from hack.demo.verdict import IDLE, SHORT, Check, Facts, judge
 from hack.demo.watch import INFERENCE, KINDS, METRIC, METRICS, SCALERS
 from hack.demo.watch import OPTIINFRA as NAMESPACE
 
@@ -63,7 +63,7 @@ def test_everything_that_the_demonstration_claims_happened(performance):
 
 
 def test_the_busy_service_grows_before_the_queue_hurts_and_shrinks_afterwards(performance):
-    replicas = counts(performance.history)
+    replicas = performance.history.counts
     last = performance.history.begun[-1].trace
     assert max(replicas) >= 4
     assert replicas[-1] <= max(replicas) / 2
@@ -84,7 +84,7 @@ def test_its_scaler_follows_our_metric_alone_and_is_owned_by_the_resource_optimi
 def test_what_is_served_is_what_was_decided_and_what_runs(performance):
     seen = [sight for sight in performance.history.begun if sight.metric is not None]
     published = {sight.metric for sight in seen}
-    assert published >= {max(counts(performance.history))}
+    assert published >= {max(performance.history.counts)}
     items = performance.stage.cluster.request("GET", METRICS)["items"]
     assert [item["metricLabels"] for item in items] == [{"optiinfra.io/name": BUSY}]
 
@@ -171,7 +171,7 @@ def test_the_operator_met_no_error(performance):
 
 def test_the_comparison_is_about_what_was_really_run(performance):
     ours = next(row for row in performance.comparison.rows if row.ours)
-    assert ours.peak == max(counts(performance.history))
+    assert ours.peak == max(performance.history.counts)
     # Computed again from the record; the small difference is the delay with which the simulator saw the pods.
     assert ours.late_share == pytest.approx(performance.history.begun[-1].trace.late_share, abs=0.03)
     assert len(performance.comparison.rows) == 6

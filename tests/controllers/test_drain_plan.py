@@ -102,12 +102,19 @@ class Site:
             body["deleteOptions"] = {"dryRun": ["All"]}
         self.cluster.request("POST", f"{self.base}/pods/{pod}/eviction", body)
 
-    def wait(self, accepts, *, seconds=60):
+    def unmet(self):
+        """Budgets with fewer healthy pods than they demand."""
+        every = [(each, each.get("status", {})) for each in self.budgets()]
+        return [each for each, told in every if told.get("currentHealthy", 0) < told.get("desiredHealthy", 0)]
+
+    def started(self, count):
+        """Wait until this many pods run. While they start no budget is met, and that is no disruption."""
+        self.wait(lambda: self.all_ready(count) and not self.unmet(), starting=True)
+
+    def wait(self, accepts, *, seconds=60, starting=False):
         deadline = time.monotonic() + seconds
         while not accepts():
-            for each in self.budgets():
-                status = each.get("status", {})
-                assert status.get("currentHealthy", 0) >= status.get("desiredHealthy", 0), each
+            assert starting or not self.unmet()
             assert time.monotonic() < deadline, [
                 (pod["metadata"]["name"], pod["spec"].get("nodeName"), pod["status"]) for pod in self.pods()
             ]
@@ -170,7 +177,7 @@ async def test_a_plan_is_carried_out_step_by_step(site, control_plane):
         workload("Deployment", "gang", replicas=2, gpus=1, labels={"scheduling.x-k8s.io/pod-group": "gang"}),
     )
     count = 1 + 2 + 2 + 3 + 2
-    site.wait(lambda: site.all_ready(count))
+    site.started(count)
     site.wait(lambda: all(each["status"].get("disruptionsAllowed") == 1 for each in site.budgets()))
     facts = await facts_of(control_plane)
     policy, now = DrainPolicy(max_moves=100, headroom=0.1), UnixTime(time.time())
@@ -206,7 +213,7 @@ async def test_what_the_plan_refuses_the_eviction_api_refuses(site, control_plan
         workload("StatefulSet", "twice", replicas=1, gpus=5),
         workload("StatefulSet", "free", replicas=1, gpus=5),
     )
-    site.wait(lambda: site.all_ready(3))
+    site.started(3)
     # Of two budgets on one pod the controller counts it for one only.
     site.wait(
         lambda: [b["status"].get("expectedPods") for b in site.budgets() if b["metadata"]["name"] == "tight"] == [1]
