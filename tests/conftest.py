@@ -19,6 +19,7 @@ from hack.cluster import Cluster, Node
 from hack.cluster.foreign import AnyCluster, ForeignCluster
 from hack.cluster.sessions import session_folder, sweep
 
+pytest_plugins = ["tests.figures"]
 E2E = "OPTIINFRA_E2E_KUBECONFIG"
 TIERS = ("apiserver", "controllers", "node")
 _LONGEST_FIRST = ("controllers", "apiserver", "node", "unit")
@@ -35,6 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         tier = _tier(item)
         if tier in TIERS and tier != "node":
             item.add_marker(tier)
+        if "figures" in getattr(item, "fixturenames", ()):
+            item.add_marker("figures")
     if hasattr(config, "workerinput"):
         # Side by side (pytest-xdist) the longest go first, else one process ends alone with the demonstration.
         items.sort(key=lambda item: _LONGEST_FIRST.index(_tier(item)))
