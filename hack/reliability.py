@@ -29,7 +29,7 @@ def section(lines: Sequence[str], *, where: str) -> str:
     parts = [BEGIN, "", where]
     for topic, keys in groupby(sorted(rows), key=lambda key: key[0]):
         parts += ["", f"### {topic[:1].upper()}{topic[1:]}", "", "| what was counted | |", "|---|---:|"]
-        parts += [f"| {what} | {rows[topic, what]['value']:,g} {rows[topic, what]['unit']} |" for _, what in keys]
+        parts += [f"| {what} | {_shown(rows[topic, what])} |" for _, what in keys]
     return "\n".join([*parts, "", END])
 
 
