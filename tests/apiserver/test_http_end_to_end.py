@@ -123,7 +123,7 @@ def test_the_status_is_the_one_in_the_object(scene, token):
         assert told == scene.status(namespace)
         return True
 
-    eventually(same, seconds=5, what="both tell the same")
+    eventually(same, seconds=30, what="both tell the same")
 
 
 def test_what_does_not_exist_is_404_and_what_makes_no_sense_422(scene, token):
@@ -175,7 +175,7 @@ def test_an_agent_registers_with_its_own_service_account(scene, tmp_path):
         assert entry["status"] in {"healthy", "degraded"}
         agent.terminate()
         assert agent.wait(10) == 0
-        eventually(lambda: not listed(), seconds=5, what="it left when it ended")
+        eventually(lambda: not listed(), seconds=30, what="it left when it ended")
     finally:
         agent.kill()
         agent.wait(10)
