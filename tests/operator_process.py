@@ -316,6 +316,11 @@ class Installation:
     def lease_path(self) -> str:
         return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/{self.lease}"
 
+    @property
+    def switch_path(self) -> str:
+        """The ConfigMap of the kill switch."""
+        return f"/api/v1/namespaces/{self.namespace}/configmaps/optiinfra-control"
+
     def send_external_metrics_to(self, operator: OperatorProcess) -> None:
         """Let the API server ask this replica for external metrics."""
         path = f"/api/v1/namespaces/{self.namespace}/services/{SERVICE_ACCOUNT}"

@@ -26,6 +26,12 @@ QUEUE_DUE = Gauge("optiinfra_queue_due", "Objects that are due now.", registry=R
 OBJECTS = Gauge("optiinfra_objects", "Custom resources known.", ["kind"], registry=REGISTRY)
 LAST_ROUND = Gauge("optiinfra_last_round_timestamp_seconds", "When the last round ended.", registry=REGISTRY)
 LEADER = Gauge("optiinfra_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
+KILL_SWITCH = Gauge(
+    "optiinfra_kill_switch", "1 while the kill switch stops this replica: on, or unreadable.", registry=REGISTRY
+)
+KILL_SWITCH_READS = Counter(
+    "optiinfra_kill_switch_reads", "Looks at the kill switch by what it said.", ["outcome"], registry=REGISTRY
+)
 API_CALLS = Counter("optiinfra_api_calls", "Calls to the API server.", ["verb", "resource", "code"], registry=REGISTRY)
 API_SECONDS = Histogram(
     "optiinfra_api_call_seconds", "Duration of calls to the API server.", ["verb"], buckets=_SECONDS, registry=REGISTRY

@@ -111,6 +111,9 @@ class OperatorSettings(BaseSettings):
     lease_name: str = Field(default="optiinfra-operator", max_length=63)
     """Name of the Lease; one per set of replicas."""
 
+    control_config_map: str = Field(default="optiinfra-control", min_length=1, max_length=253)
+    """ConfigMap in the operator's namespace whose key `paused` is the kill switch."""
+
     lease_duration_seconds: float = Field(default=15.0, ge=3, le=120)
     """How long a leader is believed without a sign of life."""
 

@@ -158,15 +158,15 @@ def test_removing_the_release_leaves_crds_and_objects_and_nothing_else(run, clus
 
 
 def test_the_kill_switch_goes_with_the_release(run, cluster):
-    lease = ("lease/optiinfra-operator", "-n", SPACE)
+    switch = ("configmap/optiinfra-control", "-n", SPACE)
     run("install", "optiinfra", str(CHART), "--set", "release.enabled=false")
-    cluster.kubectl("annotate", *lease, "optiinfra.io/kill-switch=true")
+    cluster.kubectl("patch", *switch, "--type=merge", "-p", '{"data":{"paused":"true"}}')
     run("upgrade", "optiinfra", str(CHART), "--set", "release.enabled=false", "--set", "operator.replicas=3")
-    annotations = "-ojsonpath={.metadata.annotations.optiinfra\\.io/kill-switch}"
-    assert cluster.kubectl("get", *lease, annotations) == "true"
+    paused = "-ojsonpath={.data.paused}"
+    assert cluster.kubectl("get", *switch, paused) == "true", "an upgrade does not turn it off"
     run("uninstall", "optiinfra")
     run("install", "optiinfra", str(CHART))
-    assert cluster.kubectl("get", *lease, annotations) == ""
+    assert cluster.kubectl("get", *switch, paused) == ""
 
 
 def test_an_upgrade_leaves_the_holder_of_the_lease_alone(run, cluster):

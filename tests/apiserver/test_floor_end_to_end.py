@@ -244,8 +244,7 @@ def test_release_gives_everything_back_and_stops_the_running_operator(scene):
     assert f"{namespace}/theirs: minReplicas 1" in done.stdout
     for case in CASES:
         assert_given_back(scene, case, seconds=1)
-    lease = scene.cluster.request("GET", installation.lease_path)
-    assert lease["metadata"]["annotations"]["optiinfra.io/kill-switch"] == "true"
+    assert scene.cluster.request("GET", installation.switch_path)["data"] == {"paused": "true"}
 
     def stopped():
         found = scene.condition(namespace, "ActuationEffective")
@@ -262,7 +261,8 @@ def test_release_gives_everything_back_and_stops_the_running_operator(scene):
 
 
 def test_a_person_switches_it_off_and_it_goes_on(scene):
-    body = {"metadata": {"annotations": {"optiinfra.io/kill-switch": None}}}
-    scene.cluster.request("PATCH", scene.installation.lease_path, body, content_type=MERGE)
+    scene.cluster.request(
+        "PATCH", scene.installation.switch_path, {"data": {"paused": "false"}}, content_type=MERGE
+    )
     wait_held(scene, "released")
     assert not scene.operator.complaints()

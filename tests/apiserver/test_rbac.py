@@ -23,7 +23,7 @@ from optiinfra.cluster.errors import Absent, Denied
 from optiinfra.cluster.events import EventOutcome, EventRecorder, EventType, ObjectReference
 from optiinfra.cluster.floor import Floor, FloorHeld, FloorReleased
 from optiinfra.cluster.inventory import Inventory
-from optiinfra.cluster.kill_switch import KillSwitch
+from optiinfra.cluster.kill_switch import KillSwitch, Said
 from optiinfra.cluster.leases import LeaseRecord, Leases
 from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects, Resources
@@ -279,6 +279,16 @@ def test_only_its_own_lease_may_be_changed(installed):
     assert may("plain", "acting", "optiinfra-operator") == [False, False, False]
 
 
+def test_only_the_kill_switch_of_its_own_release_may_be_read_and_only_where_it_acts_may_it_be_turned_on(installed):
+    def may(release, namespace, name="optiinfra-control"):
+        verbs = ("get", "patch", "list", "watch", "update", "delete", "create")
+        return [allowed(installed, release, verb, "configmaps", namespace=namespace, name=name) for verb in verbs]
+
+    assert may("plain", "plain") == [True, False, False, False, False, False, False]
+    assert may("acting", "acting") == [True, True, False, False, False, False, False]
+    assert may("plain", "acting") == may("plain", "plain", "another") == [False] * 7
+
+
 def test_the_front_proxy_configuration_is_read_only_for_external_metrics(installed):
     def may(release, name):
         return allowed(installed, release, "get", "configmaps", namespace="kube-system", name=name)
@@ -439,7 +449,10 @@ async def exercise(client: KubernetesClient, release: str) -> None:
     await leases.write(record, previous=await leases.read())
     fresh = Leases(client, namespace=release, name="optiinfra-operator-2", clock=time.time)
     await fresh.write(record, previous=None)  # somebody deleted it
-    assert await KillSwitch(client, namespace=release, lease="optiinfra-operator").turn_on()
+    switch = KillSwitch(client, namespace=release, name="optiinfra-control")
+    assert (await switch.read()).said is Said.GO
+    assert await switch.turn_on(by="test")
+    assert (await switch.read()).said is Said.STOP
 
     for resource, key in [
         (Resources.RESOURCE_OPTIMIZATION, Key(OURS, "vllm")),

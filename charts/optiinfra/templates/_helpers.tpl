@@ -143,6 +143,7 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 - {name: OPTIINFRA_LOG_LEVEL, value: {{ .Values.operator.logLevel }}}
 - {name: OPTIINFRA_ACTUATION_ENABLED, value: {{ .Values.actuation.enabled | quote }}}
 - {name: OPTIINFRA_LEASE_NAME, value: {{ include "optiinfra.name" . }}-operator}
+- {name: OPTIINFRA_CONTROL_CONFIG_MAP, value: {{ include "optiinfra.name" . }}-control}
 - {name: OPTIINFRA_HTTP_PORT, value: {{ .Values.service.httpPort | quote }}}
 - {name: OPTIINFRA_PROXY_TOKEN_FILE, value: /var/run/secrets/optiinfra/token}
 - {name: OPTIINFRA_AGENT_PORT, value: {{ .Values.agent.port | quote }}}

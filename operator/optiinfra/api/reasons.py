@@ -19,6 +19,7 @@ class Reason(StrEnum):
     TARGET_WITHOUT_SCALE = "TargetWithoutScale"
     CONFLICT = "Conflict"
     SUSPENDED = "Suspended"
+    OTHER_OPERATOR = "OtherOperator"
     # scalers
     SCALER_NOT_FOUND = "ScalerNotFound"
     SEVERAL_SCALERS = "SeveralScalers"
@@ -27,12 +28,14 @@ class Reason(StrEnum):
     SCALER_OWNED_BY_CONTROLLER = "ScalerOwnedByController"
     SCALER_INACTIVE = "ScalerInactive"
     FLOOR_LOST = "FloorLost"
+    MAXIMUM_LOWERED = "MaximumLowered"
     ONE_WAY_FLOOR = "OneWayFloor"
     NOBODY_LISTENS = "NobodyListens"
     NOT_PUBLISHED = "NotPublished"
     METRIC_API_OWNED = "MetricApiOwned"
     RECOMMEND_ONLY = "RecommendOnly"
     AWAITING_APPROVAL = "AwaitingApproval"
+    APPROVAL_REFUSED = "ApprovalRefused"
     PODS_PENDING = "PodsPending"
     AT_LIMIT = "AtLimit"
     SCALING_IN_PROGRESS = "ScalingInProgress"
@@ -63,6 +66,7 @@ class Reason(StrEnum):
     API_ERROR = "ApiError"
     ROLLED_BACK = "RolledBack"
     KILL_SWITCH = "KillSwitch"
+    KILL_SWITCH_UNREADABLE = "KillSwitchUnreadable"
     # prices
     PRICE_MISSING = "PriceMissing"
     PRICE_INVALID = "PriceInvalid"
@@ -103,6 +107,10 @@ EXPLANATIONS: Final = {
         "An older ResourceOptimization acts on the same target.", "Delete one of the two; only the older one acts."
     ),
     Reason.SUSPENDED: Explanation("spec.suspend is true: nothing is decided or held.", "Set it to false to go on."),
+    Reason.OTHER_OPERATOR: Explanation(
+        "Another installation of the operator sees the object too; only one of them looks after it.",
+        "Uninstall one of the two, or give each namespaces of its own (scope: Namespaces).",
+    ),
     Reason.SCALER_NOT_FOUND: Explanation(
         "No HorizontalPodAutoscaler drives the target.",
         "Create one, name it in spec.scaling.scalerRef, or use actuation Own.",
@@ -128,7 +136,11 @@ EXPLANATIONS: Final = {
     ),
     Reason.FLOOR_LOST: Explanation(
         "Somebody changed the floor; the new value now counts as the original.",
-        "Nothing is forced; set takeover to Never and back to Once to take it again.",
+        "Nothing is forced again; to arm it anew set takeover to Never, and to Once when status.takeovers is empty.",
+    ),
+    Reason.MAXIMUM_LOWERED: Explanation(
+        "Somebody lowered maxReplicas to the held floor, so the floor gave way at once.",
+        "It rises again after policy.cooldown, or as soon as maxReplicas is raised.",
     ),
     Reason.ONE_WAY_FLOOR: Explanation(
         "The floor can rise but not fall, because the HorizontalPodAutoscaler itself is not active.",
@@ -149,6 +161,10 @@ EXPLANATIONS: Final = {
     Reason.RECOMMEND_ONLY: Explanation("The mode is Recommend: nothing is written.", "Use Approve or Auto to act."),
     Reason.AWAITING_APPROVAL: Explanation(
         "A recommendation waits for a human.", "Put its id into the annotation optiinfra.io/approve."
+    ),
+    Reason.APPROVAL_REFUSED: Explanation(
+        "An id in the annotation optiinfra.io/approve approves nothing.",
+        "Take it out; approve an id that status.recommendations shows now.",
     ),
     Reason.PODS_PENDING: Explanation(
         "Pods of the target are Pending, so more replicas would not help.",
@@ -210,7 +226,11 @@ EXPLANATIONS: Final = {
     ),
     Reason.KILL_SWITCH: Explanation(
         "The operator's kill switch is on: nothing is written into users' objects.",
-        "Remove the annotation optiinfra.io/kill-switch from the operator's Lease.",
+        'Set the key paused of the ConfigMap that the message names to "false" when acting is wanted again.',
+    ),
+    Reason.KILL_SWITCH_UNREADABLE: Explanation(
+        "The ConfigMap of the kill switch cannot be read, so nothing is written into users' objects.",
+        "Let the operator's ServiceAccount get that ConfigMap; the chart's Role does.",
     ),
     Reason.INVALID_DATA: Explanation(
         "What is known of nodes and pods cannot be so; nothing is proposed about what it concerns.",

@@ -1,6 +1,6 @@
 """`optiinfra release --all`: give every held value back. Run by the chart's pre-delete Job, and by hand in need.
 
-It first sets the kill switch (an annotation on the operator's Lease), so that a running leader writes nothing any more,
+It first turns the kill switch on (the key `paused` of a ConfigMap), so that a running leader writes nothing any more,
 then releases each held HPA by the same rules as always: only what is still ours, in one step or in several.
 """
 
@@ -16,6 +16,7 @@ from optiinfra.cluster.floor import Floor
 from optiinfra.cluster.kill_switch import KillSwitch
 from optiinfra.cluster.own_scaler import MANAGED_BY_LABEL, OwnScalers
 from optiinfra.cluster.scalers import HELD_LABEL, ScalerRecord, hpa_path, parse_scaler
+from optiinfra.control.kill_switch import OBEYED_WITHIN
 from optiinfra.control.release import Released, delete_own, release_all
 from optiinfra.errors import SettingsError
 from optiinfra.settings import OperatorSettings, Scope, read_settings
@@ -27,9 +28,11 @@ async def run(settings: OperatorSettings, *, max_step: int | None, kill: bool) -
     namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ("",)
     async with KubernetesClient.from_environment(kubeconfig) as client:
         if kill:
-            await KillSwitch(client, namespace=settings.namespace, lease=settings.lease_name).turn_on()
-            # The leader reads its Lease every retry period; after two of them it has seen the switch.
-            await asyncio.sleep(2 * settings.retry_period_seconds)
+            switch = KillSwitch(client, namespace=settings.namespace, name=settings.control_config_map)
+            if await switch.turn_on(by="optiinfra release --all"):
+                await asyncio.sleep(OBEYED_WITHIN)
+            else:
+                click.echo(f"{switch.shown} does not exist: a running operator may take floors again", err=True)
 
         async def labelled(selector: str) -> list[ScalerRecord]:
             query = {"labelSelector": selector}

@@ -7,6 +7,7 @@ call queued writes nothing. Paths are raw ("/apis/autoscaling/v2/..."), bodies a
 """
 
 import asyncio
+import copy
 import inspect
 import re
 import time
@@ -140,6 +141,12 @@ class KubernetesClient:
             await self._session.close()
             await self._connections.end()
             self._session = None
+
+    def fenced(self, before_write: BeforeWrite) -> Self:
+        """Return the same open client with another hook, for writes that may be stopped while others go on."""
+        other = copy.copy(self)
+        other.before_write = before_write
+        return other
 
     # reads
 

@@ -20,6 +20,7 @@ from optiinfra.cluster.floor import FloorCase, FloorHeld, FloorRefusal, FloorRel
 from optiinfra.cluster.own_scaler import OwnScaler
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.kill_switch import ActsStopped
 from optiinfra.control.work import Effect, ServiceWork, TargetWork
 from optiinfra.domain.policy import beyond_tolerance
 from optiinfra.domain.scaling import ScalingDecision
@@ -77,6 +78,8 @@ class Actuator:
     own: OwnWriter
     access: PermissionReader
     external: Callable[[], ExternalMetricsState]
+    stopped: Callable[[], bool] = lambda: False
+    """Whether the kill switch is on at this very moment; it may have been turned since the plan was made."""
     server_minor: int = 0
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
     _applied: dict[tuple[ObjectKey, str], tuple[str, OwnScaler]] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class Actuator:
 
     async def carry_out(self, service: ServiceWork, target: TargetWork) -> None:
         """Bring the world to what `target.order` says, and note the effect."""
-        if target.problem is not None or target.facts is None or target.withheld is not None:
+        if target.problem is not None or target.facts is None or target.withheld is not None or self.stopped():
             self.board.withdraw(service.key.namespace, published_name(service, target))
             return
         try:
@@ -96,6 +99,8 @@ class Actuator:
                     await self._own(service, target)
                 case Actuation.FLOOR:
                     await self._floor(service, target)
+        except ActsStopped as error:
+            target.effect = Effect(effective=False, reason=error.reason, message=error.message)
         except Conflict as error:
             target.effect = Effect(effective=None, reason=Reason.API_ERROR, message=f"tried again next round: {error}")
         except ClusterError as error:
@@ -113,7 +118,7 @@ class Actuator:
 
     def _publish(self, service: ServiceWork, target: TargetWork) -> None:
         name = published_name(service, target)
-        if target.order is None:
+        if target.order is None or self.stopped():
             self.board.withdraw(service.key.namespace, name)
             return
         # It outlives a few missed rounds, and no more: what nobody renews must disappear.

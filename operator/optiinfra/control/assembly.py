@@ -22,6 +22,7 @@ from optiinfra.cluster.events import EventRecorder
 from optiinfra.cluster.fetch import Fetcher
 from optiinfra.cluster.floor import Floor
 from optiinfra.cluster.inventory import Inventory
+from optiinfra.cluster.kill_switch import KillSwitch
 from optiinfra.cluster.kv_optkit import read_plan
 from optiinfra.cluster.leases import Leases
 from optiinfra.cluster.model_files import ModelFiles
@@ -41,6 +42,7 @@ from optiinfra.control.collect import Collector
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.kill_switch import SwitchWatch
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector, LeaseTimes
 from optiinfra.control.loop import ControlLoop
@@ -95,14 +97,27 @@ class _Shared:
     targets: Targets
     board: DecisionBoard
     floor: Floor
+    acting: KubernetesClient
+    """For writes into users' objects: the kill switch stops them, too."""
+    switch: SwitchWatch
     queue: KeyedQueue[ObjectKey]
     model_files: ModelFileTable
     books: SavingsBooks
 
 
-def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
+def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elector) -> _Shared:
     namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ()
     registry, queue = Registry(), KeyedQueue[ObjectKey](clock=time.monotonic)
+    switch = SwitchWatch(
+        KillSwitch(client, namespace=settings.namespace, name=settings.control_config_map), clock=time.monotonic
+    )
+
+    def may_act() -> None:
+        elector.check()
+        switch.check()
+
+    # Whatever writes into users' objects gets this one, and asks both in the moment before the bytes leave.
+    acting = client.fenced(may_act)
     return _Shared(
         settings=settings,
         client=client,
@@ -114,7 +129,9 @@ def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
         access=Access(client, audience=settings.token_audience),
         targets=Targets(client, namespaces=namespaces),
         board=DecisionBoard(clock=time.time),
-        floor=Floor(client),
+        floor=Floor(acting),
+        acting=acting,
+        switch=switch,
         queue=queue,
         model_files=ModelFileTable(ModelFiles(client), registry, clock=time.monotonic, changed=queue.add),
         books=SavingsBooks(registry=registry, clock=time.monotonic),
@@ -123,18 +140,19 @@ def _shared(settings: OperatorSettings, client: KubernetesClient) -> _Shared:
 
 def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetcher) -> Operator:
     """Put the parts together."""
-    shared = _shared(settings, client)
     elector = _elector(settings, client)
     client.before_write = elector.check
+    shared = _shared(settings, client, elector)
     insights = _insights(settings, shared.queue)
     # Some parts ask the operator that holds them; it exists by the time they do.
     state: list[Operator] = []
     actuator = Actuator(
         board=shared.board,
         floors=shared.floor,
-        own=OwnScalers(client),
+        own=OwnScalers(shared.acting),
         access=shared.access,
         external=lambda: state[0].external,
+        stopped=lambda: shared.switch.stopped,
     )
 
     def forget(key: ObjectKey) -> None:
@@ -157,7 +175,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
     )
     sources = Sources(settings=settings, registry=shared.registry, targets=loop.targets, inventory=shared.inventory)
     plans, prices = _plans(settings), price_board(settings, client)
-    steps = _steps(shared, loop, plans, prices, actuator, insights, elector)
+    steps = _steps(shared, loop, plans, prices, actuator, insights)
     operator = Operator(
         settings=settings,
         client=client,
@@ -165,6 +183,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         targets=shared.targets,
         access=shared.access,
         elector=elector,
+        switch=shared.switch,
         loop=loop,
         board=shared.board,
         registry=shared.registry,
@@ -183,10 +202,11 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         plans=plans,
         model_files=shared.model_files,
         prices=prices,
-        sweep=_sweep(shared, loop, elector),
+        sweep=_sweep(shared, loop),
         external=ExternalMetricsState(served=False, message="not asked yet"),
     )
     state.append(operator)
+    shared.switch.changed = operator.switched
     return operator
 
 
@@ -271,7 +291,6 @@ def _steps(
     prices: PriceBoard,
     actuator: Actuator,
     insights: InsightsWorker,
-    elector: Elector,
 ) -> Steps:
     settings = shared.settings
     return Steps(
@@ -301,7 +320,7 @@ def _steps(
             idle_span=Seconds(settings.idle_span_seconds),
         ),
         actuation_enabled=settings.actuation_enabled,
-        kill_switch=lambda: elector.kill_switch,
+        stop=shared.switch.stop,
     )
 
 
@@ -317,7 +336,7 @@ def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetc
     )
 
 
-def _sweep(shared: _Shared, loop: ControlLoop, elector: Elector) -> Sweep:
+def _sweep(shared: _Shared, loop: ControlLoop) -> Sweep:
     return Sweep(
         lister=Objects(shared.client, namespaces=shared.namespaces),
         held=shared.inventory,
@@ -326,7 +345,7 @@ def _sweep(shared: _Shared, loop: ControlLoop, elector: Elector) -> Sweep:
         events=loop,
         cluster_kind=shared.settings.scope is Scope.CLUSTER,
         actuation_enabled=shared.settings.actuation_enabled,
-        kill_switch=lambda: elector.kill_switch,
+        kill_switch=lambda: shared.switch.stopped,
     )
 
 

@@ -73,8 +73,6 @@ class Elector:
     """Called once, when the Lease was taken."""
     leader: str = ""
     """Identity of the present holder as far as known; may be ourselves."""
-    kill_switch: bool = False
-    """The Lease carries the kill-switch annotation: nothing may be written into users' objects any more."""
     _deadline: float = field(default=float("-inf"))
     _seen: LeaseRecord | None = None
     _seen_at: float = 0.0
@@ -161,7 +159,6 @@ class Elector:
         if self._seen is None or record.resource_version != self._seen.resource_version:
             self._seen_at = now
         self._seen, self.leader = record, record.holder
-        self.kill_switch = record.annotations.get("optiinfra.io/kill-switch") == "true"
 
     def _expired(self) -> bool:
         assert self._seen is not None

@@ -144,6 +144,12 @@ class ControlLoop:
         if due_in is not None and _FRESH_PAGE < due_in <= _PULLED_FORWARD * self.interval_of(source.owner):
             self.queue.add(source.owner, delay=_FRESH_PAGE)
 
+    def visit_all(self, *, within: float) -> None:
+        """Give every service a round within so many seconds, while this replica leads."""
+        if self.leading:
+            for key, _ in self.registry.services():
+                self.queue.add(key, delay=random.uniform(0.0, within))  # noqa: S311  spread
+
     # leadership
 
     def lead(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from optiinfra import metrics
 from optiinfra.analysis.round import RoundWorkflow
@@ -25,6 +25,7 @@ from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.decisions import DecisionBoard, Published
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import Kind, ObjectKey
+from optiinfra.control.kill_switch import OBEYED_WITHIN, SwitchWatch
 from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector
 from optiinfra.control.loop import ControlLoop
@@ -49,6 +50,8 @@ _FAREWELL = 5.0
 _FIRST_LIST = 5.0
 _FIRST_PRICES = 3.0
 _HEAD_START = 0.5
+SWITCHED_WITHIN: Final = 1.0
+"""Seconds over which the rounds of all objects are spread when the kill switch was turned."""
 _LONGEST_HEAD_START = 3.0
 
 
@@ -62,6 +65,7 @@ class Operator:
     targets: Targets
     access: Access
     elector: Elector
+    switch: SwitchWatch
     loop: ControlLoop
     board: DecisionBoard
     registry: Registry
@@ -95,6 +99,7 @@ class Operator:
             tasks = [
                 group.create_task(self._resilient("mirror", self.inventory.run)),
                 group.create_task(self._resilient("targets", self.targets.run)),
+                group.create_task(self._resilient("kill-switch", self.switch.run)),
                 group.create_task(self._lead(leading)),
             ]
             election = group.create_task(self.elector.run())
@@ -114,6 +119,10 @@ class Operator:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_LIST):
                 await self.targets.wait_synced()
+        # Else the first statuses would say that nobody knows whether acting is allowed.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OBEYED_WITHIN):
+                await self.switch.answered.wait()
         await leading.wait()
         metrics.LEADER.set(1)
         await self._look_around()
@@ -234,6 +243,7 @@ class Operator:
         stuck = self.loop.leading and due > 0 and idle > _STUCK_ROUNDS
         problems = self.inventory.problems()
         scraping = time.monotonic() - self.scraper.last_progress
+        stop = self.switch.stop()
         return {
             "mirrors": (
                 self.inventory.synced and (silent is None or silent < _SILENT_MIRROR),
@@ -242,10 +252,7 @@ class Operator:
             "lease": (bool(self.elector.leader), f"held by {self.elector.leader or 'nobody'}"),
             "rounds": (not stuck, f"{due} due, last round {idle:.0f} s ago" if self.loop.leading else "not leading"),
             "scraper": (not self.loop.leading or scraping < 30.0, f"last turn {scraping:.0f} s ago"),
-            "kill_switch": (
-                not self.elector.kill_switch,
-                "on: nothing is written" if self.elector.kill_switch else "off",
-            ),
+            "kill_switch": (stop is None, "off" if stop is None else f"acts are stopped: {stop.message}"),
             "external_metrics": (
                 self.external.served or not self.settings.external_metrics_enabled,
                 self.external.message or "served",
@@ -291,6 +298,12 @@ class Operator:
         }
         status = known.status if isinstance(known, Broken) else known.status.to_wire()
         return {"apiVersion": "optiinfra.io/v1alpha1", "kind": key.kind, "metadata": metadata, "status": status}
+
+    def switched(self) -> None:
+        """Take back what is published when acting is stopped, and let every object say so, or go on, soon."""
+        if self.switch.stopped:
+            self.board.clear()
+        self.loop.visit_all(within=SWITCHED_WITHIN)
 
     def run_now(self, kind: Kind, namespace: str, name: str) -> str | None:
         """Put an object next in line; returns the id of its round."""

@@ -11,6 +11,7 @@ from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.api.v1alpha1.status_parts import ActionState
 from optiinfra.control.isolation import isolated
+from optiinfra.control.kill_switch import Stop
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import policy
 from optiinfra.domain.evidence import Direction, RecommendationType
@@ -24,30 +25,30 @@ APPROVAL_LIFETIME = 24 * 3600.0
 _STANDING = (ActionState.APPROVED, ActionState.APPLIED, ActionState.VERIFIED)
 
 
-def plan(work: Work, *, actuation_enabled: bool, kill_switch: bool) -> Work:
+def plan(work: Work, *, actuation_enabled: bool, stop: Stop | None) -> Work:
     """Clamp every decision and give the orders."""
     for service in work.services:
         if service.problem is None:
             with isolated(service, step="plan"):
-                _plan(service, now=work.at, actuation_enabled=actuation_enabled, kill_switch=kill_switch)
+                _plan(service, now=work.at, actuation_enabled=actuation_enabled, stop=stop)
     return work
 
 
-def _plan(service: ServiceWork, *, now: UnixTime, actuation_enabled: bool, kill_switch: bool) -> None:
+def _plan(service: ServiceWork, *, now: UnixTime, actuation_enabled: bool, stop: Stop | None) -> None:
     window_open = maintenance.is_open(service.settings.policy.maintenance_windows, now=now)
     for target in service.targets:
         # Signal writes nothing, so it needs no right to write: the object's own mode is enough.
         may_write = actuation_enabled or target.target.scaling.actuation is Actuation.SIGNAL
-        target.withheld = _withheld(service, may_write=may_write, kill_switch=kill_switch)
+        target.withheld = _withheld(service, may_write=may_write, stop=stop)
         if isinstance(target.decision, ScalingDecision) and target.problem is None:
             _clamp(service, target, target.decision, now=now, window_open=window_open)
             if target.withheld is None:
                 target.order = _order(service, target, target.decision, now=now, window_open=window_open)
 
 
-def _withheld(service: ServiceWork, *, may_write: bool, kill_switch: bool) -> Effect | None:
-    if kill_switch:
-        return Effect(effective=False, reason=Reason.KILL_SWITCH)
+def _withheld(service: ServiceWork, *, may_write: bool, stop: Stop | None) -> Effect | None:
+    if stop is not None:
+        return Effect(effective=False, reason=stop.reason, message=stop.message)
     if not may_write:
         text = "this installation only recommends; set actuation.enabled in the chart's values"
         return Effect(effective=False, reason=Reason.PERMISSION_MISSING, message=text)

@@ -22,6 +22,7 @@ from optiinfra.control.collect import Collector
 from optiinfra.control.execute import execute, wants_execution
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.kill_switch import Stop
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.monitor import monitor
 from optiinfra.control.plan import plan
@@ -79,7 +80,8 @@ class Steps:
     savings: SavingsBooks
     times: AnalysisTimes
     actuation_enabled: bool
-    kill_switch: Callable[[], bool]
+    stop: Callable[[], Stop | None]
+    """Why nothing may be done now, by the kill switch."""
 
     async def collect(self, work: Work, /) -> Work:
         """Put together what is known."""
@@ -91,7 +93,7 @@ class Steps:
 
     async def plan(self, work: Work, /) -> Work:
         """Let policy have the last word."""
-        return plan(work, actuation_enabled=self.actuation_enabled, kill_switch=self.kill_switch())
+        return plan(work, actuation_enabled=self.actuation_enabled, stop=self.stop())
 
     def wants_execution(self, work: Work, /) -> bool:
         """Tell whether anything is to be done."""

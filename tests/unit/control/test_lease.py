@@ -15,7 +15,6 @@ from optiinfra.errors import LeadershipLost, SettingsError
 from tests.unit.control import virtual
 
 TIMES = LeaseTimes(duration=15.0, renew_deadline=10.0, retry_period=2.0)
-KILL = {"optiinfra.io/kill-switch": "true"}
 
 
 class Server:
@@ -379,33 +378,6 @@ def test_a_conflict_is_looked_at_again_and_costs_neither_the_lease_nor_the_other
         assert server.record.annotations == {"note": "x"}
         assert server.record.holder == "a"
         await a.end()
-
-    virtual.run(story)
-
-
-def test_the_kill_switch_is_seen_by_leader_and_follower_and_kept():
-    async def story() -> None:
-        server = Server()
-        a = start(server, "a")
-        await asyncio.sleep(6.0)
-        b = start(server, "b")
-        await asyncio.sleep(3.0)
-        assert not a.elector.kill_switch
-        assert server.record is not None
-        server.write(replace(server.record, annotations=KILL), server.record)
-        await asyncio.sleep(3.0)
-        assert a.elector.kill_switch
-        assert b.elector.kill_switch
-        assert a.may_write(), "it still leads: status may be written, users' objects may not"
-        a.elector.stop()
-        await a.task
-        await asyncio.sleep(3.0)
-        assert b.may_write()
-        assert b.elector.kill_switch, "taking over keeps the annotation"
-        server.write(replace(server.record, annotations={}), server.record)
-        await asyncio.sleep(3.0)
-        assert not b.elector.kill_switch
-        await b.end()
 
     virtual.run(story)
 

@@ -4,11 +4,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from optiinfra.api.reasons import Reason
+from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
+from optiinfra.api.v1alpha1.status_parts import ApprovalState, EnvelopeStatus, UsedApproval
+from optiinfra.control.kill_switch import Stop
 from optiinfra.control.plan import plan
-from optiinfra.control.recommend import recommendations_of
 from optiinfra.control.work import Problem, ServiceWork, Work
 from optiinfra.domain.evidence import Direction
 from optiinfra.domain.policy import PolicyState
@@ -19,19 +24,17 @@ from tests.unit.control.examples import (
     UNMEASURED,
     decision,
     limits,
-    proposal,
     ro,
     scaler,
     service,
-    time_text,
 )
 
 
 def planned(
-    work: ServiceWork, *, actuation_enabled: bool = True, kill_switch: bool = False, at: float = NOW
+    work: ServiceWork, *, actuation_enabled: bool = True, stop: Stop | None = None, at: float = NOW
 ) -> ServiceWork:
     batch = Work(round_id="r", at=UnixTime(at), keys=(work.key,), services=[work])
-    assert plan(batch, actuation_enabled=actuation_enabled, kill_switch=kill_switch) is batch
+    assert plan(batch, actuation_enabled=actuation_enabled, stop=stop) is batch
     return work
 
 
@@ -74,13 +77,14 @@ def test_without_an_approval_only_auto_moves_anything(up, down, desired, expecte
     ("spec", "how", "dry_run"),
     [
         ({"suspend": True}, {}, False),
-        ({}, {"kill_switch": True}, False),
+        ({}, {"stop": Stop(Reason.KILL_SWITCH, "on")}, False),
+        ({}, {"stop": Stop(Reason.KILL_SWITCH_UNREADABLE, "no answer")}, False),
         ({"scaling": {"actuation": "Own", "minReplicas": 1, "maxReplicas": 20}}, {"actuation_enabled": False}, False),
         ({"scaling": {"actuation": "Floor"}}, {"actuation_enabled": False}, False),
         ({}, {}, True),
     ],
 )
-def test_suspension_switches_and_a_dry_run_stop_every_order(desired, mode, spec, how, dry_run):
+def test_suspension_and_switches_stop_every_order(desired, mode, spec, how, dry_run):
     work = service(ro(mode=mode, **spec), decision=decision(desired))
     work.dry_run = dry_run
     assert order(work, **how) is None
@@ -166,123 +170,117 @@ def test_a_rise_that_was_just_ordered_is_not_reduced_in_the_middle_of_it():
 # approvals
 
 
-def approvable(mode: dict[str, Any], *, desired: int, current: int = 4, **target: Any) -> ServiceWork:
-    """A service whose status shows the recommendation of the decision; `approved` is for the test to set."""
-    direction = Direction.SCALE_UP if desired > current else Direction.SCALE_DOWN
-    items = recommendations_of(
-        [("uid-of-vllm", proposal(str(current), str(desired), direction=direction))],
-        (),
-        object_uid="uid-1",
-        texts={},
-        now=UnixTime(NOW - 60),
+def envelope(
+    lowest: int, highest: int, *, step: int = 4, subject: str = DEPLOYMENT["name"], identifier: str = "rec-1"
+) -> UsedApproval:
+    """An approval that stands."""
+    return UsedApproval(
+        id=identifier,
+        at=Time.of(UnixTime(NOW - 60)),
+        subject=subject,
+        state=ApprovalState.STANDING,
+        envelope=EnvelopeStatus(lowest=lowest, highest=highest, max_step=step),
+        until=Time.of(UnixTime(NOW + 3600)),
     )
-    obj = ro(**mode)
-    obj = obj.model_copy(update={"status": obj.status.model_copy(update={"recommendations": items})})
-    return service(obj, decision=decision(desired, current=current), **target)
 
 
-def approve(work: ServiceWork) -> ServiceWork:
-    work.approved = frozenset(item.id for item in work.obj.status.recommendations)
+def approved(
+    desired: int, *envelopes: UsedApproval, spec: dict[str, Any] | None = None, current: int = 4, **target: Any
+) -> ServiceWork:
+    """A service with approvals that stand."""
+    work = service(ro(**(spec or {"mode": "Approve"})), decision=decision(desired, current=current), **target)
+    work.approvals = envelopes
     return work
 
 
-def test_in_approve_mode_the_approval_is_the_order():
-    assert order(approvable({"mode": "Approve"}, desired=6)) is None
-    assert order(approve(approvable({"mode": "Approve"}, desired=6))) == 6
-    assert order(approve(approvable({"mode": "Approve"}, desired=2))) == 2
+def test_in_approve_mode_an_approved_envelope_lets_the_operator_move_inside_it():
+    assert order(approved(6)) is None
+    assert order(approved(6, envelope(4, 8))) == 6
+    assert order(approved(8, envelope(4, 8))) == 8, "and not to one point of it"
+    assert order(approved(5, envelope(4, 8), current=7)) == 5, "both ways"
+    assert order(approved(2, envelope(1, 4))) == 2
 
 
-def test_an_approval_of_something_else_orders_nothing():
-    work = approvable({"mode": "Approve"}, desired=6)
-    work.approved = frozenset({"another"})
-    assert order(work) is None
+def test_it_never_leaves_the_envelope():
+    assert order(approved(20, envelope(4, 6))) == 6
+    assert order(approved(1, envelope(3, 4))) == 3
 
 
-@pytest.mark.parametrize(
-    ("modes", "desired"),
-    [
-        ({"scaleUp": "Auto", "scaleDown": "Recommend"}, 2),
-        ({"scaleUp": "Recommend", "scaleDown": "Auto"}, 6),
-    ],
-)
-def test_a_direction_in_recommend_mode_is_never_applied_even_when_approved(modes, desired):
-    assert order(approve(approvable({"modes": modes}, desired=desired))) == 4
+def test_the_step_of_the_envelope_holds_beside_that_of_policy():
+    assert order(approved(8, envelope(4, 12, step=1))) == 5
+    assert order(approved(12, envelope(4, 12, step=9))) == 8, "policy says four at a time"
 
 
-def test_an_approved_fall_in_recommend_mode_does_not_ride_on_an_approvable_rise():
-    work = approve(approvable({"modes": {"scaleUp": "Approve", "scaleDown": "Recommend"}}, desired=2))
-    work.targets[0].decision = decision(6)
-    assert order(work) is None
+def test_where_the_workload_left_the_envelope_it_is_held_and_not_brought_back():
+    # Somebody scaled it by hand: nobody approved the way back.
+    assert order(approved(4, envelope(1, 4), current=9)) == 9
+    assert order(approved(12, envelope(1, 4), current=9)) == 9
 
 
-def test_policy_has_the_last_word_on_an_approved_number_too():
-    assert order(approve(approvable({"mode": "Approve"}, desired=18))) == 8, "in steps"
-    assert order(approve(approvable({"mode": "Approve"}, desired=8, limits=limits(maximum=6)))) == 6
-    cooling = approve(approvable({"mode": "Approve"}, desired=2))
-    cooling.targets[0].memory.policy = PolicyState(last_change=UnixTime(NOW - 10), last_direction=Direction.SCALE_UP)
-    assert order(cooling) in (4, None), "an approved fall waits for the cooldown"
-    window = {"days": ["Sun"], "start": "01:00", "duration": "1h", "timeZone": "UTC"}
-    closed = {"mode": "Approve", "policy": {"maintenanceWindows": [window]}}
-    assert order(approve(approvable(closed, desired=2))) in (4, None), "and for a window"
-
-
-def used(
-    *,
-    to: str,
-    seconds_ago: float,
-    state: str = "Applied",
-    current: int = 4,
-    desired: int,
-    mode: str = "Approve",
-    subject: str = DEPLOYMENT["name"],
-):
-    """A service on which an approval was used earlier; its recommendation is gone from the status."""
-    at = time_text(NOW - seconds_ago)
-    status = {
-        "usedApprovals": [{"id": "rec-1", "at": at}],
-        "actions": [
-            {
-                "id": "act-1",
-                "recommendationId": "rec-1",
-                "type": "Replicas",
-                "subject": subject,
-                "state": state,
-                "from": "2",
-                "to": to,
-                "at": at,
-            }
-        ],
-    }
-    return service(ro(mode=mode, status=status), decision=decision(desired, current=current))
-
-
-def test_an_approved_order_stands_for_as_long_as_the_approval_holds():
-    assert order(used(to="4", seconds_ago=3600, desired=4)) == 4
-    assert order(used(to="4", seconds_ago=3600, desired=4, state="Verified")) == 4
-    assert order(used(to="4", seconds_ago=25 * 3600, desired=4)) is None
-    assert order(used(to="6", seconds_ago=60, desired=6)) == 6, "the scaler has not followed yet"
+def test_of_several_envelopes_the_newest_that_holds_the_present_count_decides():
+    older, newer = envelope(1, 4, identifier="a"), envelope(2, 6, identifier="b")
+    assert order(approved(1, older, newer)) == 2
+    assert order(approved(6, older, envelope(8, 9, identifier="c"))) == 4
 
 
 def test_an_approval_of_one_target_orders_no_other():
-    assert order(used(to="4", seconds_ago=60, desired=4, subject="another")) is None
+    assert order(approved(6, envelope(4, 8, subject="another"))) is None
 
 
-@pytest.mark.parametrize("state", ["RolledBack", "Refused", "Failed"])
-def test_what_was_undone_or_refused_is_no_order(state):
-    assert order(used(to="6", seconds_ago=60, desired=6, state=state)) is None
+@pytest.mark.parametrize("state", ["Used", "Expired", "Revoked"])
+def test_what_ended_orders_nothing(state):
+    over = envelope(4, 8).model_copy(update={"state": ApprovalState(state)})
+    assert order(approved(6, over)) is None
 
 
-def test_an_old_approved_rise_does_not_shrink_what_is_needed_now():
-    # Somebody scaled to 6 by hand since, and the measurements say that 6 are needed.
-    assert order(used(to="4", seconds_ago=3600, current=6, desired=6)) in (6, None)
-    assert order(used(to="4", seconds_ago=3600, current=6, desired=8)) in (6, None)
+@pytest.mark.parametrize(
+    ("modes", "desired", "expected"),
+    [
+        ({"scaleUp": "Auto", "scaleDown": "Recommend"}, 2, 4),
+        ({"scaleUp": "Recommend", "scaleDown": "Auto"}, 6, 4),
+        ({"scaleUp": "Approve", "scaleDown": "Recommend"}, 2, 4),
+        ({"scaleUp": "Recommend", "scaleDown": "Approve"}, 6, 4),
+        ({"scaleUp": "Approve", "scaleDown": "Recommend"}, 6, 6),
+        ({"scaleUp": "Approve", "scaleDown": "Auto"}, 2, 2),
+        ({"scaleUp": "Auto", "scaleDown": "Approve"}, 2, 2),
+        ({"scaleUp": "Recommend", "scaleDown": "Recommend"}, 6, None),
+    ],
+)
+def test_a_direction_in_recommend_mode_is_never_moved_in_whatever_is_approved(modes, desired, expected):
+    assert order(approved(desired, envelope(1, 9), spec={"modes": modes})) == expected
 
 
-def test_a_standing_approval_is_nothing_once_the_mode_is_recommend_or_the_measurements_are_gone():
-    assert order(used(to="4", seconds_ago=60, desired=4, mode="Recommend")) is None
-    work = used(to="4", seconds_ago=60, desired=4)
+def test_policy_has_the_last_word_inside_an_envelope_too():
+    wide = envelope(1, 20, step=20)
+    assert order(approved(18, wide)) == 8, "in steps"
+    assert order(approved(8, wide, limits=limits(maximum=6))) == 6
+    cooling = approved(2, wide)
+    cooling.targets[0].memory.policy = PolicyState(last_change=UnixTime(NOW - 10), last_direction=Direction.SCALE_UP)
+    assert order(cooling) == 4, "an approved fall waits for the cooldown"
+    window = {"days": ["Sun"], "start": "01:00", "duration": "1h", "timeZone": "UTC"}
+    closed = {"mode": "Approve", "policy": {"maintenanceWindows": [window]}}
+    assert order(approved(2, wide, spec=closed)) == 4, "and for a window"
+
+
+def test_an_envelope_is_nothing_once_the_measurements_are_gone():
+    work = approved(4, envelope(1, 8))
     work.targets[0].decision = UNMEASURED
     assert order(work) is None
+
+
+@given(
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted),
+    st.integers(1, 8),
+)
+@hypothesis_settings(deadline=None)
+def test_no_order_ever_leaves_what_was_approved(current, desired, counts, step):
+    lowest, highest = counts
+    work = approved(desired, envelope(lowest, highest, step=step), current=current, limits=limits(minimum=0, maximum=30))
+    found = order(work)
+    assert found is not None
+    assert found == current or (lowest <= found <= highest and abs(found - current) <= step)
 
 
 def test_each_variant_has_an_order_of_its_own():
@@ -297,12 +295,12 @@ def test_one_failing_object_leaves_the_others_alone():
     bad, good = service(ro(mode="Auto")), service(ro("other", uid="u2", mode="Auto"), decision=decision(6))
     bad.problem = Problem(Reason.ANALYSIS_FAILED, "x")
     batch = Work(round_id="r", at=NOW, keys=(), services=[bad, good])
-    plan(batch, actuation_enabled=True, kill_switch=False)
+    plan(batch, actuation_enabled=True, stop=None)
     assert good.targets[0].order == 6
 
 
 def test_status_is_only_read():
-    work = approve(approvable({"mode": "Approve"}, desired=6))
+    work = approved(6, envelope(4, 8))
     before = work.obj.status
     planned(work)
     assert work.obj.status == before
