@@ -46,8 +46,8 @@ _numbers = itertools.count(1)
 T = TypeVar("T")
 
 
-LEAST_PATIENCE = 30.0
-"""Seconds: what takes two on a quiet machine takes ten on a loaded one."""
+LEAST_PATIENCE = 60.0
+"""Seconds: what takes two on a quiet machine takes thirty on a loaded one."""
 
 
 def eventually(look: Callable[[], T | None], *, seconds: float, what: str, every: float = 0.2) -> T:
@@ -185,7 +185,7 @@ class OperatorProcess:
     def post(self, path: str, body: object, *, token: str = "") -> Answer:
         return call(self.url + path, method="POST", token=token, body=body)
 
-    def wait_ready(self, *, seconds: float = 30.0) -> Self:
+    def wait_ready(self, *, seconds: float = 120.0) -> Self:
         def ready() -> bool:
             if not self.running:
                 raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
