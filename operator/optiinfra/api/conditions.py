@@ -29,6 +29,7 @@ class ConditionType(StrEnum):
     ANALYSIS_COMPLETE = "AnalysisComplete"
     INSIGHTS_AVAILABLE = "InsightsAvailable"
     ACTUATION_EFFECTIVE = "ActuationEffective"
+    APPROVALS_ACCEPTED = "ApprovalsAccepted"
     PRICES_KNOWN = "PricesKnown"
     WITHIN_LIMITS = "WithinLimits"
     DEGRADED = "Degraded"

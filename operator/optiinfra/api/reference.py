@@ -34,6 +34,10 @@ _CONDITIONS: Final = {
     ConditionType.ACTUATION_EFFECTIVE: "Whether what runs follows what was decided.",
     ConditionType.PRICES_KNOWN: "Whether every node that is paid for has a price.",
     ConditionType.WITHIN_LIMITS: "Whether all pools keep within their maxGpus and monthlyBudget.",
+    ConditionType.APPROVALS_ACCEPTED: (
+        "Whether every id in the annotation optiinfra.io/approve counts; the message names each that does not, and why."
+        " Absent while nobody approves anything."
+    ),
     ConditionType.DEGRADED: "True while only a part of the work can be done.",
 }
 

@@ -12,11 +12,12 @@ from typing import Protocol
 from optiinfra.api.conversion import effective
 from optiinfra.api.reasons import Reason
 from optiinfra.api.settings import Settings, Target
-from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, ClusterResourceOptimization, ResourceOptimization
+from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
 from optiinfra.api.v1alpha1.cluster_resource_optimization import Pool
 from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
+from optiinfra.control import approvals
 from optiinfra.control.consolidation import serving_of, with_gpu_model
 from optiinfra.control.idle_gpus import engines_of, services_of
 from optiinfra.control.keys import ObjectKey
@@ -125,7 +126,7 @@ class Collector:
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
         )
-        _read_approvals(service, now=self.clock())
+        approvals.read(service, now=UnixTime(self.clock()))
         for target in service.targets:
             self._fill(service, target)
         if not pool:
@@ -170,7 +171,7 @@ class Collector:
         key, name = service.key, work.target.name
         hear(work.memory, self.usage.take(key, name), work.facts.pods, now=UnixTime(self.clock()))
         fault = self.usage.fault(key, name)
-        work.busiest = self.usage.busiest(key, name)
+        work.busiest, work.busiest_source = self.usage.busiest(key, name), self.usage.source(key, name)
         work.usage_unknown = self.usage.unknown.get(key.namespace)
         work.usage_fault = fault.text if fault is not None else ""
         work.sizing_rules = self.sizing_rules.of(key.namespace)
@@ -304,16 +305,3 @@ def _ready(target: TargetFacts, pods: tuple[PodFacts, ...]) -> int:
         return len(serving)
     missing = {groups.group_of(pod.name, workload=target.name)[0] for pod in pods if pod.name not in serving}
     return len({groups.group_of(name, workload=target.name)[0] for name in serving} - missing)
-
-
-def _read_approvals(service: ServiceWork, *, now: float) -> None:
-    asked = [part.strip() for part in service.obj.metadata.annotations.get(APPROVE_ANNOTATION, "").split(",")]
-    wanted = {part for part in asked[:64] if part}
-    if not wanted:
-        return
-    status = service.obj.status
-    used = {approval.id for approval in status.used_approvals}
-    valid = {item.id for item in status.recommendations if item.expires_at.unix > now}
-    service.approved = frozenset(wanted & valid - used)
-    # A used id stays in the annotation until a person removes it: that is no mistake, and no reason to complain.
-    service.refused_approvals = tuple(sorted(wanted - valid - used))

@@ -39,6 +39,9 @@ def service_conditions(service: ServiceWork, insight: InsightVerdict) -> list[Wa
         wanted = [*_summary(problem, measured), measured, _analysis(service, problem)]
     wanted.append(Wanted(ConditionType.INSIGHTS_AVAILABLE, insight.status, insight.reason, insight.message))
     wanted.append(_effective(service))
+    told = any(one.type is ConditionType.APPROVALS_ACCEPTED for one in service.obj.status.conditions)
+    if told or service.approvals or service.refused_approvals or service.approved:
+        wanted.append(_approvals(service))
     wanted.append(_service_prices(service))
     wanted.append(_degraded(service, problem))
     return wanted
@@ -156,18 +159,22 @@ def _effective(service: ServiceWork) -> Wanted:
     return Wanted(kind, _YES, effects[0].reason, effects[0].message)
 
 
+def _approvals(service: ServiceWork) -> Wanted:
+    """Say of every id that approves nothing which it is and why; the message is cut where it is long."""
+    kind, refused = ConditionType.APPROVALS_ACCEPTED, service.refused_approvals
+    if refused:
+        text = "; ".join(f"{one.id} is refused: {one.why}" for one in refused)
+        return Wanted(kind, _NO, Reason.APPROVAL_REFUSED, f"{text}. {EXPLANATIONS[Reason.APPROVAL_REFUSED].remedy}")
+    return Wanted(kind, _YES, Reason.SUCCEEDED, "every id in the annotation optiinfra.io/approve is accepted")
+
+
 def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
-    """Judge whether something that usually works does not: the agents, an approval, an action that was undone."""
+    """Judge whether something that usually works does not: the agents, an action that was undone."""
     kind = ConditionType.DEGRADED
     if problem is not None and problem.reason in (Reason.ANALYSIS_FAILED, Reason.API_ERROR):
         return Wanted(kind, _YES, problem.reason, problem.message)
     if service.obj.status_error:
         return Wanted(kind, _YES, Reason.INVALID_SPEC, f"the stored status was set aside: {service.obj.status_error}")
-    if service.refused_approvals:
-        ids = ", ".join(service.refused_approvals[:5])
-        return Wanted(
-            kind, _YES, Reason.AWAITING_APPROVAL, f"approval of {ids} is refused: unknown or expired; remove it"
-        )
     if any(action.state == "RolledBack" for action in service.actions):
         return Wanted(kind, _YES, Reason.ROLLED_BACK)
     for target in service.targets:

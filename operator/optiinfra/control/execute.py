@@ -12,6 +12,7 @@ from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
+from optiinfra.control import approvals
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import Trial
@@ -110,14 +111,10 @@ def _note(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
 def _recommendation(
     service: ServiceWork, target: TargetWork, *, order: int, before: int, direction: Direction, now: UnixTime
 ) -> str:
-    for item in service.obj.status.recommendations:
-        approved = item.id in service.approved and item.subject == target.target.name
-        if (
-            approved
-            and item.type is RecommendationType.REPLICAS
-            and service.settings.mode_for(direction) is Mode.APPROVE
-        ):
-            return item.id
+    if service.settings.mode_for(direction) is Mode.APPROVE:
+        approval = approvals.covering(service, target, before, order)
+        if approval is not None:
+            return approval.id
     assert isinstance(target.decision, ScalingDecision)
     assert target.facts is not None
     proposal = Proposal(

@@ -1,28 +1,26 @@
 """The round's third step: policy has the last word on every number, and on who has to agree.
 
 It turns decisions into orders: the replicas that may be published or written now. No order means that nothing is
-published and the scaler's own fallback holds. In Recommend mode there is never an order; in Approve mode a person's
-approval of one recommendation is the order, for as long as that recommendation was valid.
+published and the scaler's own fallback holds. In Recommend mode there is never an order; in Approve mode there is one
+inside the envelope that a person has approved (`optiinfra.control.approvals`), for as long as that stands.
 """
 
 from optiinfra.api import maintenance
 from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.scaling import Actuation
-from optiinfra.api.v1alpha1.status_parts import ActionState
+from optiinfra.control import approvals
 from optiinfra.control.isolation import isolated
 from optiinfra.control.kill_switch import Stop
 from optiinfra.control.work import Effect, ServiceWork, TargetWork, Work
 from optiinfra.domain import policy
-from optiinfra.domain.evidence import Direction, RecommendationType
+from optiinfra.domain.evidence import Direction
 from optiinfra.domain.policy import Clamped, Limit, LimitReason, PolicyState
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.units import UnixTime
 
 RISE_STANDS = 30.0
 """Seconds for which an ordered rise is not reduced: two syncs of the HPA controller at its default."""
-APPROVAL_LIFETIME = 24 * 3600.0
-_STANDING = (ActionState.APPROVED, ActionState.APPLIED, ActionState.VERIFIED)
 
 
 def plan(work: Work, *, actuation_enabled: bool, stop: Stop | None) -> Work:
@@ -39,20 +37,20 @@ def _plan(service: ServiceWork, *, now: UnixTime, actuation_enabled: bool, stop:
     for target in service.targets:
         # Signal writes nothing, so it needs no right to write: the object's own mode is enough.
         may_write = actuation_enabled or target.target.scaling.actuation is Actuation.SIGNAL
-        target.withheld = _withheld(service, may_write=may_write, stop=stop)
+        target.withheld = _withheld(may_write=may_write, stop=stop)
         if isinstance(target.decision, ScalingDecision) and target.problem is None:
             _clamp(service, target, target.decision, now=now, window_open=window_open)
             if target.withheld is None:
-                target.order = _order(service, target, target.decision, now=now, window_open=window_open)
+                target.order = _order(service, target, target.decision)
 
 
-def _withheld(service: ServiceWork, *, may_write: bool, stop: Stop | None) -> Effect | None:
+def _withheld(*, may_write: bool, stop: Stop | None) -> Effect | None:
     if stop is not None:
         return Effect(effective=False, reason=stop.reason, message=stop.message)
     if not may_write:
         text = "this installation only recommends; set actuation.enabled in the chart's values"
         return Effect(effective=False, reason=Reason.PERMISSION_MISSING, message=text)
-    return Effect(effective=None, reason=Reason.RECOMMEND_ONLY, message="dry run") if service.dry_run else None
+    return None
 
 
 def _clamp(
@@ -94,9 +92,7 @@ def _limited(
     )
 
 
-def _order(
-    service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime, window_open: bool
-) -> int | None:
+def _order(service: ServiceWork, target: TargetWork, decision: ScalingDecision) -> int | None:
     """Replicas to publish now, or None."""
     assert target.clamped is not None
     modes = service.settings.modes
@@ -109,12 +105,10 @@ def _order(
         return _bounded(decision.current, target)
     if wanted != decision.current and modes.of(_direction(decision.current, wanted)) is Mode.AUTO:
         return wanted
-    approved = _approved(service, target, decision, now=now, window_open=window_open)
-    if approved is None:
-        approved = _standing(service, target, decision, now=now)
+    approved = approvals.order_within(service, target, current=decision.current, wanted=wanted)
     if approved is None and automatic:
-        return _bounded(decision.current, target)
-    return approved
+        approved = decision.current
+    return None if approved is None else _bounded(approved, target)
 
 
 def _direction(before: int, after: int) -> Direction:
@@ -124,44 +118,3 @@ def _direction(before: int, after: int) -> Direction:
 def _bounded(replicas: int, target: TargetWork) -> int:
     assert target.limits is not None
     return min(max(replicas, target.limits.minimum), target.limits.maximum)
-
-
-def _approved(
-    service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime, window_open: bool
-) -> int | None:
-    """Return what a person approved and nobody applied yet. Who approves agrees to the change, not to other limits."""
-    for item in service.obj.status.recommendations:
-        if (
-            item.id in service.approved
-            and item.type is RecommendationType.REPLICAS
-            and item.subject == target.target.name
-            and service.settings.mode_for(_direction(decision.current, int(item.proposed))) is Mode.APPROVE
-        ):
-            return _limited(int(item.proposed), target, decision, now=now, window_open=window_open).value
-    return None
-
-
-def _standing(service: ServiceWork, target: TargetWork, decision: ScalingDecision, *, now: UnixTime) -> int | None:
-    """Return what was approved and applied earlier, while that approval still holds."""
-    assert target.clamped is not None
-    used = {approval.id for approval in service.obj.status.used_approvals}
-    action = next(
-        (
-            action
-            for action in reversed(service.obj.status.actions)
-            if action.type is RecommendationType.REPLICAS
-            and action.subject == target.target.name
-            and action.recommendation_id in used
-        ),
-        None,
-    )
-    if action is None or now - action.at.unix >= APPROVAL_LIFETIME or action.state not in _STANDING:
-        return None
-    before, after, current = int(action.from_), int(action.to), decision.current
-    direction = _direction(before, after)
-    if service.settings.mode_for(direction) is not Mode.APPROVE:
-        return None
-    if after < current:
-        # An approved rise is no reason to shrink, and an approved fall gives way when more is needed by now.
-        after = current if direction is Direction.SCALE_UP else min(current, max(after, target.clamped.value))
-    return _bounded(after, target)

@@ -4,7 +4,8 @@ An id belongs to one proposal issued at one moment. The same proposal in the nex
 so that a person can approve what they read a minute ago. Pure: the old status is an argument.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from optiinfra.api.identity import recommendation_id
@@ -17,6 +18,7 @@ from optiinfra.api.v1alpha1.status_parts import (
     RecommendationStatus,
     Severity,
 )
+from optiinfra.control.approvals import envelope_of, holds
 from optiinfra.domain.evidence import Proposal, RecommendationType
 from optiinfra.domain.units import UnixTime
 
@@ -38,11 +40,25 @@ def recommendations_of(
     object_uid: str,
     texts: Mapping[str, InsightStatus],
     now: UnixTime,
+    steps: Mapping[str, int] | None = None,
+    ended: Collection[str] = (),
 ) -> tuple[RecommendationStatus, ...]:
-    """Give each proposal (target uid, proposal) its id, keeping the one it had; `texts` are insights by id."""
-    known = {_identity(item): item for item in old if item.expires_at.unix > now}
+    """Give each proposal (target uid, proposal) its id, keeping the one it had.
+
+    Args:
+        proposals: what is proposed now, with the uid of its target.
+        old: what the status shows.
+        object_uid: uid of the object.
+        texts: insights by id.
+        now: time of the round.
+        steps: replicas that one order may add or remove, by uid of the target; without it a proposal of replicas has
+            no envelope.
+        ended: ids that were approved and work no more.
+    """
+    known = {_identity(item): item for item in old if item.expires_at.unix > now and item.id not in ended}
     found: list[RecommendationStatus] = []
-    for target_uid, proposal in proposals:
+    for target_uid, made in proposals:
+        proposal = _as_issued(made, known.values(), object_uid=object_uid, target_uid=target_uid)
         fresh = to_recommendation(proposal, identifier="pending", issued=now, expires=UnixTime(now + LIFETIME))
         before = known.get(_identity(fresh))
         issued = UnixTime(before.issued_at.unix) if before else now
@@ -51,18 +67,52 @@ def recommendations_of(
             # The same words about another target (it was replaced): what was approved for the old one does not count.
             before, issued = None, now
             identifier = recommendation_id(object_uid=object_uid, target_uid=target_uid, proposal=proposal, issued=now)
-        found.append(
-            to_recommendation(
-                proposal,
-                identifier=identifier,
-                issued=issued,
-                expires=UnixTime(issued + LIFETIME),
-                severity=_severity(proposal),
-                insight=texts.get(identifier) or (before.insight if before else None),
-            )
+        shown = to_recommendation(
+            proposal,
+            identifier=identifier,
+            issued=issued,
+            expires=UnixTime(issued + LIFETIME),
+            severity=_severity(proposal),
+            insight=texts.get(identifier) or (before.insight if before else None),
         )
+        # What an id allows is settled when it is issued: a person approves what they have read.
+        envelope = before.envelope if before is not None else None
+        if envelope is None and steps is not None and steps.get(target_uid):
+            envelope = envelope_of(proposal, step=steps[target_uid])
+        found.append(shown.model_copy(update={"envelope": envelope}))
     unique = {item.id: item for item in found}
     return tuple(sorted(unique.values(), key=_order)[:MAX_RECOMMENDATIONS])
+
+
+def _as_issued(
+    proposal: Proposal, known: Iterable[RecommendationStatus], *, object_uid: str, target_uid: str
+) -> Proposal:
+    """Return a proposal of replicas with the counts under which it was issued, while it lies in that envelope.
+
+    How many replicas are needed changes with every tick. Were each number a new id, nobody could approve any.
+    """
+    if proposal.type is not RecommendationType.REPLICAS or not (
+        proposal.current.isdecimal() and proposal.proposed.isdecimal()
+    ):
+        return proposal
+    for item in known:
+        same = (item.type, item.subject, item.setting, item.direction) == (
+            proposal.type,
+            proposal.subject,
+            proposal.setting,
+            proposal.direction,
+        )
+        if not same or item.envelope is None:
+            continue
+        if not holds(item.envelope, int(proposal.current), int(proposal.proposed)):
+            continue
+        issued = dataclasses.replace(proposal, current=item.current, proposed=item.proposed)
+        identifier = recommendation_id(
+            object_uid=object_uid, target_uid=target_uid, proposal=issued, issued=UnixTime(item.issued_at.unix)
+        )
+        if identifier == item.id:
+            return issued
+    return proposal
 
 
 def _identity(item: RecommendationStatus) -> tuple[str, ...]:

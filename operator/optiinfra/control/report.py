@@ -22,16 +22,17 @@ from optiinfra.api.v1alpha1.resource_optimization import (
     UtilizationStatus,
 )
 from optiinfra.api.v1alpha1.savings import LedgerStatus
+from optiinfra.api.v1alpha1.scaling import Takeover
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_ACTIONS,
-    MAX_APPROVALS,
     MAX_REFUSALS,
     ActionStatus,
     BottleneckStatus,
     InsightStatus,
     RoundStatus,
-    UsedApproval,
+    TakeoverStatus,
 )
+from optiinfra.control import approvals
 from optiinfra.control.conditions import service_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.work import ServiceWork, TargetWork
@@ -69,6 +70,12 @@ def service_status(
             old.recommendations,
             object_uid=metadata.uid,
             texts=insight.texts,
+            steps={
+                target.facts.uid: target.limits.step
+                for target in service.targets
+                if target.facts is not None and target.limits is not None
+            },
+            ended=approvals.ended(service),
             now=now,
         )
         if analyzed
@@ -90,7 +97,8 @@ def service_status(
         recommendations=recommendations,
         refusals=tuple(to_refusal(item) for target in service.targets for item in target.refusals)[:MAX_REFUSALS],
         actions=actions,
-        used_approvals=_used(service, now=now),
+        used_approvals=approvals.book(service, offered=[item.id for item in recommendations], now=now),
+        takeovers=_takeovers(service),
         cost=None if service.cost is None else to_cost(service.cost),
         savings=ledger_of(
             recommendations,
@@ -112,11 +120,11 @@ def merge_actions(old: tuple[ActionStatus, ...], new: list[ActionStatus]) -> tup
     return tuple(merged.values())[-MAX_ACTIONS:]
 
 
-def _used(service: ServiceWork, *, now: UnixTime) -> tuple[UsedApproval, ...]:
-    old = service.obj.status.used_approvals
-    applied = {action.recommendation_id for action in service.actions} & service.approved
-    fresh = tuple(UsedApproval(id=item, at=Time.of(now)) for item in sorted(applied - {used.id for used in old}))
-    return (*old, *fresh)[-MAX_APPROVALS:]
+def _takeovers(service: ServiceWork) -> tuple[TakeoverStatus, ...]:
+    """Return where `takeover: Once` is used up; a target with Never is armed anew."""
+    armed = {target.target.name for target in service.targets if target.target.scaling.takeover is Takeover.ONCE}
+    known = {item.name: item for item in (*service.takeovers, *service.obj.status.takeovers) if item.name in armed}
+    return tuple(known[name] for name in sorted(known))
 
 
 def _replicas(targets: list[TargetWork]) -> ReplicaStatus | None:

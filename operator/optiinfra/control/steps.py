@@ -42,6 +42,7 @@ _EVENTFUL = (
     ConditionType.READY,
     ConditionType.STALLED,
     ConditionType.ACTUATION_EFFECTIVE,
+    ConditionType.APPROVALS_ACCEPTED,
     ConditionType.INSIGHTS_AVAILABLE,
     ConditionType.DEGRADED,
 )
@@ -49,6 +50,7 @@ _GOOD = {
     ConditionType.READY: ConditionStatus.TRUE,
     ConditionType.STALLED: ConditionStatus.FALSE,
     ConditionType.ACTUATION_EFFECTIVE: ConditionStatus.TRUE,
+    ConditionType.APPROVALS_ACCEPTED: ConditionStatus.TRUE,
     ConditionType.INSIGHTS_AVAILABLE: ConditionStatus.TRUE,
     ConditionType.DEGRADED: ConditionStatus.FALSE,
 }

@@ -11,7 +11,7 @@ from optiinfra.api.reasons import Reason
 from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus, LedgerStatus
-from optiinfra.api.v1alpha1.status_parts import ActionStatus
+from optiinfra.api.v1alpha1.status_parts import ActionStatus, TakeoverStatus, UsedApproval
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory, TargetMemory
 from optiinfra.control.model_files import ModelFile
@@ -34,6 +34,7 @@ from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.sizing_rules import NamespaceRules
 from optiinfra.domain.start_up_summary import StartUp
 from optiinfra.domain.surroundings import Surroundings
+from optiinfra.domain.surroundings_agents import Found
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.utilization import Utilization
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts, WorkloadFacts
@@ -60,6 +61,15 @@ class Effect:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedApproval:
+    """An id in the annotation that approves nothing."""
+
+    id: str
+    why: str
+    """In half a sentence: "it expired at ..."."""
+
+
 @dataclass(slots=True)
 class TargetWork:
     """One target of a service in this round."""
@@ -70,6 +80,8 @@ class TargetWork:
     facts: WorkloadFacts | None = None
     busiest: Mapping[str, tuple[UnixTime, float]] = field(default_factory=dict)
     """By container name: when it was last measured, and the CPU cores of its busiest pod then."""
+    busiest_source: str = ""
+    """Who measured that last; empty while nobody did."""
     usage_unknown: Unknown | None = None
     """Why nobody measures what its containers use; None where somebody does."""
     usage_fault: str = ""
@@ -82,6 +94,8 @@ class TargetWork:
     diagnosis: Diagnosis | None = None
     utilization: Utilization | None = None
     surroundings: Surroundings = field(default_factory=Surroundings)
+    throttled: Mapping[str, Found] = field(default_factory=dict)
+    """By container name: share of scheduling periods in which its CPU limit held it back, and where."""
     start_up: StartUp | None = None
     """How long its pods take to serve; None where it was not looked at."""
     limits: Limits | None = None
@@ -122,12 +136,16 @@ class ServiceWork:
     problem: Problem | None = None
     actions: list[ActionStatus] = field(default_factory=list)
     """Actions of this round, in order; report adds them to the status."""
+    takeovers: list[TakeoverStatus] = field(default_factory=list)
+    """Fields that are to be taken from update managers, once: the status has to say so before it is done."""
     ledger: LedgerStatus | None = None
     """Its books of what was saved, as the status shows them; None while there is nothing in them."""
     approved: frozenset[str] = frozenset()
     """Ids that a person approved and that were not used before."""
-    refused_approvals: tuple[str, ...] = ()
-    """Approved ids that are unknown, expired or used."""
+    approvals: tuple[UsedApproval, ...] = ()
+    """Approvals of this and earlier rounds as they stand now; those of replicas have an envelope."""
+    refused_approvals: tuple[RefusedApproval, ...] = ()
+    """Approved ids that are unknown, expired, used, or of what is never applied."""
     dry_run: bool = False
 
 

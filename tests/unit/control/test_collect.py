@@ -8,7 +8,7 @@ import pytest
 
 from optiinfra.api.conversion import effective
 from optiinfra.api.reasons import Reason
-from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION, TargetRef
+from optiinfra.api.v1alpha1 import TargetRef
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Malformed, TargetWithoutScale, Unavailable
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.collect import Collector, choose_scaler, target_problem
@@ -282,60 +282,6 @@ def test_which_hpa_drives_a_target(scaling, scalers, chosen, reason):
     found, problem = choose_scaler(target, scalers)
     assert (found.name if found else None) == chosen
     assert (problem.reason if problem else None) == reason
-
-
-# approvals
-
-
-def status_with(*ids: str, expires: float = NOW + 3600, used: tuple[str, ...] = ()) -> dict[str, Any]:
-    from tests.unit.control.examples import time_text
-
-    item = {
-        "type": "Replicas",
-        "reason": "Learned",
-        "message": "m",
-        "setting": "replicas",
-        "current": "4",
-        "proposed": "2",
-        "lower": "2",
-        "upper": "2",
-        "direction": "ScaleDown",
-        "confidence": 0.9,
-        "issuedAt": time_text(NOW - 60),
-        "expiresAt": time_text(expires),
-    }
-    return {
-        "recommendations": [item | {"id": name} for name in ids],
-        "usedApprovals": [{"id": name, "at": time_text(NOW - 10)} for name in used],
-    }
-
-
-@pytest.mark.parametrize(
-    ("annotation", "status", "approved", "refused"),
-    [
-        ("", status_with("r1"), set(), ()),
-        (" , ,", status_with("r1"), set(), ()),
-        ("r1", status_with("r1"), {"r1"}, ()),
-        (" r1 ,r2,", status_with("r1", "r2", "r3"), {"r1", "r2"}, ()),
-        ("r9", status_with("r1"), set(), ("r9",)),
-        ("r1,r9,r8", status_with("r1"), {"r1"}, ("r8", "r9")),
-        ("r1", status_with("r1", expires=NOW - 1), set(), ("r1",)),
-        ("r1", status_with("r1", used=("r1",)), set(), ()),
-        ("r1", status_with(used=("r1",)), set(), ()),
-        ("R1", status_with("r1"), set(), ("R1",)),
-    ],
-)
-async def test_an_approval_counts_once_and_only_for_what_stands_now(annotation, status, approved, refused):
-    body = ro_body(annotations={APPROVE_ANNOTATION: annotation}, status=status)
-    service = await one(World(), body)
-    assert service.obj.status_error == ""
-    assert (set(service.approved), service.refused_approvals) == (approved, refused)
-
-
-async def test_a_list_of_approvals_is_bounded():
-    many = ",".join(f"r{number}" for number in range(5000))
-    service = await one(World(), ro_body(annotations={APPROVE_ANNOTATION: many}))
-    assert len(service.refused_approvals) <= 64
 
 
 async def test_a_dry_run_is_asked_for_by_the_word_true_alone():

@@ -11,7 +11,7 @@ from optiinfra.control.conditions import cluster_conditions, service_conditions
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.report import InsightState
-from optiinfra.control.work import ClusterWork, Effect, Problem, ServiceWork
+from optiinfra.control.work import ClusterWork, Effect, Problem, RefusedApproval, ServiceWork
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import NodeFacts
@@ -52,8 +52,9 @@ def well(**changes: Any) -> ServiceWork:
 
 
 def test_every_condition_of_the_reference_is_told():
-    # Limits of pools are the cluster's.
-    assert set(told(well())) == set(ConditionType) - {ConditionType.WITHIN_LIMITS}
+    # Limits of pools are the cluster's, and nobody approves anything here.
+    other = {ConditionType.WITHIN_LIMITS, ConditionType.APPROVALS_ACCEPTED}
+    assert set(told(well())) == set(ConditionType) - other
 
 
 @pytest.mark.parametrize(
@@ -178,12 +179,21 @@ def test_what_is_degraded_names_its_reason():
 
     assert degraded(well()) == (NO, Reason.SUCCEEDED)
     assert degraded(well(problem=Problem(Reason.API_ERROR, "x"))) == (YES, Reason.API_ERROR)
-    work = well()
-    work.refused_approvals = ("r9",)
-    assert degraded(work) == (YES, Reason.AWAITING_APPROVAL)
-    assert "r9" in told(work)[ConditionType.DEGRADED].message
     broken_status = ro(status={"observedGeneration": "many"})
     assert degraded(service(broken_status, signals=signals(), decision=decision(4))) == (YES, Reason.INVALID_SPEC)
+
+
+def test_a_refused_approval_is_named_with_its_reason_and_the_condition_clears():
+    work = well()
+    assert ConditionType.APPROVALS_ACCEPTED not in told(work), "nobody approves anything"
+    work.refused_approvals = (RefusedApproval("r9", "it is unknown"), RefusedApproval("r8", "it expired"))
+    found = told(work)[ConditionType.APPROVALS_ACCEPTED]
+    assert (found.status, found.reason) == (NO, Reason.APPROVAL_REFUSED)
+    assert "r9 is refused: it is unknown; r8 is refused: it expired" in found.message
+    shown = merge((), [found], generation=1, now=NOW)
+    later = well()
+    later.obj = later.obj.model_copy(update={"status": later.obj.status.model_copy(update={"conditions": shown})})
+    assert told(later)[ConditionType.APPROVALS_ACCEPTED].status is YES
 
 
 def test_messages_carry_no_ages_or_counts_that_change_by_themselves():

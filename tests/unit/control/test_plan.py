@@ -74,19 +74,17 @@ def test_without_an_approval_only_auto_moves_anything(up, down, desired, expecte
 @pytest.mark.parametrize("desired", [1, 2, 4, 6, 20])
 @pytest.mark.parametrize("mode", ["Auto", "Approve"])
 @pytest.mark.parametrize(
-    ("spec", "how", "dry_run"),
+    ("spec", "how"),
     [
-        ({"suspend": True}, {}, False),
-        ({}, {"stop": Stop(Reason.KILL_SWITCH, "on")}, False),
-        ({}, {"stop": Stop(Reason.KILL_SWITCH_UNREADABLE, "no answer")}, False),
-        ({"scaling": {"actuation": "Own", "minReplicas": 1, "maxReplicas": 20}}, {"actuation_enabled": False}, False),
-        ({"scaling": {"actuation": "Floor"}}, {"actuation_enabled": False}, False),
-        ({}, {}, True),
+        ({"suspend": True}, {}),
+        ({}, {"stop": Stop(Reason.KILL_SWITCH, "on")}),
+        ({}, {"stop": Stop(Reason.KILL_SWITCH_UNREADABLE, "no answer")}),
+        ({"scaling": {"actuation": "Own", "minReplicas": 1, "maxReplicas": 20}}, {"actuation_enabled": False}),
+        ({"scaling": {"actuation": "Floor"}}, {"actuation_enabled": False}),
     ],
 )
-def test_suspension_and_switches_stop_every_order(desired, mode, spec, how, dry_run):
+def test_suspension_and_switches_stop_every_order(desired, mode, spec, how):
     work = service(ro(mode=mode, **spec), decision=decision(desired))
-    work.dry_run = dry_run
     assert order(work, **how) is None
 
 
@@ -277,7 +275,9 @@ def test_an_envelope_is_nothing_once_the_measurements_are_gone():
 @hypothesis_settings(deadline=None)
 def test_no_order_ever_leaves_what_was_approved(current, desired, counts, step):
     lowest, highest = counts
-    work = approved(desired, envelope(lowest, highest, step=step), current=current, limits=limits(minimum=0, maximum=30))
+    work = approved(
+        desired, envelope(lowest, highest, step=step), current=current, limits=limits(minimum=0, maximum=30)
+    )
     found = order(work)
     assert found is not None
     assert found == current or (lowest <= found <= highest and abs(found - current) <= step)

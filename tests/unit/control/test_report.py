@@ -10,7 +10,7 @@ from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.status_change import is_meaningful_change
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
-from optiinfra.api.v1alpha1.status_parts import MAX_ACTIONS, MAX_APPROVALS, ActionState, ActionStatus
+from optiinfra.api.v1alpha1.status_parts import MAX_ACTIONS, ActionState, ActionStatus
 from optiinfra.control.cluster_report import cluster_status
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
@@ -154,7 +154,7 @@ def test_an_idle_object_is_written_once(make):
         {"decision": UNMEASURED, "clamped": None},
         {"effect": Effect(effective=False, reason=Reason.NOBODY_LISTENS)},
         {"proposals": ()},
-        {"proposals": (proposal("4", "3"),)},
+        {"proposals": (proposal("4", "1"),)},
         {"signals": signals(replicas_reporting=0)},
         {"utilization": utilization()},
         {"problem": Problem(Reason.SEVERAL_SCALERS, "a, b")},
@@ -209,24 +209,10 @@ def test_a_new_state_of_an_action_replaces_the_old_one_in_its_place():
     ]
 
 
-def test_the_history_of_actions_and_used_approvals_is_bounded_and_keeps_the_newest():
+def test_the_history_of_actions_is_bounded_and_keeps_the_newest():
     merged = merge_actions(tuple(action(f"a{number}") for number in range(40)), [action("newest")])
     assert len(merged) == MAX_ACTIONS
     assert merged[-1].id == "newest"
-    used = [{"id": f"u{number}", "at": str(Time.of(NOW))} for number in range(MAX_APPROVALS)]
-    work = service(ro(status={"usedApprovals": used}))
-    work.approved = frozenset({"fresh"})
-    work.actions = [action("x", recommendation="fresh")]
-    found = status(work).used_approvals
-    assert len(found) == MAX_APPROVALS
-    assert found[-1].id == "fresh"
-
-
-def test_an_approval_is_used_by_its_action_and_by_no_other():
-    work = typical()
-    work.approved = frozenset({"r1", "r2"})
-    work.actions = [action("x", recommendation="r1"), action("y", recommendation="automatic")]
-    assert [item.id for item in status(work).used_approvals] == ["r1"]
 
 
 # variants

@@ -34,18 +34,23 @@ from optiinfra.api.v1alpha1.status_parts import (
     MAX_APPROVALS,
     MAX_RECOMMENDATIONS,
     MAX_REFUSALS,
+    MAX_RESIZES,
     MAX_TARGETS,
     ActionStatus,
     BottleneckStatus,
     Count,
+    DryRunStatus,
     Measured,
     Name,
+    OtherOperatorStatus,
     Percent,
     RecommendationStatus,
     RefusalStatus,
+    ResizeStatus,
     RoundStatus,
     Sentence,
     Short,
+    TakeoverStatus,
     UsedApproval,
 )
 
@@ -415,7 +420,17 @@ class ResourceOptimizationStatus(ApiModel):
     used_approvals: Annotated[
         tuple[UsedApproval, ...], Field(max_length=MAX_APPROVALS, json_schema_extra=MAP_BY_ID)
     ] = ()
-    """Approvals that were used."""
+    """Approvals that were used: envelopes that stand, and ids that work no more."""
+    resizes: Annotated[tuple[ResizeStatus, ...], Field(max_length=MAX_RESIZES, json_schema_extra=MAP_BY_ID)] = ()
+    """Sizes that running pods were given, until the next rollout."""
+    dry_run: DryRunStatus | None = None
+    """What would have been done, while the annotation optiinfra.io/dry-run is "true"."""
+    takeovers: Annotated[tuple[TakeoverStatus, ...], Field(max_length=MAX_TARGETS, json_schema_extra=MAP_BY_NAME)] = ()
+    """Where `takeover: Once` is used up; gone again while it is Never."""
+    operator: Name = ""
+    """Namespace and Lease of the operator that looks after this object."""
+    other_operator: OtherOperatorStatus | None = None
+    """Another operator that sees this object too."""
     cost: CostStatus | None = None
     """What the service costs; absent while no pod has a node."""
     savings: LedgerStatus | None = None

@@ -7,7 +7,7 @@ zero. Times, not ages, so that an idle object's status does not change by itself
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from optiinfra.api.base import ApiModel, Rule
 from optiinfra.api.scalars import Duration, Time
@@ -19,6 +19,9 @@ MAX_REFUSALS = 16
 MAX_EVIDENCE = 16
 MAX_EFFECTS = 4
 MAX_APPROVALS = 64
+MAX_RESIZES = 8
+MAX_REHEARSED = 16
+MAX_BODY = 4096
 MAX_TARGETS = 8
 
 Short = Annotated[str, Field(max_length=64)]
@@ -88,6 +91,8 @@ class EvidenceStatus(Measured):
     """Where it was measured: engine, agent, kubernetes, derived."""
     statistic: Short = "last"
     """How the window was summed up: last, mean, max, p95, sum, rate."""
+    place: Annotated[str, Field(max_length=256)] = ""
+    """Where it was measured: node, and GPU or container; empty where it is about the whole subject."""
 
 
 class EffectStatus(ApiModel):
@@ -133,6 +138,30 @@ class InsightStatus(ApiModel):
     """Model that wrote it."""
     at: Time | None = None
     """When it was written."""
+
+
+class EnvelopeStatus(ApiModel):
+    """Replica counts between which the operator may move once a person has approved them."""
+
+    lowest: Count
+    """Fewest replicas that it may order."""
+    highest: Count
+    """Most replicas that it may order."""
+    max_step: Count
+    """Replicas that one order may add or remove."""
+
+
+class PlaceStatus(ApiModel):
+    """The manifest that a change is written into."""
+
+    api_version: Annotated[str, Field(max_length=253)]
+    """API group and version."""
+    kind: Annotated[str, Field(max_length=63)]
+    """Kind."""
+    name: Name
+    """Name, in the namespace of the recommendation's object."""
+    container: Annotated[str, Field(max_length=63)] = ""
+    """Container of its pod template; empty where the change is of the object itself, or where it is not known."""
 
 
 class RecommendationStatus(ApiModel):
@@ -184,6 +213,10 @@ class RecommendationStatus(ApiModel):
     """When its id stops being valid."""
     insight: InsightStatus | None = None
     """What a language model says about it."""
+    envelope: EnvelopeStatus | None = None
+    """For replicas: what an approval of the id allows, for 24 h from the approval."""
+    place: PlaceStatus | None = None
+    """For changes of a manifest: whose it is; a patch of it is offered, never applied."""
 
 
 class ActionStatus(ApiModel):
@@ -257,10 +290,146 @@ class RoundStatus(ApiModel):
     """When it ended."""
 
 
+class ApprovalState(StrEnum):
+    """Where an approval stands."""
+
+    STANDING = "Standing"
+    """It allows what its envelope says."""
+    USED = "Used"
+    """It was used up by one change."""
+    EXPIRED = "Expired"
+    """Its 24 h are over."""
+    REVOKED = "Revoked"
+    """Its id was taken out of the annotation; it does not come back."""
+
+
 class UsedApproval(ApiModel):
     """An approval that was used; an id works once."""
 
     id: Identifier
     """The recommendation."""
     at: Time
-    """When it was used."""
+    """When it was used first."""
+    subject: Name = ""
+    """What it is about: the target, or the container."""
+    state: ApprovalState = ApprovalState.USED
+    """Where it stands."""
+    envelope: EnvelopeStatus | None = None
+    """For replicas: what it allows until it ends."""
+    until: Time | None = None
+    """For replicas: until when it allows it."""
+    removed_at: Time | None = None
+    """When its id was taken out of the annotation; put back, it is refused."""
+
+
+class ResizeState(StrEnum):
+    """Where a resize of running pods stands."""
+
+    RESIZING = "Resizing"
+    """Pods get the new size, one after the other."""
+    WAITING = "Waiting"
+    """The next pod has to wait; the reason says for what."""
+    RESIZED = "Resized"
+    """All pods have the new size, until the next rollout."""
+    ROLLED_BACK = "RolledBack"
+    """A pod could not be given the new size; all have the old one again."""
+    REFUSED = "Refused"
+    """It cannot be done to running pods; the patch is how to do it."""
+    ENDED = "Ended"
+    """A rollout has brought pods of the template's size."""
+
+
+class ResizeStatus(ApiModel):
+    """A change of running pods' requests. It lasts until the next rollout; `patch` makes it last."""
+
+    id: Identifier
+    """The recommendation."""
+    subject: Name
+    """The container, with its variant in front where there are several."""
+    setting: Annotated[str, Field(max_length=256)]
+    """What is changed."""
+    from_: Annotated[str, Field(max_length=256, alias="from")]
+    """Request, and limit where that moves too, before."""
+    to: Annotated[str, Field(max_length=256)]
+    """Request, and limit where that moves too, after."""
+    state: ResizeState
+    """Where it stands."""
+    reason: Short
+    """Reason code, the kubelet's own where it has one: Deferred, Infeasible."""
+    message: Sentence = ""
+    """What happened, in a sentence."""
+    revision: Name = ""
+    """Revision of the pod template whose pods are resized."""
+    pod: Name = ""
+    """The pod that is under way; empty while none is."""
+    done: Count = 0
+    """Pods that have the new size."""
+    pods: Count = 0
+    """Pods of the revision."""
+    at: Time
+    """When the state was reached."""
+    patch: Annotated[str, Field(max_length=MAX_BODY)] = ""
+    """The same change of the pod template, to make it last; the operator never applies it."""
+
+
+class RehearsedWrite(ApiModel):
+    """One request that would be sent."""
+
+    method: Short
+    """HTTP method."""
+    path: Annotated[str, Field(max_length=1024)]
+    """Path and query on the API server."""
+    content_type: Short
+    """Content type of the body."""
+    field_manager: Short = ""
+    """Field manager that the API server would note; empty for a deletion."""
+    body: Annotated[str, Field(max_length=MAX_BODY)] = ""
+    """The body as JSON; one that is longer is cut, and ends with an ellipsis."""
+
+
+class RehearsedCount(ApiModel):
+    """One replica count that would be published."""
+
+    name: Name
+    """Name under which it would be published."""
+    replicas: Count
+    """The count."""
+
+
+class DryRunStatus(ApiModel):
+    """What would have been done: the annotation optiinfra.io/dry-run is "true", and nothing was."""
+
+    at: Time
+    """When it was worked out."""
+    writes: Annotated[tuple[RehearsedWrite, ...], Field(max_length=MAX_REHEARSED, json_schema_extra=ATOMIC)] = ()
+    """Requests that would be sent, in order."""
+    more: Count = 0
+    """Further requests that are not listed."""
+    published: Annotated[tuple[RehearsedCount, ...], Field(max_length=MAX_TARGETS, json_schema_extra=ATOMIC)] = ()
+    """Replica counts that scalers would read."""
+
+
+class TakeoverStatus(ApiModel):
+    """A minReplicas that was taken from managers that only updated it: `takeover: Once` is used up by it."""
+
+    name: Name
+    """The target."""
+    scaler: Name
+    """The HorizontalPodAutoscaler."""
+    manager: Annotated[str, Field(max_length=128)]
+    """Who owned the field."""
+    value: Count
+    """What it was."""
+    at: Time
+    """When it was decided; the write comes after that, or not at all."""
+
+
+class OtherOperatorStatus(ApiModel):
+    """Another installation of the operator that sees this object too, and leaves it to this one."""
+
+    name: Name
+    """Its namespace and Lease."""
+    at: Time
+    """When it last asked."""
+    answered: StrictBool = False
+    """Whether the operator that looks after the object has heard it."""
