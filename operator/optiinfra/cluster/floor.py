@@ -1,8 +1,10 @@
 """The floor: `minReplicas` that the operator holds on a user's HPA, taken and given back without a trace.
 
 Who owns the field decides, read from managedFields immediately before each write. Unowned, or only ours: server-side
-apply without force. Anybody else: no write, and a `FloorRefusal` that names the manager and the remedy. The HPA is
-never read, changed and written back as a whole: its metric list is atomic and a round trip loses what we do not know.
+apply without force. Anybody else: no write, and a `FloorRefusal` that names the manager and the remedy; only where
+nobody but update managers own it may a caller say `force`, and whether it may say so twice is not known here. The HPA
+is never read, changed and written back as a whole: its metric list is atomic and a round trip loses what we do not
+know.
 
 Giving back takes two writes in this order: an apply of the original value, then a JSON patch that removes our
 managedFields entry, label and annotation, guarded by resourceVersion. An empty apply does not restore (measured), and
@@ -16,10 +18,19 @@ from typing import TypeAlias
 from optiinfra.cluster.client import FIELD_MANAGER, KubernetesClient, PatchKind
 from optiinfra.cluster.document import JsonObject, Key, mapping, objects, text
 from optiinfra.cluster.errors import Conflict, Invalid
-from optiinfra.cluster.scalers import HELD_LABEL, ORIGINAL_ANNOTATION, field_managers, hpa_path, parse_scaler
+from optiinfra.cluster.scalers import (
+    HELD_LABEL,
+    ORIGINAL_ANNOTATION,
+    OUR_MANAGER,
+    RELEASE_STEP_ANNOTATION,
+    field_managers,
+    hpa_path,
+    parse_scaler,
+)
 from optiinfra.domain.workload import ScalerFacts
 
-_OURS = ((FIELD_MANAGER, "Apply"),)
+_OURS = (OUR_MANAGER,)
+_MARKS = (("labels", HELD_LABEL), ("annotations", ORIGINAL_ANNOTATION), ("annotations", RELEASE_STEP_ANNOTATION))
 _ATTEMPTS = 3
 """An HPA's status changes every 15 s, and each change is a new resourceVersion."""
 
@@ -68,19 +79,47 @@ class FloorReleased:
 FloorResult: TypeAlias = FloorHeld | FloorRefusal
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be held, and how."""
+
+    value: int
+    force: bool = False
+    release_step: int | None = None
+    """None: as it is written already."""
+
+
 class Floor:
     """Takes, moves and releases floors. Every call reads the live HPA first."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
 
-    async def take(self, key: Key, *, uid: str, value: int) -> FloorResult:
-        """Hold minReplicas at `value`; the value found becomes the original. Taking twice is moving."""
-        return await self._hold(key, uid=uid, value=value, must_be_held=False)
+    async def take(
+        self, key: Key, *, uid: str, value: int, force: bool = False, release_step: int | None = None
+    ) -> FloorResult:
+        """Hold minReplicas at `value`; the value found becomes the original. Taking twice is moving.
+
+        `release_step` is written beside it: the replicas by which whoever gives it back goes at a time, 0 for at once.
+        With `force` a field that only update managers own is taken from them.
+        """
+        order = _Order(value, force=force, release_step=release_step)
+        return await self._hold(key, order, uid=uid, must_be_held=False)
 
     async def move(self, key: Key, *, uid: str, value: int) -> FloorResult:
         """Move a floor that is held; `NOT_HELD` when label or field are ours no longer."""
-        return await self._hold(key, uid=uid, value=value, must_be_held=True)
+        return await self._hold(key, _Order(value), uid=uid, must_be_held=True)
+
+    async def give_way(self, key: Key, *, uid: str) -> FloorHeld | FloorReleased | FloorRefusal:
+        """Take our marks from an HPA whose minReplicas somebody else changed; `FloorHeld` when it is ours after all."""
+        document = await self._read(key, uid=uid)
+        facts = parse_scaler(document).facts
+        if not facts.floor_lost:
+            original = facts.original_min_replicas
+            return FloorHeld(
+                facts.min_replicas, facts.min_replicas if original is None else original, facts.resource_version
+            )
+        return await self.release(key, uid=uid)
 
     async def release(
         self, key: Key, *, uid: str = "", max_step: int | None = None
@@ -109,15 +148,18 @@ class Floor:
             return FloorReleased(facts.min_replicas, restored=ours)
         raise Conflict("the HPA kept changing", verb="release", path=hpa_path(key.namespace, key.name), code=409)
 
-    async def _hold(self, key: Key, *, uid: str, value: int, must_be_held: bool) -> FloorResult:
+    async def _hold(self, key: Key, order: "_Order", *, uid: str, must_be_held: bool) -> FloorResult:
+        value = order.value
         for attempt in range(1, _ATTEMPTS + 1):
             document = await self._read(key, uid=uid)
             facts = parse_scaler(document).facts
             refusal = refusal_of(facts)
-            if refusal is not None:
+            forced = order.force and refusal is not None and refusal.case is FloorCase.UPDATE_MANAGER
+            if refusal is not None and not forced:
                 return refusal
             ours = facts.min_replicas_managers == _OURS
-            original = facts.original_min_replicas if facts.held or ours else None
+            # What an update manager owns is its own value, whatever was written beside it before.
+            original = facts.original_min_replicas if (facts.held or ours) and not forced else None
             if original is None and ours:
                 # The present value is ours, so it must not become the "original".
                 return FloorRefusal(FloorCase.NOT_HELD, "", f"release it: {ORIGINAL_ANNOTATION} was removed")
@@ -131,7 +173,7 @@ class Floor:
                     f" and its maximum {facts.max_replicas}"
                 )
             try:
-                written = await self._apply(key, facts, value=value, original=original)
+                written = await self._apply(key, facts, order, original=original, force=forced)
             except Conflict:
                 # Changed, or taken by somebody, between our read and our write: the next read tells which.
                 if attempt == _ATTEMPTS:
@@ -147,7 +189,13 @@ class Floor:
             raise Conflict("the HPA was replaced since it was seen", verb="get", path=path, code=409)
         return document
 
-    async def _apply(self, key: Key, facts: ScalerFacts, *, value: int, original: int) -> JsonObject:
+    async def _apply(
+        self, key: Key, facts: ScalerFacts, order: "_Order", *, original: int, force: bool = False
+    ) -> JsonObject:
+        step = facts.release_step if order.release_step is None else order.release_step
+        annotations = {ORIGINAL_ANNOTATION: str(original)}
+        if step is not None:
+            annotations[RELEASE_STEP_ANNOTATION] = str(step)
         body = {
             "apiVersion": "autoscaling/v2",
             "kind": "HorizontalPodAutoscaler",
@@ -158,17 +206,17 @@ class Floor:
                 "resourceVersion": facts.resource_version,
                 # An apply without them would remove them.
                 "labels": {HELD_LABEL: "true"},
-                "annotations": {ORIGINAL_ANNOTATION: str(original)},
+                "annotations": annotations,
             },
-            "spec": {"minReplicas": value},
+            "spec": {"minReplicas": order.value},
         }
-        return await self._client.apply(hpa_path(key.namespace, key.name), body)
+        return await self._client.apply(hpa_path(key.namespace, key.name), body, force=force)
 
     async def _restore(
         self, key: Key, document: JsonObject, facts: ScalerFacts, *, value: int, original: int
     ) -> JsonObject:
         if facts.min_replicas_managers == _OURS:
-            return await self._apply(key, facts, value=value, original=original)
+            return await self._apply(key, facts, _Order(value), original=original)
         # In a copy no apply is free of conflicts: the copying tool owns every field.
         patch = [*_fence(document), {"op": "replace", "path": "/spec/minReplicas", "value": value}]
         return await self._client.patch(hpa_path(key.namespace, key.name), patch, kind=PatchKind.JSON)
@@ -180,7 +228,7 @@ class Floor:
         patch.extend(
             {"op": "remove", "path": f"/metadata/managedFields/{index}"} for index in reversed(_own_entries(document))
         )
-        for field, name in (("labels", HELD_LABEL), ("annotations", ORIGINAL_ANNOTATION)):
+        for field, name in _MARKS:
             if name in mapping(metadata, field):
                 patch.append({"op": "remove", "path": f"/metadata/{field}/{name.replace('/', '~1')}"})
         await self._client.patch(hpa_path(key.namespace, key.name), patch, kind=PatchKind.JSON)
@@ -197,7 +245,7 @@ def refusal_of(facts: ScalerFacts) -> FloorRefusal | None:
     if facts.controller_owner or facts.owned_by_us:
         owner = facts.controller_owner or "optiinfra"
         return FloorRefusal(FloorCase.CONTROLLER_OWNER, owner, f"set the minimum in {owner}, which owns this HPA")
-    others = [(name, how) for name, how in facts.min_replicas_managers if (name, how) != (FIELD_MANAGER, "Apply")]
+    others = [(name, how) for name, how in facts.min_replicas_managers if (name, how) != OUR_MANAGER]
     for name, how in others:
         if how == "Apply":
             return FloorRefusal(FloorCase.APPLY_MANAGER, name, _remedy(name))

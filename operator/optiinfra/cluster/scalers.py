@@ -1,8 +1,8 @@
-"""A HorizontalPodAutoscaler of the API as facts: limits, state, and who owns its minimum.
+"""A HorizontalPodAutoscaler of the API as facts: limits, state, who owns its minimum.
 
-Read-only: behaviour is not even parsed, and of metrics only what a request means to them, with the entry as it is
-written for a patch that people apply; nothing of either is ever written back. An HPA that belongs to another controller
-(KEDA's ScaledObject, a KServe service) says so in `controller_owner`.
+Read-only: of behaviour only how fast it scales up, and of metrics only what a request means to them, with the entry as
+it is written for a patch that people apply; nothing of either is ever written back. An HPA that belongs to another
+controller (KEDA's ScaledObject, a KServe service) says so in `controller_owner`.
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,29 @@ from typing import Any, Final
 
 import orjson
 
+from optiinfra.cluster.client import FIELD_MANAGER
 from optiinfra.cluster.document import JsonObject, Key, integer, integer_or_none, key_of, mapping, objects, text
 from optiinfra.cluster.pods import controller_of
 from optiinfra.cluster.quantities import quantity_in
+from optiinfra.domain.scale_up_rules import USUAL_RULES, RateKind, RatePolicy, ScaleUpRules, Select
+from optiinfra.domain.units import Seconds
 from optiinfra.domain.workload import ScalerFacts, ScalerMetric
 
 GROUP = "optiinfra.io"
 HELD_LABEL = "optiinfra.io/held"
 ORIGINAL_ANNOTATION = "optiinfra.io/original"
+RELEASE_STEP_ANNOTATION = "optiinfra.io/release-step"
+"""Replicas by which the floor goes back at a time, so that it does so too when its object is gone; 0: at once."""
+OUR_MANAGER = (FIELD_MANAGER, "Apply")
 BEFORE_FIRST_APPLY = ("before-first-apply", "Update")
 DEFAULT_TOLERANCE = 0.1
 """What the HPA controller uses when behavior has no tolerance, or the server is too old to know it."""
 METRIC_LIMIT: Final = 2048
 """Bytes of one metric as written; a longer one (selectors are free text) is left out of a patch, which then says so."""
 _MOST_METRICS: Final = 32
+_MOST_POLICIES: Final = 32
+_RATE_KINDS: Final = frozenset(str(kind) for kind in RateKind)
+_SELECTS: Final = frozenset(str(select) for select in Select)
 DEFAULT_MINIMUM = 1
 """What the API server uses when minReplicas is absent."""
 
@@ -55,6 +64,7 @@ def parse_scaler(document: JsonObject) -> ScalerRecord:
     owner = _foreign_controller(document)
     labels = mapping(document, "metadata", "labels")
     minimum = integer_or_none(document, "spec", "minReplicas")
+    managers = field_managers(document, "spec", "minReplicas")
     facts = ScalerFacts(
         name=key.name,
         uid=text(document, "metadata", "uid"),
@@ -67,12 +77,15 @@ def parse_scaler(document: JsonObject) -> ScalerRecord:
         scaling_active_reason=reason,
         owned_by_us=owned_by_us(document),
         controller_owner=owner,
-        min_replicas_managers=field_managers(document, "spec", "minReplicas"),
+        min_replicas_managers=managers,
         held=HELD_LABEL in labels,
-        original_min_replicas=_original(document),
+        original_min_replicas=_count(document, ORIGINAL_ANNOTATION),
         tolerance_up=_tolerance(document, "scaleUp"),
         tolerance_down=_tolerance(document, "scaleDown"),
         metrics=tuple(_metric(entry) for entry in objects(document, "spec", "metrics")[:_MOST_METRICS]),
+        scale_up=_scale_up(document),
+        release_step=_count(document, RELEASE_STEP_ANNOTATION),
+        floor_lost=HELD_LABEL in labels and any(manager != OUR_MANAGER for manager in managers),
     )
     return ScalerRecord(
         key,
@@ -123,8 +136,25 @@ def _foreign_controller(document: JsonObject) -> str:
     return f"{kind}/{name}" if kind and not owned_by_us(document) else ""
 
 
-def _original(document: JsonObject) -> int | None:
-    written = mapping(document, "metadata", "annotations").get(ORIGINAL_ANNOTATION)
+def _scale_up(document: JsonObject) -> ScaleUpRules:
+    """Read behavior.scaleUp; what it leaves out is as Kubernetes has it, even where a server does not fill it in."""
+    written = mapping(document, "spec", "behavior", "scaleUp")
+    usual = USUAL_RULES
+    policies = tuple(
+        RatePolicy(RateKind(kind), integer(entry, "value"), Seconds(float(integer(entry, "periodSeconds"))))
+        for entry in objects(written, "policies")[:_MOST_POLICIES]
+        if (kind := text(entry, "type")) in _RATE_KINDS
+    )
+    select = text(written, "selectPolicy")
+    return ScaleUpRules(
+        policies=policies or usual.policies,
+        select=Select(select) if select in _SELECTS else usual.select,
+        stabilization=Seconds(float(integer_or_none(written, "stabilizationWindowSeconds") or 0)),
+    )
+
+
+def _count(document: JsonObject, annotation: str) -> int | None:
+    written = mapping(document, "metadata", "annotations").get(annotation)
     return (
         int(written)
         if isinstance(written, str) and written.isascii() and written.isdigit() and len(written) < 10

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from optiinfra.api.reasons import EXPLANATIONS, Reason
+from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.cluster.access import Attributes, Verdict
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import AlreadyExists, ClusterError, Conflict
-from optiinfra.cluster.floor import FloorCase, FloorHeld, FloorRefusal, FloorReleased
 from optiinfra.cluster.own_scaler import OwnScaler
 from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.floor_keeper import FloorKeeper
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kill_switch import ActsStopped
 from optiinfra.control.work import Effect, ServiceWork, TargetWork
@@ -29,18 +29,6 @@ from optiinfra.domain.workload import ScalerFacts
 _PERMISSION_SECONDS = 60.0
 _LIFETIME_INTERVALS = 3.0
 _LEAST_LIFETIME = 30.0
-
-
-class FloorWriter(Protocol):
-    """Takes and releases floors; `optiinfra.cluster.floor` is the real one."""
-
-    async def take(self, key: Key, *, uid: str, value: int) -> FloorHeld | FloorRefusal:
-        """Hold minReplicas at a value."""
-
-    async def release(
-        self, key: Key, *, uid: str = "", max_step: int | None = None
-    ) -> FloorHeld | FloorReleased | FloorRefusal:
-        """Give the floor back."""
 
 
 class OwnWriter(Protocol):
@@ -74,7 +62,7 @@ class Actuator:
     """Carries out orders. `server_minor` and `external` are filled in at start."""
 
     board: DecisionBoard
-    floors: FloorWriter
+    floors: FloorKeeper
     own: OwnWriter
     access: PermissionReader
     external: Callable[[], ExternalMetricsState]
@@ -84,11 +72,15 @@ class Actuator:
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
     _applied: dict[tuple[ObjectKey, str], tuple[str, OwnScaler]] = field(default_factory=dict)
     """By object and target: what was applied last, and the uid it got."""
+    _blocked: dict[tuple[ObjectKey, str], tuple[tuple[str, int, int, OwnScaler], str]] = field(default_factory=dict)
+    """By object and target: with which state of our HPA an apply met another manager, and what was said of it."""
 
     async def carry_out(self, service: ServiceWork, target: TargetWork) -> None:
         """Bring the world to what `target.order` says, and note the effect."""
         if target.problem is not None or target.facts is None or target.withheld is not None or self.stopped():
             self.board.withdraw(service.key.namespace, published_name(service, target))
+            if not self.stopped() and target.withheld is None:
+                await self._give_up(service, target)
             return
         try:
             await self._leave(service, target)
@@ -113,8 +105,15 @@ class Actuator:
             if scaler.owned_by_us and actuation is not Actuation.OWN and await self._may(service, target, "delete"):
                 await self._delete_own(service, scaler)
             if scaler.held and actuation is not Actuation.FLOOR and await self._may(service, target, "patch"):
-                key = Key(service.key.namespace, scaler.name)
-                await self.floors.release(key, uid=scaler.uid, max_step=service.settings.policy.max_replica_step)
+                await self.floors.give_back(service, target, scaler)
+
+    async def _give_up(self, service: ServiceWork, target: TargetWork) -> None:
+        """Let go of floors once somebody else scales the workload as well: two scalers fight, and ours must not help."""
+        if target.problem is None or target.problem.reason is not Reason.SEVERAL_SCALERS:
+            return
+        for scaler in target.scalers:
+            if scaler.held and await self._may(service, target, "patch"):
+                await self.floors.give_up(service, scaler)
 
     def _publish(self, service: ServiceWork, target: TargetWork) -> None:
         name = published_name(service, target)
@@ -155,6 +154,11 @@ class Actuator:
         unchanged = ours is not None and known == (ours.uid, wanted) and _matches(ours, wanted)
         if unchanged or target.order is None:
             return
+        state = None if ours is None else (ours.uid, ours.min_replicas, ours.max_replicas, wanted)
+        blocked, text = self._blocked.get(slot, (None, ""))
+        if state is not None and state == blocked:
+            target.effect = Effect(effective=False, reason=Reason.FIELD_OWNED, message=text)
+            return
         try:
             uid = await self.own.apply(wanted, uid=ours.uid if ours is not None else "")
         except AlreadyExists:
@@ -163,6 +167,16 @@ class Actuator:
                 reason=Reason.SCALER_EXISTS,
                 message=f"HorizontalPodAutoscaler {wanted.key.name} exists and is not ours; delete or rename it",
             )
+            return
+        except Conflict as error:
+            if state is None:
+                raise
+            # Asked again only when something changed: a refused request every round is a fight, too.
+            text = (
+                f"HorizontalPodAutoscaler {wanted.key.name} was changed by somebody; delete it to have it anew: {error}"
+            )
+            self._blocked[slot] = (state, text[:500])
+            target.effect = Effect(effective=False, reason=Reason.FIELD_OWNED, message=text[:500])
             return
         self._applied[slot] = (uid, wanted)
 
@@ -199,22 +213,14 @@ class Actuator:
         assert target.facts is not None
         scaler = target.facts.scaler
         assert scaler is not None  # collect has made its absence a problem
-        key = Key(service.key.namespace, scaler.name)
         if not wants_to_act(service):
             if scaler.held and await self._may(service, target, "patch"):
-                await self.floors.release(key, uid=scaler.uid, max_step=service.settings.policy.max_replica_step)
+                await self.floors.give_back(service, target, scaler)
             return
-        if target.order is None or not isinstance(target.decision, ScalingDecision):
+        undecided = target.order is None or not isinstance(target.decision, ScalingDecision)
+        if (undecided and not scaler.floor_lost) or not await self._may(service, target, "patch"):
             return
-        if not await self._may(service, target, "patch"):
-            return
-        value, effect = floor_value(target, scaler, step=service.settings.policy.max_replica_step)
-        if value is not None and not (scaler.held and scaler.min_replicas == value):
-            outcome = await self.floors.take(key, uid=scaler.uid, value=value)
-            if isinstance(outcome, FloorRefusal):
-                text = f"HorizontalPodAutoscaler {scaler.name}: {outcome.remedy}"
-                effect = Effect(effective=False, reason=_REFUSED[outcome.case], message=text)
-        target.effect = effect
+        target.effect = await self.floors.keep(service, target)
 
     async def _may(self, service: ServiceWork, target: TargetWork, *verbs: str) -> bool:
         for verb in verbs:
@@ -244,16 +250,10 @@ class Actuator:
 
     def forget(self, key: ObjectKey) -> None:
         """Drop what is remembered of an object that is gone."""
-        for slot in [slot for slot in self._applied if slot[0] == key]:
-            del self._applied[slot]
-
-
-_REFUSED = {
-    FloorCase.APPLY_MANAGER: Reason.FIELD_OWNED,
-    FloorCase.UPDATE_MANAGER: Reason.FIELD_OWNED,
-    FloorCase.CONTROLLER_OWNER: Reason.SCALER_OWNED_BY_CONTROLLER,
-    FloorCase.NOT_HELD: Reason.FLOOR_LOST,
-}
+        self.floors.forget(key)
+        for slot in [slot for slot in (*self._applied, *self._blocked) if slot[0] == key]:
+            self._applied.pop(slot, None)
+            self._blocked.pop(slot, None)
 
 
 def wants_to_act(service: ServiceWork) -> bool:
@@ -284,27 +284,6 @@ def heard(target: TargetWork, order: int) -> int:
         tolerance_down=facts.scaler.tolerance_down,
         maximum=limits.maximum,
     )
-
-
-def floor_value(target: TargetWork, scaler: ScalerFacts, *, step: int) -> tuple[int | None, Effect | None]:
-    """Settle the floor to hold now: in steps, never above the live maximum, never lower while the HPA is not active."""
-    assert isinstance(target.decision, ScalingDecision)
-    assert target.facts is not None
-    # No more than was ordered: a person who approved six did not approve ten. What did harm by going comes back first.
-    ordered = target.order if target.order is not None else scaler.min_replicas
-    wanted = min(max(min(target.decision.floor, ordered), target.restore or 0), scaler.max_replicas)
-    held = scaler.min_replicas if scaler.held else None
-    base = max(held or 0, scaler.min_replicas)
-    if wanted > base:
-        if any(pod.gpus > 0 and pod.phase == "Pending" and not pod.node for pod in target.facts.pods):
-            return held, Effect(effective=False, reason=Reason.PODS_PENDING)
-        return min(wanted, max(base, target.facts.desired_replicas) + step, scaler.max_replicas), None
-    if held is None:
-        return None, None  # nothing to hold: the user's own minimum is enough
-    if wanted < held and scaler.scaling_active is not True:
-        text = f"{EXPLANATIONS[Reason.ONE_WAY_FLOOR]} ({scaler.scaling_active_reason or 'no condition yet'})"
-        return held, Effect(effective=False, reason=Reason.ONE_WAY_FLOOR, message=text)
-    return max(wanted, held - step), None
 
 
 def _matches(ours: ScalerFacts, wanted: OwnScaler) -> bool:

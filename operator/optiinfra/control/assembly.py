@@ -40,6 +40,7 @@ from optiinfra.control.analyze import AnalysisTimes
 from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.collect import Collector
 from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.floor_keeper import FloorKeeper
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kill_switch import SwitchWatch
@@ -148,7 +149,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
     state: list[Operator] = []
     actuator = Actuator(
         board=shared.board,
-        floors=shared.floor,
+        floors=FloorKeeper(shared.floor),
         own=OwnScalers(shared.acting),
         access=shared.access,
         external=lambda: state[0].external,
@@ -166,7 +167,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         memories=shared.memories,
         queue=shared.queue,
         targets=TargetTable(reader=shared.targets, clock=time.monotonic),
-        usage=UsageTable(reader=Usage(client), clock=time.time),
+        usage=UsageTable(reader=Usage(client), clock=time.time, agents=lambda node: shared.snapshots.agent(node)[0]),
         sizing_rules=SizingRulesTable(reader=SizingRules(client), clock=time.monotonic),
         board=shared.board,
         inventory=shared.inventory,
@@ -333,6 +334,7 @@ def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetc
         timeout_s=shared.settings.scrape_timeout_seconds,
         limit_bytes=shared.settings.page_limit_bytes,
         read=loop.page_read,
+        pods=sources.pods,
     )
 
 

@@ -19,6 +19,8 @@ _LOG = logging.getLogger(__name__)
 _STEP_PAUSE = 15.0
 """The HPA controller's default sync: a second step before it would be one jump."""
 _MOST_STEPS = 100
+USUAL_STEP = 4
+"""Replicas by which a floor goes back at a time when nothing beside it says otherwise; policy's built-in value."""
 
 
 class FloorGiver(Protocol):
@@ -44,6 +46,12 @@ class Released:
     key: Key
     outcome: str
     done: bool
+
+
+def step_of(record: ScalerRecord) -> int | None:
+    """Return the replicas by which this floor is to go back at a time, as its object wanted; None: all at once."""
+    written = record.facts.release_step
+    return None if written == 0 else written or USUAL_STEP
 
 
 def orphans(held: Iterable[ScalerRecord], wanted: Callable[[ScalerRecord], bool]) -> list[ScalerRecord]:
@@ -72,13 +80,17 @@ async def release_one(floor: FloorGiver, record: ScalerRecord, *, max_step: int 
 
 
 async def release_all(
-    floor: FloorGiver, records: Iterable[ScalerRecord], *, max_step: int | None, pause: float = _STEP_PAUSE
+    floor: FloorGiver,
+    records: Iterable[ScalerRecord],
+    *,
+    step: Callable[[ScalerRecord], int | None] = step_of,
+    pause: float = _STEP_PAUSE,
 ) -> list[Released]:
-    """Give everything back, in steps where asked for; the caller bounds the time."""
+    """Give everything back, each in the steps that `step` says; the caller bounds the time."""
     waiting = list(records)
     finished: list[Released] = []
     for _ in range(_MOST_STEPS):
-        results = [await release_one(floor, record, max_step=max_step) for record in waiting]
+        results = [await release_one(floor, record, max_step=step(record)) for record in waiting]
         finished += [result for result in results if result.done]
         waiting = [record for record, result in zip(waiting, results, strict=True) if not result.done]
         if not waiting:

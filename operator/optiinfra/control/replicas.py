@@ -55,7 +55,8 @@ def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> L
     minimum = lowest if own.min_replicas is None else max(lowest, own.min_replicas)
     if scaler is not None and own.actuation is not Actuation.OWN:
         # A floor of ours is not the user's minimum: that one was written down when the floor was taken.
-        users = scaler.original_min_replicas if scaler.held and scaler.original_min_replicas is not None else None
+        ours = scaler.held and not scaler.floor_lost
+        users = scaler.original_min_replicas if ours and scaler.original_min_replicas is not None else None
         minimum = max(minimum, scaler.min_replicas if users is None else users)
         maximum = scaler.max_replicas if own.max_replicas is None else min(scaler.max_replicas, own.max_replicas)
     elif own.max_replicas is not None:
@@ -120,7 +121,7 @@ def scaling_input(
         hold=times.hold,
         forecast_enabled=work.target.scaling.forecast.enabled,
         paused=service.settings.suspended or (scaler is not None and scaler.scaling_active_reason == _DISABLED),
-        current_floor=scaler.min_replicas if scaler is not None and scaler.held else 0,
+        current_floor=scaler.min_replicas if scaler is not None and scaler.held and not scaler.floor_lost else 0,
     )
 
 

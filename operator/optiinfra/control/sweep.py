@@ -15,11 +15,10 @@ from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.objects import Resources
 from optiinfra.cluster.scalers import ScalerRecord
 from optiinfra.control.keys import Kind, ObjectKey
-from optiinfra.control.registry import Registry
-from optiinfra.control.release import FloorGiver, orphans, release_one
+from optiinfra.control.registry import Broken, Registry
+from optiinfra.control.release import FloorGiver, orphans, release_one, step_of
 
 _LOG = logging.getLogger(__name__)
-_RELEASE_STEP = 4
 
 
 class ObjectLister(Protocol):
@@ -63,6 +62,8 @@ class Sweep:
     """Set when an object vanished: what it held is given back at once, not at the next sweep."""
     unfinished: bool = False
     """A floor is given back in steps, and the last one was not the last."""
+    listed: bool = False
+    """All objects were listed at least once; before that, a floor without an object may only be one not seen yet."""
 
     async def run_once(self) -> None:
         """Sweep once. A list that fails leaves everything as it is: absence of an answer is not absence."""
@@ -76,6 +77,7 @@ class Sweep:
                 _LOG.warning("sweep could not list", extra={"kind": kind, "error": str(error)})
                 return
             self._compare(kind, bodies)
+        self.listed = True
         await self.release_orphans()
 
     def _compare(self, kind: Kind, bodies: Sequence[Mapping[str, Any]]) -> None:
@@ -91,13 +93,15 @@ class Sweep:
 
     async def release_orphans(self) -> None:
         """Give back floors that no living object wants, one step of each."""
-        if not self.actuation_enabled or self.kill_switch():
+        if not self.listed or not self.actuation_enabled or self.kill_switch():
             return
         held = orphans(self.held.held_scalers(), self._wanted)
-        results = [await release_one(self.floor, record, max_step=_RELEASE_STEP) for record in held]
+        results = [await release_one(self.floor, record, max_step=step_of(record)) for record in held]
         self.unfinished = not all(result.done for result in results)
 
     def _wanted(self, record: ScalerRecord) -> bool:
+        if any(key.namespace == record.key.namespace for key in self._unreadable()):
+            return True  # its spec may be the one that wants it: not being able to read it is no wish
         for key, obj in self.registry.services():
             if key.namespace != record.key.namespace or obj.metadata.deleting:
                 continue
@@ -109,3 +113,6 @@ class Sweep:
                 if same and scaling.actuation is Actuation.FLOOR:
                     return True
         return False
+
+    def _unreadable(self) -> list[ObjectKey]:
+        return [key for key in self.registry.all_keys() if isinstance(self.registry.get(key), Broken)]

@@ -8,8 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from optiinfra.domain.agent_readings import (
+    NO_CLOCKS,
+    NO_FAULTS,
+    NOT_REPORTED,
+    Attribution,
+    ClockHolds,
+    ContainerCounters,
+    DeviceClaim,
+    GpuFaults,
+    LinkCounters,
+)
 from optiinfra.domain.pod_rules import NO_RULES, NodeTerm, PodGroup, PodRules, Taint
 from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason, Value
+from optiinfra.domain.scale_up_rules import USUAL_RULES, ScaleUpRules
 from optiinfra.domain.units import UnixTime
 
 
@@ -101,6 +113,8 @@ class PodFacts:
     pod_level: ContainerFacts | None = None
     """Resources of the pod as a whole (spec.resources), which go before its containers'; None where it has none."""
     memory_kills: tuple[MemoryKill, ...] = ()
+    container_ids: tuple[tuple[str, str], ...] = ()
+    """First digits of each container's id, as node agents shorten it, and its name."""
     vertically_scaled: bool = False
     """A VerticalPodAutoscaler changed its requests when it was admitted (annotation vpaUpdates)."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -166,6 +180,12 @@ class ScalerFacts:
     """Share by which the metric must exceed the present count before the HPA acts; 0.1 where it does not say."""
     tolerance_down: float = 0.1
     metrics: tuple[ScalerMetric, ...] = ()
+    scale_up: ScaleUpRules = USUAL_RULES
+    """How fast it adds replicas by itself."""
+    release_step: int | None = None
+    """Replicas by which a floor of ours goes back at a time, as written beside it; 0: at once. None: nothing is."""
+    floor_lost: bool = False
+    """It carries our label, and somebody else has written its minReplicas since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +230,16 @@ class GpuFacts:
     sm_active_ratio: Value = Unknown(UnknownReason.NOT_MEASURED)
     pcie_bytes: Value = Unknown(UnknownReason.NOT_MEASURED)
     """Counter of what went over PCIe, both ways."""
+    pcie_transmit_bytes: Value = NOT_REPORTED
+    """Counter: from the GPU."""
+    pcie_receive_bytes: Value = NOT_REPORTED
+    """Counter: to the GPU."""
+    pcie_speed: Value = NOT_REPORTED
+    """Bytes per second that its link carries in each direction."""
+    tensor_active_ratio: Value = NOT_REPORTED
+    dram_active_ratio: Value = NOT_REPORTED
+    clocks: ClockHolds = NO_CLOCKS
+    faults: GpuFaults = NO_FAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +269,18 @@ class AgentReading:
     """1.0 when the GPU source worked, else why not (no driver is UNSUPPORTED, a failed driver INVALID ...)."""
     allocations: tuple[GpuAllocation, ...] = ()
     simulated: bool = False
+    attribution: Attribution | None = None
+    """None where the agent does not say how it knows who holds what."""
+    claims: tuple[DeviceClaim, ...] = ()
+    """Devices held by claims; once they are joined with ResourceSlices they are allocations too."""
+    containers: tuple[ContainerCounters, ...] = ()
+    """Of the pods that were asked for; empty on older readings, where nobody needs them any more."""
+    containers_source: Value = NOT_REPORTED
+    """1.0 when containers were read, else why not."""
+    cpu_pressure_ratio: Value = NOT_REPORTED
+    """PSI some: share of the last 10 s in which a task of the node waited for a CPU."""
+    links: tuple[LinkCounters, ...] = ()
+    """The node's network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import AlreadyExists, Conflict, Unavailable
 from optiinfra.cluster.floor import FloorCase, FloorHeld, FloorRefusal, FloorReleased
 from optiinfra.cluster.own_scaler import OwnScaler
-from optiinfra.control.actuation import Actuator, ExternalMetricsState, floor_value, published_name, wants_to_act
+from optiinfra.control.actuation import Actuator, ExternalMetricsState, published_name, wants_to_act
 from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.floor_keeper import FloorKeeper
+from optiinfra.control.floor_steps import FloorStep, floor_step
 from optiinfra.control.work import Effect, Problem, ServiceWork
 from tests.unit.control.examples import (
     DEPLOYMENT,
@@ -39,10 +41,14 @@ class World:
     denied: frozenset[str] = frozenset()
     external: ExternalMetricsState = SERVED
     writes: list[tuple[Any, ...]] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
     asked: list[Attributes] = field(default_factory=list)
 
-    async def take(self, key: Key, *, uid: str, value: int) -> FloorHeld | FloorRefusal:
+    async def take(
+        self, key: Key, *, uid: str, value: int, force: bool = False, release_step: int | None = None
+    ) -> FloorHeld | FloorRefusal:
         self.writes.append(("take", str(key), uid, value))
+        self.steps.append(release_step)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome or FloorHeld(value, 1, "8")
@@ -50,6 +56,10 @@ class World:
     async def release(self, key: Key, *, uid: str = "", max_step: int | None = None) -> FloorReleased:
         self.writes.append(("release", str(key), uid, max_step))
         return FloorReleased(1, restored=True)
+
+    async def give_way(self, key: Key, *, uid: str) -> FloorReleased:
+        self.writes.append(("give way", str(key), uid))
+        return FloorReleased(3, restored=False)
 
     async def apply(self, wanted: OwnScaler, *, uid: str = "") -> str:
         self.writes.append(("apply", wanted, uid))
@@ -68,7 +78,7 @@ class World:
     def actuator(self) -> Actuator:
         board = DecisionBoard(clock=lambda: 1000.0)
         return Actuator(
-            board=board, floors=self, own=self, access=self, external=lambda: self.external, server_minor=36
+            board=board, floors=FloorKeeper(self), own=self, access=self, external=lambda: self.external, server_minor=36
         )
 
 
@@ -297,6 +307,8 @@ async def test_what_another_actuation_left_is_taken_away():
 
 # Floor
 
+HELD = {"held": True, "original_min_replicas": 1, "release_step": 4}
+
 
 def floor_work(hpa, *, desired: int = 6, floor: int | None = None, order: int | None = 6, **more: Any) -> ServiceWork:
     spec = ro(mode=more.pop("mode", "Auto"), scaling={"actuation": "Floor"}, **more)
@@ -315,7 +327,7 @@ async def test_floor_takes_the_minimum_of_the_users_hpa_and_publishes_nothing():
 
 async def test_floor_writes_nothing_while_it_holds_what_it_wants():
     world = World()
-    await carried_out(floor_work(scaler(held=True, min_replicas=6, original_min_replicas=1)), world)
+    await carried_out(floor_work(scaler(**HELD, min_replicas=6)), world)
     assert world.writes == []
 
 
@@ -372,9 +384,6 @@ async def test_floor_is_given_back_in_steps_when_it_may_not_act_any_more(more):
     assert world.writes == []
 
 
-HELD = {"held": True, "original_min_replicas": 1}
-
-
 @pytest.mark.parametrize(
     ("hpa", "floor", "current", "step", "expected", "reason"),
     [
@@ -400,14 +409,14 @@ def test_the_floor_moves_in_steps_within_the_hpas_own_limits(hpa, floor, current
     work = floor_work(scaler(**hpa), desired=max(floor, 1), floor=floor, order=max(floor, 1))
     target = work.targets[0]
     target.facts = facts(current, scaler=scaler(**hpa))
-    value, effect = floor_value(target, scaler(**hpa), step=step)
-    assert value == expected
-    assert (effect.reason if effect else None) == reason
+    found = floor_step(target, scaler(**hpa), step=step)
+    assert found.value == expected
+    assert (found.effect.reason if found.effect else None) == reason
 
 
 def test_the_floor_is_never_more_than_what_was_ordered_or_approved():
     work = floor_work(scaler(min_replicas=1), floor=10, order=6)
-    assert floor_value(work.targets[0], scaler(min_replicas=1), step=20) == (6, None)
+    assert floor_step(work.targets[0], scaler(min_replicas=1), step=20) == FloorStep(6)
 
 
 def test_what_did_harm_by_going_comes_back_as_a_floor():
@@ -415,17 +424,17 @@ def test_what_did_harm_by_going_comes_back_as_a_floor():
     work = floor_work(held, floor=2, order=6)
     work.targets[0].restore = 6
     work.targets[0].facts = facts(4, scaler=held)
-    assert floor_value(work.targets[0], held, step=4) == (6, None)
+    assert floor_step(work.targets[0], held, step=4) == FloorStep(6)
 
 
 def test_the_floor_does_not_rise_while_gpu_pods_wait_for_a_node():
     work = floor_work(scaler(**HELD, min_replicas=5), floor=9, order=9)
     target = work.targets[0]
     target.facts = facts(4, pods=(*facts(4).pods, pending()))
-    value, effect = floor_value(target, scaler(**HELD, min_replicas=5), step=4)
-    assert value == 5
-    assert effect is not None
-    assert effect.reason is Reason.PODS_PENDING
+    found = floor_step(target, scaler(**HELD, min_replicas=5), step=4)
+    assert found.value == 5
+    assert found.effect is not None
+    assert found.effect.reason is Reason.PODS_PENDING
+    assert "vllm-9" in found.effect.message
     target.facts = facts(4, pods=(*facts(4).pods, pending(gpus=0.0)))
-    value, effect = floor_value(target, scaler(**HELD, min_replicas=5), step=4)
-    assert (value, effect) == (9, None)
+    assert floor_step(target, scaler(**HELD, min_replicas=5), step=4) == FloorStep(9)

@@ -43,7 +43,7 @@ def record(name: str) -> ScalerRecord:
 
 def released(floors: Floors, *names: str, max_step: int | None = 4, pause: float = 15.0):
     async def story() -> tuple[Any, float]:
-        found = await release_all(floors, [record(name) for name in names], max_step=max_step, pause=pause)
+        found = await release_all(floors, [record(name) for name in names], step=lambda _: max_step, pause=pause)
         return found, virtual.now()
 
     return virtual.run(story)

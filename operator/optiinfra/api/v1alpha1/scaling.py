@@ -25,6 +25,13 @@ class Takeover(StrEnum):
     ONCE = "Once"
 
 
+class Release(StrEnum):
+    """How a held floor is given back."""
+
+    STEPS = "Steps"
+    IMMEDIATE = "Immediate"
+
+
 class ScalerKind(StrEnum):
     """Scalers that are understood."""
 
@@ -57,7 +64,9 @@ class Scaling(ApiModel):
     scaler_ref: ScalerRef | None = None
     """The scaler whose limits are read. Left out: found by its scaleTargetRef."""
     takeover: Takeover = Takeover.NEVER
-    """Once: a minReplicas that only Update managers own is taken one time. For Floor."""
+    """Once: a minReplicas that only Update managers own is taken one time; Never arms it again. For Floor."""
+    release: Release = Release.STEPS
+    """How a held floor is given back: Steps of policy.maxReplicaStep, or Immediate."""
     min_replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Lowest count. Needed for Own; otherwise it only narrows the scaler's limits."""
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] | None = None
