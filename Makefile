@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-lock
 BOOTSTRAP := .cache/bootstrap
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 KEEP ?=
 IMAGE ?= optiinfra
 TAG ?= dev
@@ -74,9 +74,9 @@ cluster-down: venv ## End it and remove its state
 # ---- check it
 
 # One pytest run, so that its last line counts every tier. The tests wait more than they compute; a file stays in one
-# process, with its clusters. Two processes leave a core to the demonstration, which is judged by seconds.
+# process, with its clusters.
 .PHONY: test
-test: venv binaries lint ## Run every check and every test (what .ci/run runs; WORKERS=0: one after the other)
+test: venv binaries lint audit sbom ## Run every check and every test (what .ci/run runs; WORKERS=0: one after the other)
 	@$(BIN)/python -m pytest tests/unit tests/apiserver tests/controllers \
 	  --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
@@ -115,6 +115,14 @@ lint: venv ## Check style, types, layers, generated files and the chart
 	$(BIN)/optiinfra crds --docs --check
 	$(BIN)/python -m hack.settings_reference --check
 	$(BIN)/python -m hack.chart_checks
+
+.PHONY: audit
+audit: venv ## Ask the published advisories about every package of both images (ARGS=--strict)
+	@$(BIN)/python -m hack.supply_chain audit $(ARGS)
+
+.PHONY: sbom
+sbom: venv ## Write a bill of materials for each image into build/
+	@$(BIN)/python -m hack.supply_chain sbom $(ARGS)
 
 .PHONY: crds
 crds: venv ## Write what is generated: CRDs (also the chart's), their reference, the settings' reference
