@@ -2,16 +2,28 @@
 
 The agent runs on every node and may be old, new or broken, so everything is bounded and checked: an impossible number
 becomes an Unknown of that one value, an impossible document is refused whole. Fields that are not known here are
-ignored. Null means what the object's `unknown` map says.
+ignored, and what an older agent does not send yet is unknown. Of containers only those of the pods that somebody asks
+for are taken: a node runs hundreds, and readings are kept for half an hour.
 """
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Any, Final
 
-from optiinfra.cluster.document import JsonObject, decode, flag, integer, mapping, objects, text
+from optiinfra.cluster.agent_values import amount, amount_of, both, known_of, plain, ratio
+from optiinfra.cluster.document import JsonObject, decode, flag, integer, mapping, objects, text, texts
 from optiinfra.cluster.errors import FetchError, Malformed
 from optiinfra.cluster.fetch import Fetcher, Transport, page_url
+from optiinfra.domain.agent_readings import (
+    NOT_REPORTED,
+    Attribution,
+    Attributor,
+    ClockHolds,
+    ContainerCounters,
+    DeviceClaim,
+    GpuFaults,
+    LinkCounters,
+    XidCounts,
+)
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import AgentReading, GpuAllocation, GpuFacts
@@ -20,17 +32,12 @@ VERSION = 1
 SNAPSHOT_LIMIT_BYTES = 1024 * 1024
 GPU_LIMIT = 256
 ALLOCATION_LIMIT = 4096
+CONTAINER_LIMIT = 4096
+XID_LIMIT = 64
+LINK_LIMIT = 64
+NO_PODS: Final[Container[str]] = frozenset()
 _NAME_LIMIT = 253
-_RATIO_CEILING = 1.05
-"""Sampling jitter lets a busy ratio exceed 1 a little; it is then 1."""
 
-_REASONS: Mapping[str, UnknownReason] = {
-    "unsupported": UnknownReason.UNSUPPORTED,
-    "failed": UnknownReason.INVALID,
-    "denied": UnknownReason.REFUSED,
-    "unavailable": UnknownReason.UNSUPPORTED,
-    "warming_up": UnknownReason.TOO_FEW_SAMPLES,
-}
 _STATES: Mapping[str, UnknownReason] = {
     "unavailable": UnknownReason.UNSUPPORTED,
     "unsupported": UnknownReason.UNSUPPORTED,
@@ -38,6 +45,7 @@ _STATES: Mapping[str, UnknownReason] = {
     "failed": UnknownReason.INVALID,
     "stuck": UnknownReason.UNREACHABLE,
 }
+_BY: Mapping[str, Attributor] = {"kubelet": Attributor.KUBELET, "requests": Attributor.REQUESTS}
 
 
 async def read_snapshot(
@@ -53,36 +61,43 @@ async def read_snapshot(
         raise FetchError(Unknown(UnknownReason.INVALID, error.message), url=str(url)) from error
 
 
-def parse_snapshot(body: bytes) -> AgentReading:
-    """Parse a snapshot; `Malformed` names the field that is impossible."""
+def parse_snapshot(body: bytes, *, pods: Container[str] = NO_PODS) -> AgentReading:
+    """Parse a snapshot, with the containers of these pods (by uid); `Malformed` names the field that is impossible."""
     if len(body) > SNAPSHOT_LIMIT_BYTES:
         raise Malformed(f"snapshot of more than {SNAPSHOT_LIMIT_BYTES} bytes")
     document = decode(body, what="snapshot")
     version = integer(document, "version")
     if version != VERSION:
         raise Malformed(f"snapshot of version {version}; this operator reads version {VERSION}")
-    moment = _plain(document, "time")
+    moment = plain(document.get("time"))
     node = text(document, "node")
-    if not isinstance(moment, float) or moment <= 0.0 or not node or len(node) > _NAME_LIMIT:
+    if moment is None or moment <= 0.0 or not node or len(node) > _NAME_LIMIT:
         raise Malformed("snapshot without a time and a node")
     gpus = objects(document, "gpus")
     allocations = objects(document, "allocations")
-    if len(gpus) > GPU_LIMIT or len(allocations) > ALLOCATION_LIMIT:
-        raise Malformed(f"snapshot of {len(gpus)} GPUs and {len(allocations)} allocations")
+    claims = objects(document, "claims")
+    if len(gpus) > GPU_LIMIT or len(allocations) + len(claims) > ALLOCATION_LIMIT:
+        raise Malformed(f"snapshot of {len(gpus)} GPUs, {len(allocations)} allocations and {len(claims)} claims")
     cpu = mapping(document, "cpu")
     memory = mapping(document, "memory")
     return AgentReading(
         time=UnixTime(moment),
         node=node,
         agent_version=text(document, "agent", "version")[:64],
-        cpu_cores=_amount(cpu, "cores"),
-        cpu_utilization_ratio=_ratio(cpu, "utilization_ratio"),
-        memory_total_bytes=_amount(memory, "total_bytes"),
-        memory_available_bytes=_amount(memory, "available_bytes"),
+        cpu_cores=amount(cpu, "cores"),
+        cpu_utilization_ratio=ratio(cpu, "utilization_ratio"),
+        memory_total_bytes=amount(memory, "total_bytes"),
+        memory_available_bytes=amount(memory, "available_bytes"),
         gpus=tuple(_gpu(gpu) for gpu in gpus),
-        gpu_source=_source(mapping(document, "sources", "nvml")),
+        gpu_source=_source(mapping(document, "sources", "nvml"), what="GPU source"),
         allocations=tuple(_allocation(allocation) for allocation in allocations),
         simulated=flag(document, "simulated") or flag(document, "agent", "simulated"),
+        attribution=_attribution(mapping(document, "attribution")),
+        claims=tuple(_claim(claim) for claim in claims),
+        containers=tuple(_containers(document, pods)) if pods is not NO_PODS else (),
+        containers_source=_source(mapping(document, "sources", "containers"), what="source of containers"),
+        cpu_pressure_ratio=ratio(mapping(document, "pressure"), "cpu_some_ratio"),
+        links=_links(mapping(document, "network")),
     )
 
 
@@ -90,18 +105,50 @@ def _gpu(gpu: JsonObject) -> GpuFacts:
     uuid = text(gpu, "uuid")
     if not uuid or len(uuid) > _NAME_LIMIT:
         raise Malformed("snapshot with a GPU without uuid")
+    sent, received = amount(gpu, "pcie_transmit_bytes_total"), amount(gpu, "pcie_receive_bytes_total")
+    held = mapping(gpu, "clock_event_seconds")
     return GpuFacts(
         uuid=uuid,
         model=text(gpu, "model")[:128],
-        memory_total_bytes=_amount(gpu, "memory_total_bytes"),
-        memory_used_bytes=_amount(gpu, "memory_used_bytes"),
-        utilization_ratio=_ratio(gpu, "utilization_ratio"),
-        power_watts=_amount(gpu, "power_watts"),
-        power_limit_watts=_amount(gpu, "power_limit_watts"),
-        energy_joules=_amount(gpu, "energy_joules_total"),
-        sm_active_ratio=_ratio(gpu, "sm_active_ratio"),
-        pcie_bytes=_sum(_amount(gpu, "pcie_transmit_bytes_total"), _amount(gpu, "pcie_receive_bytes_total")),
+        memory_total_bytes=amount(gpu, "memory_total_bytes"),
+        memory_used_bytes=amount(gpu, "memory_used_bytes"),
+        utilization_ratio=ratio(gpu, "utilization_ratio"),
+        power_watts=amount(gpu, "power_watts"),
+        power_limit_watts=amount(gpu, "power_limit_watts"),
+        energy_joules=amount(gpu, "energy_joules_total"),
+        sm_active_ratio=ratio(gpu, "sm_active_ratio"),
+        pcie_bytes=both(sent, received),
+        pcie_transmit_bytes=sent,
+        pcie_receive_bytes=received,
+        pcie_speed=amount(gpu, "pcie_link_bytes_per_second"),
+        tensor_active_ratio=ratio(gpu, "tensor_active_ratio"),
+        dram_active_ratio=ratio(gpu, "dram_active_ratio"),
+        clocks=ClockHolds(
+            amount(gpu, "clock_event_reasons"),
+            known_of(amount(held, "software_thermal"), amount(held, "hardware_thermal")),
+            known_of(amount(held, "power_cap"), amount(held, "power_brake")),
+        ),
+        faults=GpuFaults(
+            _xids(gpu),
+            amount(gpu, "recovery_action"),
+            amount(gpu, "remap_failed"),
+            amount(gpu, "remap_pending"),
+        ),
     )
+
+
+def _xids(gpu: JsonObject) -> XidCounts:
+    counted = gpu.get("xid_errors")
+    if not isinstance(counted, list):
+        unknown = amount(gpu, "xid_errors")
+        return unknown if isinstance(unknown, Unknown) else NOT_REPORTED
+    found: list[tuple[int, int]] = []
+    for pair in counted[:XID_LIMIT]:
+        numbers = [plain(one) for one in pair] if isinstance(pair, list) else []
+        if len(numbers) != 2 or numbers[0] is None or numbers[1] is None or min(numbers[0], numbers[1]) < 0.0:
+            return Unknown(UnknownReason.INVALID, "agent: xid_errors is not a list of pairs of numbers")
+        found.append((int(numbers[0]), int(numbers[1])))
+    return tuple(found)
 
 
 def _allocation(allocation: JsonObject) -> GpuAllocation:
@@ -114,47 +161,74 @@ def _allocation(allocation: JsonObject) -> GpuAllocation:
     )
 
 
-def _source(source: JsonObject) -> Value:
+def _attribution(attribution: JsonObject) -> Attribution | None:
+    by = _BY.get(text(attribution, "by"))
+    return None if by is None else Attribution(by, text(attribution, "reason")[:256])
+
+
+def _claim(claim: JsonObject) -> DeviceClaim:
+    return DeviceClaim(*(text(claim, name)[:_NAME_LIMIT] for name in DeviceClaim._fields))
+
+
+def _links(network: JsonObject) -> tuple[LinkCounters, ...]:
+    apart = objects(network, "links")[:LINK_LIMIT]
+    return tuple(_link(link) for link in apart) if apart else (_link(network),) if network else ()
+
+
+def _link(link: JsonObject) -> LinkCounters:
+    return LinkCounters(
+        text(link, "name")[:64],
+        amount(link, "receive_bytes_total"),
+        amount(link, "transmit_bytes_total"),
+        amount(link, "speed_bytes_per_second"),
+    )
+
+
+_COUNTERS: Final = (
+    "cpu_seconds_total",
+    "working_set_bytes",
+    "cpu_periods_total",
+    "cpu_throttled_periods_total",
+    "cpu_pressure_seconds_total",
+)
+"""Columns of a container's row, in the order of `ContainerCounters` after its names."""
+
+
+def _containers(document: JsonObject, pods: Container[str]) -> list[ContainerCounters]:
+    names = texts(document, "container_fields")
+    places = {name: place for place, name in enumerate(names)}
+    if "id" not in places:
+        return []
+    columns = [(name, places.get(name)) for name in _COUNTERS]
+    found: list[ContainerCounters] = []
+    for pod in objects(document, "pods"):
+        uid = text(pod, "uid")
+        if uid not in pods:
+            continue
+        rows = pod.get("containers")
+        if not isinstance(rows, list):
+            raise Malformed("snapshot with a pod whose containers are no list")
+        for row in rows:
+            if len(found) >= CONTAINER_LIMIT:
+                raise Malformed(f"snapshot of more than {CONTAINER_LIMIT} containers")
+            found.append(_container(uid, row, place=places["id"], columns=columns, width=len(names)))
+    return found
+
+
+def _container(
+    uid: str, row: Any, *, place: int, columns: list[tuple[str, int | None]], width: int
+) -> ContainerCounters:
+    if not isinstance(row, list) or len(row) < width or not isinstance(row[place], str):
+        raise Malformed("snapshot with a container whose row does not have the fields that container_fields names")
+    # A row with something unknown in it ends with the reasons.
+    unknown = row[width] if len(row) > width else None
+    values = [NOT_REPORTED if at is None else amount_of(row[at], unknown, name) for name, at in columns]
+    return ContainerCounters(uid, row[place][:64], *values)
+
+
+def _source(source: JsonObject, *, what: str) -> Value:
     state = text(source, "state")
     if state == "ok":
         return 1.0
     reason = _STATES.get(state, UnknownReason.NOT_MEASURED)
-    return Unknown(reason, text(source, "reason")[:256] or f"GPU source {state[:32] or 'not mentioned'}")
-
-
-def _plain(holder: Mapping[str, Any], name: str) -> float | None:
-    value = holder.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    # An integer too large for a float is as impossible as infinity.
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _amount(holder: JsonObject, name: str) -> Value:
-    if holder.get(name) is None:
-        why = holder.get("unknown")
-        said = why.get(name) if isinstance(why, dict) else None
-        return Unknown(
-            _REASONS.get(str(said), UnknownReason.NOT_MEASURED), f"agent: {name} {said or 'not reported'}"[:256]
-        )
-    number = _plain(holder, name)
-    if number is None or number < 0.0:
-        return Unknown(UnknownReason.INVALID, f"agent: {name} is not a number of that kind")
-    return number
-
-
-def _sum(one: Value, other: Value) -> Value:
-    if isinstance(one, Unknown):
-        return one
-    return other if isinstance(other, Unknown) else one + other
-
-
-def _ratio(holder: JsonObject, name: str) -> Value:
-    value = _amount(holder, name)
-    if isinstance(value, Unknown) or value <= 1.0:
-        return value
-    return 1.0 if value <= _RATIO_CEILING else Unknown(UnknownReason.INVALID, f"agent: {name} is above 1")
+    return Unknown(reason, text(source, "reason")[:256] or f"{what} {state[:32] or 'not mentioned'}")

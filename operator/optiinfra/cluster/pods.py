@@ -27,6 +27,7 @@ from optiinfra.cluster.document import (
 from optiinfra.cluster.pod_moments import with_moments
 from optiinfra.cluster.pod_moving import with_moving
 from optiinfra.cluster.quantities import gpu_resources_in, gpus_in, quantity_in, value_in
+from optiinfra.domain.surroundings_agents import ID_DIGITS
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import ContainerFacts, MemoryKill, Place, PodFacts
 
@@ -136,8 +137,20 @@ def _with_sizes(facts: PodFacts, document: JsonObject, spec: JsonObject, status:
         init_containers=first,
         pod_level=_container({"resources": pod_level}) if pod_level else None,
         memory_kills=tuple(kills),
+        container_ids=_container_ids(status),
         vertically_scaled=_VERTICALLY_SCALED in mapping(document, "metadata", "annotations"),
     )
+
+
+def _container_ids(status: JsonObject) -> tuple[tuple[str, str], ...]:
+    """Return (first digits of the id, name) of the containers that run, for the agents know them by nothing else."""
+    found = []
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        for entry in objects(status, kind):
+            identifier = text(entry, "containerID").rpartition("//")[2][:ID_DIGITS]
+            if identifier:
+                found.append((identifier, sys.intern(text(entry, "name"))))
+    return tuple(found)
 
 
 def _killed(status: JsonObject) -> UnixTime | None:

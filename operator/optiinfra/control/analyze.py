@@ -12,7 +12,7 @@ from optiinfra.control import consolidation, costs, engine_analysis, gpu_share, 
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.steady import steady
-from optiinfra.control.surroundings import container_cpu, surroundings_of
+from optiinfra.control.surroundings import surround
 from optiinfra.control.work import ClusterWork, ServiceWork, TargetWork, Work
 from optiinfra.domain import (
     idle,
@@ -92,9 +92,7 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
             target.memory.history.observe(target.signals, facts.ready_replicas)
         if service.obj.spec.right_sizing.enabled:
             gpu_share.observe(target, work.nodes, now=work.at, stale_after=times.stale_after)
-        target.surroundings = surroundings_of(
-            target.utilization, facts, container_cpu=container_cpu(target, now=work.at)
-        )
+        surround(target, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after)
         target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
         target.limits = replicas.limits_of(service, target, facts)
         if target.problem is None:

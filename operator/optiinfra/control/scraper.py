@@ -10,20 +10,21 @@ import dataclasses
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from yarl import URL
 
 from optiinfra import metrics
-from optiinfra.cluster.agents import parse_snapshot
+from optiinfra.cluster.agents import NO_PODS, parse_snapshot
 from optiinfra.cluster.errors import ClusterError, FetchError
 from optiinfra.cluster.fetch import FetchedPage, Transport
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
+from optiinfra.domain.workload import AgentReading
 from optiinfra.engines.errors import PageError
 from optiinfra.engines.page import read as read_page
 
@@ -70,6 +71,10 @@ class Scraper:
     limit_bytes: int
     read: Callable[[Source], None] = lambda _source: None
     """Called after each page that was read with success."""
+    pods: Container[str] = NO_PODS
+    """Pods (uid) whose containers are taken from the agents' snapshots."""
+    attributed: Callable[[AgentReading], AgentReading] = lambda reading: reading
+    """Completes what an agent says of who holds which GPU."""
     last_progress: float = field(default_factory=time.monotonic)
     _due: dict[tuple[SourceKind, str], float] = field(default_factory=dict)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -127,7 +132,8 @@ class Scraper:
                 self.store.page(source.key, read_page(page.body, at=UnixTime(time.time())))
             else:
                 # Which node it is follows from the pod that was asked, not from what the agent says of itself.
-                self.store.snapshot(dataclasses.replace(parse_snapshot(page.body), node=source.key))
+                reading = dataclasses.replace(parse_snapshot(page.body, pods=self.pods), node=source.key)
+                self.store.snapshot(self.attributed(reading))
         except FetchError as error:
             outcome = str(error.unknown.reason)
             self._failed(source, error.unknown)

@@ -13,7 +13,7 @@ from typing import Final
 
 from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import Sized, TargetMemory
-from optiinfra.control.usage import UsageSample
+from optiinfra.control.usage import METRICS_API, UsageSample
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import pod_shape, right_sizing, sizing_advice
 from optiinfra.domain.evidence import Finding, FindingType, Proposal, RecommendationType, Refusal
@@ -38,6 +38,8 @@ _AHEAD: Final = 3600.0
 _LATE: Final = 120.0
 """Seconds by which the samples of several pods may overtake each other."""
 _RESOURCES: Final = RecommendationType.RESOURCES
+_THROTTLED: Final = 0.05
+"""Share of scheduling periods with throttling from which a container's use is not what it needs."""
 
 
 def hear(memory: TargetMemory, samples: Iterable[UsageSample], pods: Sequence[PodFacts], *, now: UnixTime) -> None:
@@ -142,14 +144,33 @@ def advise(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]
         template=facts.template,
         vertically_scaled=newest.vertically_scaled,
         standing=_standing(service, target),
+        measured_by=target.busiest_source or METRICS_API,
     )
     # Most rounds lie between two estimates, and then nothing has changed that an answer could depend on.
     if memory.sized is not None and memory.sized.made_at == memory.sizes_at and memory.sized.case == case:
-        return list(memory.sized.answers)
+        return _unless_throttled(target, memory.sized.answers)
     known = {name: history.lifespan for name, history in memory.usage.items()}
     answers = sizing_advice.advise(case, memory.sizes, known_for=known)
     memory.sized = Sized(memory.sizes_at, case, tuple(_named(service, target, answer) for answer in answers))
-    return list(memory.sized.answers)
+    return _unless_throttled(target, memory.sized.answers)
+
+
+def _unless_throttled(target: TargetWork, answers: Iterable[Proposal | Refusal]) -> list[Proposal | Refusal]:
+    """Take no CPU from a container that its limit holds back: what it used is then not what it would use."""
+    found: list[Proposal | Refusal] = []
+    for one in answers:
+        held = target.throttled.get(one.subject) if isinstance(one, Proposal) else None
+        if held is None or isinstance(one, Refusal) or isinstance(held.value, Unknown) or held.value < _THROTTLED:
+            found.append(one)
+        elif one.type is _RESOURCES and one.savings.cpu_cores_freed > 0.0:
+            text = (
+                f"{one.subject}: its CPU limit holds it back in {held.value:.0%} of its scheduling periods "
+                f"({held.place}), so that its use does not tell what it needs; raise the limit first"
+            )
+            found.append(Refusal(_RESOURCES, "CPUThrottled", text))
+        else:
+            found.append(one)
+    return found
 
 
 def findings(answers: Sequence[Proposal | Refusal]) -> list[Finding]:

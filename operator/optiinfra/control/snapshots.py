@@ -41,6 +41,8 @@ class SnapshotStore:
 
     keep_pages_seconds: float = 240.0
     keep_snapshots_seconds: float = 1800.0
+    keep_containers_seconds: float = 300.0
+    """Of older readings nobody asks what containers did, and there are many of them."""
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _agents: dict[str, _Agent] = field(default_factory=dict)
 
@@ -62,6 +64,16 @@ class SnapshotStore:
         agent = self._agents.setdefault(reading.node, _Agent())
         agent.error, agent.touched = None, reading.time
         _keep_spread(agent.snapshots, reading, keep_seconds=self.keep_snapshots_seconds)
+        self._without_old_containers(agent.snapshots, reading.time - self.keep_containers_seconds)
+
+    @staticmethod
+    def _without_old_containers(kept: deque[AgentReading], since: float) -> None:
+        """Take the containers off readings that are older; those before them lost theirs already."""
+        for place in range(len(kept) - 1, -1, -1):
+            if kept[place].time < since:
+                if not kept[place].containers:
+                    break
+                kept[place] = dataclasses.replace(kept[place], containers=())
 
     def agent_failed(self, node: str, error: Unknown, *, at: UnixTime) -> None:
         """Note that reading an agent failed."""

@@ -32,32 +32,37 @@ class Sources:
     inventory: Inventory
     _told: dict[ObjectKey, str] = field(default_factory=dict)
     """What was logged about an object last: this is asked several times a second."""
+    pods: set[str] = field(default_factory=set)
+    """Pods (uid) of all services as of the last time that sources were named: agents are asked about these."""
 
     def all(self) -> Iterator[Source]:
         """Every page that is to be read now."""
         if not self.inventory.synced:
             return
+        seen: set[str] = set()
         for key, obj in self.registry.services():
             try:
-                yield from self._engines(key, obj)
+                yield from self._engines(key, obj, seen)
             except ClusterError as error:  # one object's selector or path must not stop the reading of all others
                 if self._told.get(key) != str(error):
                     self._told[key] = str(error)
                     _LOG.warning("engines not read", extra={"object": str(key), "error": str(error)})
+        self.pods.intersection_update(seen)
+        self.pods.update(seen)
         if self.settings.scope is Scope.CLUSTER:
             yield from self._agents()
 
-    def _engines(self, key: ObjectKey, obj: ResourceOptimization) -> Iterator[Source]:
+    def _engines(self, key: ObjectKey, obj: ResourceOptimization, seen: set[str]) -> Iterator[Source]:
         engine: Engine = obj.spec.engine
-        if obj.spec.suspend or engine.source is not EngineSource.PODS:
-            return
+        read = not obj.spec.suspend and engine.source is EngineSource.PODS
         references = [obj.spec.target_ref] if obj.spec.target_ref else [v.target_ref for v in obj.spec.variants or ()]
         for reference in references:
             known = self.targets.get(key.namespace, reference)
             if known is None or known.facts is None or not known.facts.selector:
                 continue
             for pod in self.inventory.pods_of(key.namespace, known.facts.selector):
-                if pod.ip and pod.ready and not pod.terminating:
+                seen.add(pod.uid)
+                if read and pod.ip and pod.ready and not pod.terminating:
                     url = page_url(host=pod.ip, port=engine.port, path=str(engine.path), scheme=str(engine.scheme))
                     yield Source(
                         kind="engine",

@@ -1,9 +1,11 @@
-"""What containers really use, from metrics.k8s.io where it is served: samples on their way into histories.
+"""What containers really use, by metrics.k8s.io and by the node agents: samples on their way into histories.
 
-Read in the background at a slow pace; a cluster without a metrics server has no use, which is a stated unknown and
-never zero. Samples wait here until the next round takes them, so that histories change in one place and never while
-they are judged. A sample that cannot be (negative, more than the node or the limit has, from the future, or from
-before what was heard already) is thrown away and remembered as a fault: while one stands, nothing is recommended.
+Read in the background at a slow pace. The agents are asked where metrics.k8s.io is not served or is coarser than they
+are, and stay a target's source as long as they measure it, so that the source which is named does not flicker. Where
+neither measures, use is a stated unknown and never zero. Samples wait here until the next round takes them, so that
+histories change in one place and never while they are judged. A sample that cannot be (negative, more than the node or
+the limit has, from the future, or from before what was heard already) is thrown away and remembered as a fault: while
+one stands, nothing is recommended.
 """
 
 from collections import deque
@@ -12,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 from optiinfra.cluster.usage import ContainerUsage, PodUsage
+from optiinfra.control.agent_usage import use_of
 from optiinfra.control.keys import ObjectKey
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.domain.workload import ContainerFacts, NodeFacts, PodFacts
+from optiinfra.domain.workload import AgentReading, ContainerFacts, NodeFacts, PodFacts
 
 TargetKey: TypeAlias = tuple[ObjectKey, str]
 """An object and the name of one of its targets."""
@@ -31,6 +34,9 @@ BURST: Final = 1.5
 BURST_CORES: Final = 0.1
 """Over a CPU limit: what bursts and a window of few scheduling periods may add, by factor or in cores."""
 _MOST_WAITING: Final = 4096
+METRICS_API: Final = "kubernetes"
+"""Source of what metrics.k8s.io says, as evidence names it."""
+AGENT: Final = "agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,14 @@ class UsageTable:
 
     reader: UsageReader
     clock: Callable[[], float]
+    agents: Callable[[str], tuple[AgentReading, ...]] = lambda _node: ()
+    """Recent readings of a node's agent, oldest first."""
     unknown: dict[str, Unknown] = field(default_factory=dict)
     """Why nothing is known, by namespace."""
     _waiting: dict[TargetKey, deque[UsageSample]] = field(default_factory=dict)
     _faults: dict[TargetKey, UsageFault] = field(default_factory=dict)
     _busiest: dict[TargetKey, dict[str, tuple[UnixTime, float]]] = field(default_factory=dict)
+    _sources: dict[TargetKey, str] = field(default_factory=dict)
     _heard: dict[tuple[str, str], UnixTime] = field(default_factory=dict)
     """Time of a pod's last sample, by namespace and name."""
 
@@ -98,23 +107,41 @@ class UsageTable:
         """When each container of a target was last measured, and the CPU cores that its busiest pod used then."""
         return self._busiest.get((key, target), {})
 
+    def source(self, key: ObjectKey, target: str) -> str:
+        """Who measures a target's containers: `AGENT` or `METRICS_API`; empty while nobody does."""
+        return self._sources.get((key, target), "")
+
     async def refresh(self, namespace: str, owners: Mapping[str, Owner]) -> None:
         """Read a namespace once and keep what its pods use for the targets they belong to (pod name -> owner)."""
         answer = await self.reader.pods(namespace)
-        if isinstance(answer, Unknown):
+        served = {} if isinstance(answer, Unknown) else answer
+        for gone in [heard for heard in self._heard if heard[0] == namespace and heard[1] not in owners]:
+            del self._heard[gone]
+        found = [(owner, *self._chosen(namespace, owner, served.get(name))) for name, owner in owners.items()]
+        measured = any(uses for _, _, uses in found)
+        if isinstance(answer, Unknown) and not measured:
             self.unknown[namespace] = answer
             return
         self.unknown.pop(namespace, None)
-        for known in owners.values():
-            self._busiest.pop((known.key, known.target), None)
-        for gone in [heard for heard in self._heard if heard[0] == namespace and heard[1] not in answer]:
-            del self._heard[gone]
-        for name, pod in answer.items():
-            owner = owners.get(name)
-            if owner is not None:
-                self._note(namespace, owner, pod)
+        for owner in owners.values():
+            self._busiest.pop((owner.key, owner.target), None)
+        for owner, source, uses in found:
+            if uses:
+                self._sources[owner.key, owner.target] = source
+            for use in uses:
+                self._note(namespace, owner, use, newest=use is uses[-1])
 
-    def _note(self, namespace: str, owner: Owner, used: PodUsage) -> None:
+    def _chosen(self, namespace: str, owner: Owner, served: PodUsage | None) -> tuple[str, tuple[PodUsage, ...]]:
+        """Return who speaks for a pod, and what it says that is new."""
+        by_agent = use_of(owner.pod, self.agents(owner.pod.node), after=self._heard.get((namespace, owner.pod.name)))
+        if by_agent is not None:
+            steps = [use.window_s for use in by_agent if use.window_s > 0.0]
+            finer = served is None or (bool(steps) and (served.window_s <= 0.0 or max(steps) < served.window_s))
+            if finer or self._sources.get((owner.key, owner.target)) == AGENT:
+                return AGENT, by_agent
+        return METRICS_API, () if served is None else (served,)
+
+    def _note(self, namespace: str, owner: Owner, used: PodUsage, *, newest: bool) -> None:
         target, now = (owner.key, owner.target), UnixTime(self.clock())
         before = self._heard.get((namespace, owner.pod.name))
         if before is not None and used.time == before:
@@ -131,7 +158,8 @@ class UsageTable:
             if (impossible := _impossible(owner, name, one)) is not None:
                 self._faults[target] = UsageFault(f"pod {owner.pod.name}: {impossible}", now)
                 continue
-            self._busy(target, name, used.time, one.cpu_cores)
+            if newest:
+                self._busy(target, name, used.time, one.cpu_cores)
             starting = _starting(owner.pod, since=UnixTime(used.time - used.window_s))
             waiting.append(UsageSample(name, used.time, one.cpu_cores, one.memory_bytes, starting))
 
@@ -145,7 +173,7 @@ class UsageTable:
 
     def forget_except(self, alive: set[ObjectKey]) -> None:
         """Drop what waits and stands of objects that are gone."""
-        kept: tuple[dict[TargetKey, object], ...] = (self._waiting, self._faults, self._busiest)  # type: ignore[assignment]  # only keys are looked at
+        kept: tuple[dict[TargetKey, object], ...] = (self._waiting, self._faults, self._busiest, self._sources)  # type: ignore[assignment]  # only keys are looked at
         for table in kept:
             for target in [target for target in table if target[0] not in alive]:
                 del table[target]

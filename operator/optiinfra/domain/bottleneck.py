@@ -64,13 +64,16 @@ _OF_ENGINES: Final = (
 )
 """Signals that are evidence where they are known and not zero: field, name, unit, statistic, source."""
 _OF_SURROUNDINGS: Final = (
-    ("gpu_sm_active", "gpu_sm_active", "ratio", "mean", "agent"),
-    ("gpu_tensor_active", "gpu_tensor_active", "ratio", "mean", "agent"),
-    ("gpu_dram_active", "gpu_dram_active", "ratio", "mean", "agent"),
     ("container_cpu", "container_cpu", "ratio", "max", "agent"),
     ("cpu_throttled", "cpu_throttled", "ratio", "max", "agent"),
     ("cpu_pressure", "cpu_pressure", "ratio", "max", "agent"),
+    ("gpu_heat_throttled", "gpu_heat_throttled", "ratio", "max", "agent"),
+    ("gpu_clock_throttled", "gpu_clock_throttled", "ratio", "max", "agent"),
+    ("pcie_busy", "pcie_busy", "ratio", "max", "agent"),
     ("network_busy", "network_busy", "ratio", "max", "agent"),
+    ("gpu_sm_active", "gpu_sm_active", "ratio", "mean", "agent"),
+    ("gpu_tensor_active", "gpu_tensor_active", "ratio", "mean", "agent"),
+    ("gpu_dram_active", "gpu_dram_active", "ratio", "mean", "agent"),
     ("starting_replicas", "starting_replicas", "", "last", "kubernetes"),
 )
 ONE_PAGE: Final = 0.5
@@ -188,11 +191,13 @@ def _evidence(clues: Clues, limit: Value, source: str) -> tuple[Evidence, ...]:
         Evidence("gpu_utilization", around.gpu_utilization, "ratio", span, "agent", "mean"),
     )
     measured = []
-    for values, rows in ((signals, _OF_ENGINES), (around, _OF_SURROUNDINGS)):
+    # What holds something back comes first: a status has room for so many, and drops the last.
+    for values, rows in ((around, _OF_SURROUNDINGS), (signals, _OF_ENGINES)):
         for field, name, unit, statistic, origin in rows:
             value = getattr(values, field)
             if not isinstance(value, Unknown) and value != 0.0:
-                measured.append(
-                    Evidence(name, value, unit, span if statistic != "last" else instant, origin, statistic)
-                )
+                place = around.places.get(field, "") if values is around else ""
+                source = around.sources.get(field, origin) if values is around else origin
+                lasting = span if statistic != "last" else instant
+                measured.append(Evidence(name, value, unit, lasting, source, statistic, place))
     return (*always, *measured)

@@ -62,6 +62,12 @@ DRAM_LIMIT: Final = 0.85
 SM_LOW: Final = 0.35
 GPU_LOW: Final = 0.5
 """NVML's utilisation below which the GPU waits for somebody: any active decode shows nearly 1."""
+LINK_BUSY: Final = 0.85
+"""Use of a network link or of PCIe from which transfers wait for it."""
+HEAT_COUNTS: Final = 0.05
+"""Share of time with clocks held down by heat from which it is told: it should be none."""
+POWER_COUNTS: Final = 0.5
+"""The same for heat or power together: under full load a limit on power holds now and then, and on purpose."""
 RETRIEVE_SHARE: Final = 0.3
 """Share of the time to first token from which fetching keys and values is what takes long."""
 
@@ -416,8 +422,12 @@ class Clues:
             return "RemoteCacheUnreachable", "the remote cache does not answer"
         if signals.lmcache_healthy == 0.0:
             return "RemoteCacheUnhealthy", "LMCache says that it is not well"
-        if at_least(self.surroundings.network_busy, 0.85):
-            return "NetworkBusy", f"the busiest network link is {share(self.surroundings.network_busy)} used"
+        around = self.surroundings
+        if at_least(around.network_busy, LINK_BUSY):
+            where = at(around, "network_busy")
+            return "NetworkBusy", f"the busiest network link is {share(around.network_busy)} used{where}"
+        if at_least(around.pcie_busy, LINK_BUSY):
+            return "PCIeBusy", f"PCIe is {share(around.pcie_busy)} used{at(around, 'pcie_busy')}"
         return None
 
 
@@ -440,6 +450,12 @@ def above(value: Value, bound: float) -> bool:
 def at_least(value: Value, bound: float) -> bool:
     """Tell whether a value is known and reaches a bound."""
     return not isinstance(value, Unknown) and value >= bound
+
+
+def at(around: Surroundings, field: str) -> str:
+    """Write where a quantity was found, in brackets; nothing where nobody says."""
+    place = around.places.get(field, "")
+    return f" ({place})" if place else ""
 
 
 def share(value: Value) -> str:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from optiinfra.domain.clues import Clues, CpuState, GpuState, known
+from optiinfra.domain.clues import HEAT_COUNTS, POWER_COUNTS, Clues, CpuState, GpuState, at, at_least, known, share
 from optiinfra.domain.evidence import Bottleneck
 from optiinfra.domain.readings import Unknown
 
@@ -50,7 +50,19 @@ def compute(clues: Clues, sure: float, text: str) -> Draft:
         agrees = (tensor > memory) == prefill
         sure = min(0.95, sure + 0.05) if agrees else sure - 0.1
     reason, what = ("PrefillBound", "prompts take the time") if prefill else ("DecodeBound", "decoding takes the time")
-    return Draft(Bottleneck.COMPUTE, sure, reason, f"{text[:1].upper()}{text[1:]}; {what}.")
+    return Draft(Bottleneck.COMPUTE, sure, reason, f"{text[:1].upper()}{text[1:]}; {what}{held_down(clues)}.")
+
+
+def held_down(clues: Clues) -> str:
+    """Say that clocks are held down, and where: more replicas help against that, but a cool GPU is cheaper."""
+    around = clues.surroundings
+    if at_least(around.gpu_heat_throttled, HEAT_COUNTS):
+        where = at(around, "gpu_heat_throttled")
+        return f"; heat holds clocks down in {share(around.gpu_heat_throttled)} of the time{where}"
+    if at_least(around.gpu_clock_throttled, POWER_COUNTS):
+        where = at(around, "gpu_clock_throttled")
+        return f"; a limit on power holds clocks down in {share(around.gpu_clock_throttled)} of the time{where}"
+    return ""
 
 
 def gpus(clues: Clues) -> str:
@@ -69,14 +81,21 @@ def host(clues: Clues) -> str:
     """Write what was measured of the host's CPU."""
     around = clues.surroundings
     named = (
-        ("container CPU", around.container_cpu),
-        ("throttled", around.cpu_throttled),
-        ("CPU pressure", around.cpu_pressure),
-        ("node CPU", around.node_cpu),
+        ("container CPU", "container_cpu", around.container_cpu),
+        ("throttled", "cpu_throttled", around.cpu_throttled),
+        ("CPU pressure", "cpu_pressure", around.cpu_pressure),
+        ("node CPU", "node_cpu", around.node_cpu),
     )
-    parts = [f"{name} {value:.0%}" for name, value in named if not isinstance(value, Unknown)]
+    found = [(name, field, value) for name, field, value in named if not isinstance(value, Unknown)]
+    # One place is enough for a sentence, that of the worst; the evidence has each.
+    worst = max(found, key=lambda one: one[2], default=None)
+    parts = []
+    for one in found:
+        name, field, value = one
+        parts.append(f"{name} {value:.0%}{at(around, field) if one is worst else ''}")
     if clues.page_process_busy:
-        parts.append(f"the process that takes requests in uses {known(clues.signals.process_cpu_cores):.2g} cores")
+        cores = known(clues.signals.process_cpu_cores)
+        parts.append(f"the process that takes requests in uses {cores:.2g} cores")
     return ", ".join(parts)
 
 

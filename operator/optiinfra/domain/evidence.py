@@ -88,6 +88,8 @@ class Evidence:
     """Where it was measured: "engine", "agent", "kubernetes", "derived"."""
     statistic: str = "last"
     """One of "last", "mean", "max", "p95", "sum", "rate" ..."""
+    place: str = ""
+    """Where it was measured, in words: node, and GPU or container; empty where it is about the whole subject."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def _proposal(case: SizingCase, change: Change) -> Proposal:
         upper=amount(resource, max(estimate.upper, proposed)),
         direction=Direction.RESIZE,
         confidence=Ratio(round(min(1.0, trust), 3)),
-        evidence=_evidence(change),
+        evidence=_evidence(change, by=case.measured_by),
         savings=_savings(case, change),
         subject=name,
         patch=_patch(case, change),
@@ -202,20 +202,20 @@ _INJECTED: Final = (
 )
 
 
-def _evidence(change: Change) -> tuple[Evidence, ...]:
+def _evidence(change: Change, *, by: str) -> tuple[Evidence, ...]:
     resource, estimate = change.resource, change.estimate
     unit, window = _UNITS[resource], Seconds(estimate.days * DAY)
     signal = "container_cpu_usage" if resource is Resource.CPU else "container_memory_daily_peak"
     known = {round(float(share), 4): value for share, value in estimate.percentiles}
     facts = [
-        Evidence(signal, known[share], unit, window, "kubernetes", "max" if share == 1.0 else f"p{share * 100:g}")
+        Evidence(signal, known[share], unit, window, by, "max" if share == 1.0 else f"p{share * 100:g}")
         for share in _PERCENTILES
         if share in known
     ]
-    facts.append(Evidence("samples", float(estimate.samples), "", window, "kubernetes", "sum"))
+    facts.append(Evidence("samples", float(estimate.samples), "", window, by, "sum"))
     facts.append(Evidence("exceedance", float(estimate.exceedance), "ratio", window, "derived"))
     if not isinstance(estimate.start_up_peak, Unknown):
-        facts.append(Evidence("start_up_peak", estimate.start_up_peak, unit, window, "kubernetes", "max"))
+        facts.append(Evidence("start_up_peak", estimate.start_up_peak, unit, window, by, "max"))
     asked, limit = request_of(change.container, resource), limit_of(change.container, resource)
     if resource is Resource.CPU:
         facts.append(Evidence("cpu_request", asked, unit, Seconds(0.0), "kubernetes"))

@@ -48,6 +48,8 @@ class SizingCase:
     """Names of the containers of the pod template; empty where it is not known."""
     vertically_scaled: bool = False
     """Its pods bear the mark of a VerticalPodAutoscaler that changed them."""
+    measured_by: str = "kubernetes"
+    """Who measured what its containers use, as evidence names it: "kubernetes" (metrics.k8s.io) or "agent"."""
     standing: Mapping[tuple[str, Resource], float] = field(default_factory=dict)
     """Requests that were proposed before and still stand, by container and resource."""
     qos: QosClass = field(init=False)

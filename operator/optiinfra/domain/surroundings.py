@@ -4,7 +4,8 @@ The same page means different things on a busy and on an idle GPU. Whoever has a
 fills in what they know; everything else stays unknown, and the verdict says what it lacked. Nothing is judged here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 
@@ -26,7 +27,11 @@ class Surroundings:
     gpu_memory_usage: Value = _NOT_MEASURED
     """Of the fullest GPU, ratio."""
     gpu_clock_throttled: Value = _NOT_MEASURED
-    """Share of the window in which clocks were held down by heat or power."""
+    """Share of the window in which clocks were held down by heat or power; of the GPU where it was most."""
+    gpu_heat_throttled: Value = _NOT_MEASURED
+    """The same by heat alone, which is always a fault; a limit on power is often on purpose."""
+    pcie_busy: Value = _NOT_MEASURED
+    """Use of the busiest GPU's PCIe link in its busier direction, ratio."""
     container_cpu: Value = _NOT_MEASURED
     """Of the busiest replica: CPU used over its limit (or over its node's cores without one), ratio."""
     cpu_throttled: Value = _NOT_MEASURED
@@ -39,3 +44,7 @@ class Surroundings:
     """Use of the busiest interface or link over its speed, ratio."""
     starting_replicas: Value = _NOT_MEASURED
     """Replicas that were asked for and are not ready."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where a quantity was found, in words, by the name of its field here: node, and GPU or container."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Who measured it, by the name of its field; "agent" where it is not said."""

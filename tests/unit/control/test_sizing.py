@@ -16,6 +16,7 @@ from optiinfra.domain.evidence import FindingType, Proposal, RecommendationType,
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.sizing_words import read_amount
+from optiinfra.domain.surroundings_agents import Found
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import ContainerFacts, MemoryKill
 from tests.unit.control.examples import NOW, facts, pod, ro_body, service
@@ -237,3 +238,17 @@ def test_a_history_that_is_empty_says_why():
     work.targets[0].memory.usage["app"] = UsageHistory()
     first, _ = answers(work)
     assert isinstance(first, Refusal)
+
+
+def test_no_cpu_is_taken_from_a_container_that_its_limit_holds_back():
+    held = Found(0.4, "container app of pod p on node n1")
+    work = made(throttled={"app": held}, busiest_source="agent")
+    first, second = answers(work)
+    assert isinstance(first, Refusal)
+    assert first.reason == "CPUThrottled"
+    assert "40%" in first.message
+    assert "node n1" in first.message
+    assert isinstance(second, Proposal)  # its memory is another matter
+    assert {fact.source for fact in second.evidence if fact.signal == "container_memory_daily_peak"} == {"agent"}
+    work.targets[0].throttled = {"app": Found(0.01)}
+    assert isinstance(answers(work)[0], Proposal)

@@ -7,10 +7,11 @@ import pytest
 
 from optiinfra.cluster.usage import ContainerUsage, PodUsage
 from optiinfra.control.keys import ObjectKey
-from optiinfra.control.usage import FAULT_STANDS, Owner, UsageTable
+from optiinfra.control.usage import AGENT, FAULT_STANDS, METRICS_API, Owner, UsageTable
+from optiinfra.domain.agent_readings import ContainerCounters
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
-from optiinfra.domain.workload import ContainerFacts, NodeFacts
+from optiinfra.domain.workload import AgentReading, ContainerFacts, NodeFacts
 from tests.unit.control.examples import NOW, pod
 
 KEY = ObjectKey("ResourceOptimization", "inference", "svc")
@@ -178,3 +179,81 @@ async def test_a_cluster_that_does_not_measure_is_unknown_and_not_zero():
     assert table.unknown == {}
     table.forget_except(set())
     assert table.take(KEY, "vllm") == ()
+
+
+NOT_SERVED = Unknown(UnknownReason.NOT_CONFIGURED, "metrics.k8s.io is not served; install metrics-server")
+
+
+def by_agent(*points, identifier="c0ffee00"):
+    """Readings of the pod's node: (time, CPU seconds, working set)."""
+    return tuple(
+        AgentReading(
+            UnixTime(NOW + at), "n1", "1", 8.0, 0.1, 1.0, 1.0, gpus=(), gpu_source=1.0,
+            containers=(ContainerCounters("uid-of-a", identifier, cpu, memory),),
+        )
+        for at, cpu, memory in points
+    )  # fmt: skip
+
+
+def agent_table(answer, readings):
+    return UsageTable(reader=Metrics(answer), clock=Clock(NOW + 60.0), agents=lambda _node: readings)
+
+
+def measured_pod():
+    return owner(container_ids=(("c0ffee00", "vllm"),))
+
+
+async def test_without_a_metrics_server_the_agents_measure():
+    table = agent_table(NOT_SERVED, by_agent((0.0, 100.0, GIB), (15.0, 130.0, 2 * GIB), (30.0, 137.5, 3 * GIB)))
+    await read(table, measured_pod())
+    first, second, third = table.take(KEY, "vllm")
+    assert (first.cpu_cores.reason, first.memory_bytes) == (UnknownReason.TOO_FEW_SAMPLES, GIB)
+    assert (second.cpu_cores, second.memory_bytes) == (pytest.approx(2.0), 2 * GIB)
+    assert (third.cpu_cores, third.memory_bytes, third.time) == (pytest.approx(0.5), 3 * GIB, NOW + 30.0)
+    assert table.source(KEY, "vllm") == AGENT
+    assert table.busiest(KEY, "vllm") == {"vllm": (NOW + 30.0, pytest.approx(0.5))}
+    assert table.unknown == {}
+
+
+async def test_no_reading_of_an_agent_counts_twice():
+    table = agent_table(NOT_SERVED, by_agent((0.0, 100.0, GIB), (15.0, 130.0, GIB)))
+    await read(table, measured_pod())
+    assert len(table.take(KEY, "vllm")) == 2
+    table.agents = lambda _node: by_agent((0.0, 100.0, GIB), (15.0, 130.0, GIB), (30.0, 160.0, GIB))
+    await read(table, measured_pod())
+    assert [one.time for one in table.take(KEY, "vllm")] == [NOW + 30.0]
+
+
+@pytest.mark.parametrize(("step", "source"), [(15.0, AGENT), (60.0, METRICS_API)])
+async def test_the_finer_source_speaks(step, source):
+    table = agent_table({"a": used(7.0, time=NOW + 20.0)}, by_agent((0.0, 100.0, GIB), (step, 130.0, GIB)))
+    await read(table, measured_pod())
+    assert table.source(KEY, "vllm") == source
+    assert (7.0 in [one.cpu_cores for one in table.take(KEY, "vllm")]) == (source == METRICS_API)
+
+
+async def test_an_agent_that_falls_silent_gives_way_to_the_metrics_server():
+    table = agent_table({"a": used(7.0)}, by_agent((0.0, 100.0, GIB), (15.0, 130.0, GIB)))
+    await read(table, measured_pod())
+    table.agents = lambda _node: ()
+    table.reader.answer = {"a": used(7.0, time=NOW + 90.0)}
+    await read(table, measured_pod())
+    assert table.source(KEY, "vllm") == METRICS_API
+
+
+async def test_a_restarted_container_is_not_measured_across_its_restart():
+    before, after = by_agent((0.0, 500.0, GIB)), by_agent((15.0, 3.0, GIB))
+    table = agent_table(NOT_SERVED, (*by_agent((-15.0, 400.0, GIB), identifier="deadbeef"), *after))
+    await read(table, measured_pod())
+    (only,) = table.take(KEY, "vllm")
+    assert only.cpu_cores.reason is UnknownReason.TOO_FEW_SAMPLES
+    table = agent_table(NOT_SERVED, (*before, *after))
+    await read(table, measured_pod())
+    assert "went back" in table.fault(KEY, "vllm").text
+
+
+async def test_where_neither_measures_the_reason_of_the_metrics_server_stays():
+    table = agent_table(NOT_SERVED, by_agent((0.0, 1.0, GIB), identifier="deadbeef"))
+    await read(table, measured_pod())
+    assert table.unknown["inference"] is NOT_SERVED
+    assert table.source(KEY, "vllm") == ""

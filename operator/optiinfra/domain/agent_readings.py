@@ -1,0 +1,101 @@
+"""What a node's agent tells beyond the load of GPUs: clocks, faults, links, pressure, containers and claims.
+
+Counters are as the agent counts them, since the driver was loaded or the container began; whoever wants a rate takes
+two readings. Nothing is judged here. Containers are named by the pod's uid and the first digits of their own id, the
+only names that a node knows them by.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple, TypeAlias
+
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
+
+NOT_REPORTED: Final = Unknown(UnknownReason.NOT_MEASURED, "the agent does not report it")
+
+XidCounts: TypeAlias = tuple[tuple[int, int], ...] | Unknown
+"""(number of the Xid, events since the agent's start); empty: none was seen by an agent that listens."""
+
+
+class ClockHolds(NamedTuple):
+    """What holds a GPU's clocks down."""
+
+    reasons: Value = NOT_REPORTED
+    """The driver's mask of the moment (NVML clock events)."""
+    heat_seconds: Value = NOT_REPORTED
+    """Counter: time that heat held them down."""
+    power_seconds: Value = NOT_REPORTED
+    """Counter: time that a limit on power, or the power supply, held them down."""
+
+
+class GpuFaults(NamedTuple):
+    """What the driver says of a GPU's health."""
+
+    xids: XidCounts = NOT_REPORTED
+    recovery_action: Value = NOT_REPORTED
+    """0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset."""
+    remap_failed: Value = NOT_REPORTED
+    """1: a broken row of memory has no spare row left."""
+    remap_pending: Value = NOT_REPORTED
+    """1: a broken row is replaced at the next reset."""
+
+
+NO_CLOCKS: Final = ClockHolds()
+NO_FAULTS: Final = GpuFaults()
+
+
+class LinkCounters(NamedTuple):
+    """A network link of the node, or all of them added up (no name)."""
+
+    name: str
+    receive_bytes: Value
+    transmit_bytes: Value
+    speed: Value = NOT_REPORTED
+    """Bytes per second in each direction."""
+
+
+class ContainerCounters(NamedTuple):
+    """One container at one moment."""
+
+    pod_uid: str
+    id: str
+    """First digits of its id."""
+    cpu_seconds: Value
+    working_set_bytes: Value
+    cpu_periods: Value = NOT_REPORTED
+    """Counter: scheduling periods in which it wanted to run."""
+    cpu_throttled_periods: Value = NOT_REPORTED
+    """Counter: those in which its CPU limit held it back."""
+    cpu_waiting_seconds: Value = NOT_REPORTED
+    """Counter (PSI some): time in which one of its tasks waited for a CPU."""
+
+
+class DeviceClaim(NamedTuple):
+    """A container holds a device by a claim (DRA); which GPU it is, the driver's ResourceSlices say."""
+
+    driver: str
+    pool: str
+    device: str
+    namespace: str
+    pod: str
+    container: str
+
+
+class Attributor(StrEnum):
+    """By what it is known which pod holds which GPU, the surest first."""
+
+    KUBELET = "Kubelet"
+    """The kubelet told the node's agent (PodResources)."""
+    CLAIMS = "Claims"
+    """ResourceClaims name the devices, and ResourceSlices say which GPUs these are."""
+    REQUESTS = "Requests"
+    """Nobody told: what the pods of the node request leaves no other answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """By whom GPUs are attributed to pods on one node."""
+
+    by: Attributor
+    reason: str = ""
+    """Why not by a surer way, or what is missing."""

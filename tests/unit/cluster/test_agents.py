@@ -1,0 +1,132 @@
+"""What the real agent writes is what the operator reads: clocks, faults, links, containers, claims, attribution."""
+
+import copy
+
+import orjson
+import pytest
+
+from optiinfra.cluster.agents import parse_snapshot
+from optiinfra.cluster.errors import Malformed
+from optiinfra.domain.agent_readings import Attributor
+from optiinfra.domain.readings import Unknown, UnknownReason
+
+DOCUMENT = {
+    "version": 1,
+    "time": 1795000000.0,
+    "node": "gpu-0",
+    "sources": {"nvml": {"state": "ok"}, "containers": {"state": "denied", "reason": "no cgroups"}},
+    "pressure": {"cpu_some_ratio": 0.25},
+    "network": {"receive_bytes_total": 7, "transmit_bytes_total": None, "unknown": {"transmit_bytes_total": "failed"}},
+    "gpus": [
+        {
+            "uuid": "GPU-1",
+            "clock_event_reasons": 64,
+            "clock_event_seconds": {
+                "power_cap": 5, "sync_boost": 1000, "software_thermal": 2, "hardware_thermal": 3,
+                "power_brake": None, "unknown": {"power_brake": "unsupported"},
+            },
+            "pcie_transmit_bytes_total": 10,
+            "pcie_receive_bytes_total": 20,
+            "xid_errors": [[79, 1], [31, 4]],
+            "recovery_action": 2,
+            "remap_failed": 0,
+            "remap_pending": None,
+        }
+    ],
+    "attribution": {"by": "requests", "reason": "switched off (tier 0)"},
+    "allocations": [],
+    "claims": [{"driver": "gpu.nvidia.com", "pool": "gpu-0", "device": "gpu-1", "namespace": "n", "pod": "p",
+                "container": "c", "claim": "of tomorrow"}],
+    "container_fields": ["id", "cpu_seconds_total", "memory_bytes", "working_set_bytes"],
+    "pods": [
+        {"uid": "u1", "containers": [
+            ["aaaaaaaa", 12.5, 100, 90], ["bbbbbbbb", None, 1, 2, {"cpu_seconds_total": "denied"}],
+        ]},
+        {"uid": "u2", "containers": [["cccccccc", 1, 1, 1]]},
+    ],
+}  # fmt: skip
+
+
+def read(document=DOCUMENT, pods=frozenset({"u1"})):
+    return parse_snapshot(orjson.dumps(document), pods=pods)
+
+
+def changed(path, value):
+    document = copy.deepcopy(DOCUMENT)
+    holder = document
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] = value
+    return document
+
+
+def test_clocks_faults_and_links():
+    reading = read()
+    gpu = reading.gpus[0]
+    assert (gpu.clocks.reasons, gpu.clocks.heat_seconds, gpu.clocks.power_seconds) == (64.0, 5.0, 5.0)
+    assert gpu.faults.xids == ((79, 1), (31, 4))
+    assert (gpu.faults.recovery_action, gpu.faults.remap_failed) == (2.0, 0.0)
+    assert isinstance(gpu.faults.remap_pending, Unknown)
+    assert (gpu.pcie_bytes, gpu.pcie_transmit_bytes, gpu.pcie_receive_bytes) == (30.0, 10.0, 20.0)
+    assert reading.cpu_pressure_ratio == 0.25
+    assert reading.links[0].receive_bytes == 7.0
+    assert reading.links[0].transmit_bytes.reason is UnknownReason.INVALID
+
+
+def test_containers_are_those_of_the_pods_that_are_asked_for():
+    reading = read()
+    assert [(one.pod_uid, one.id, one.cpu_seconds, one.working_set_bytes) for one in reading.containers] == [
+        ("u1", "aaaaaaaa", 12.5, 90.0),
+        ("u1", "bbbbbbbb", Unknown(UnknownReason.REFUSED, "agent: cpu_seconds_total denied"), 2.0),
+    ]
+    assert isinstance(reading.containers[0].cpu_throttled_periods, Unknown)
+    assert parse_snapshot(orjson.dumps(DOCUMENT)).containers == ()
+    assert reading.containers_source.detail == "no cgroups"
+
+
+def test_columns_are_found_by_name_and_new_ones_are_read():
+    fields = ["cpu_throttled_periods_total", "id", "of tomorrow", "cpu_periods_total", "cpu_seconds_total"]
+    document = DOCUMENT | {
+        "container_fields": fields, "pods": [{"uid": "u1", "containers": [[5, "aaaaaaaa", "x", 50, 1]]}]
+    }  # fmt: skip
+    one = read(document).containers[0]
+    assert (one.cpu_throttled_periods, one.cpu_periods, one.cpu_seconds) == (5.0, 50.0, 1.0)
+    assert isinstance(one.working_set_bytes, Unknown)
+
+
+def test_attribution_and_claims():
+    reading = read()
+    assert reading.attribution is not None
+    assert (reading.attribution.by, reading.attribution.reason) == (Attributor.REQUESTS, "switched off (tier 0)")
+    assert reading.claims[0].device == "gpu-1"
+    assert read(changed(("attribution",), {})).attribution is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("pods",), {}),
+        (("pods", 0, "containers"), {}),
+        (("pods", 0, "containers", 0), ["aaaaaaaa", 1]),
+        (("pods", 0, "containers", 0, 0), 5),
+        (("container_fields",), [1]),
+        (("claims",), [5]),
+        (("network", "links"), {}),
+        (("gpus", 0, "clock_event_seconds"), []),
+    ],
+)
+def test_what_cannot_be_read_refuses_the_document(path, value):
+    with pytest.raises(Malformed):
+        read(changed(path, value))
+
+
+@pytest.mark.parametrize("xids", [[[79]], [[79, -1]], [5], [["79", 1]]])
+def test_xids_that_cannot_be_are_unknown_and_never_none(xids):
+    found = read(changed(("gpus", 0, "xid_errors"), xids)).gpus[0].faults.xids
+    assert found.reason is UnknownReason.INVALID
+
+
+def test_an_agent_that_does_not_listen_for_xids_says_nothing_about_them():
+    document = changed(("gpus", 0, "xid_errors"), None)
+    document["gpus"][0]["unknown"] = {"xid_errors": "denied"}
+    assert read(document).gpus[0].faults.xids.reason is UnknownReason.REFUSED
