@@ -258,7 +258,7 @@ def assert_healthy(world: Scene) -> None:
     namespace = world.made["healthy"]
     rounds = world.operator.series("optiinfra_last_round_timestamp_seconds")
     assert rounds, "the operator says when its last round was"
-    assert time.time() - next(iter(rounds.values())) < 5.0
+    assert time.time() - next(iter(rounds.values())) < 20.0
     ready = world.condition(namespace, "Ready")
     assert (ready.get("status"), ready.get("reason")) == ("True", "Succeeded")
     assert world.status(namespace)["desired"]["replicas"] == 1
