@@ -1,7 +1,8 @@
 """The operator's own Prometheus metrics, in one registry of its own.
 
 Labels are closed sets (verbs, codes, steps, reasons); the only names of objects that appear are those of
-`ResourceOptimization`s in the gauges that scalers read and in those of cost, and those of pools. Series of deleted or
+`ResourceOptimization`s in the gauges that scalers read, in those of cost and in that of the newest action (whose id it
+carries), and those of pools. Series of deleted or
 unsure objects are removed: a scaler must never see an old constant.
 """
 
@@ -44,6 +45,12 @@ SCRAPE_SECONDS = Histogram(
 FINDINGS = Gauge("optiinfra_findings", "Findings that stand now.", ["type", "reason"], registry=REGISTRY)
 RECOMMENDATIONS = Gauge("optiinfra_recommendations", "Recommendations that stand now.", ["type"], registry=REGISTRY)
 ACTIONS = Counter("optiinfra_actions", "Actions by actuation and outcome.", ["actuation", "outcome"], registry=REGISTRY)
+LAST_ACTION = Gauge(
+    "optiinfra_last_action_timestamp_seconds",
+    "When the newest action of a workload came to its outcome; one series a workload, named by the action's id.",
+    ["namespace", "name", "target", "action", "outcome"],
+    registry=REGISTRY,
+)
 INSIGHTS = Counter("optiinfra_insights", "Questions to the LLM by outcome.", ["outcome"], registry=REGISTRY)
 LLM_TOKENS = Counter("optiinfra_llm_tokens", "Tokens spent on insights.", ["direction"], registry=REGISTRY)
 CHECKPOINTS = Counter("optiinfra_checkpoints", "Checkpoint writes by outcome.", ["outcome"], registry=REGISTRY)
@@ -111,6 +118,13 @@ DESIRED_REPLICAS = Gauge(
     ["namespace", "name"],
     registry=REGISTRY,
 )
+KEDA_CALLS = Counter(
+    "optiinfra_keda_calls",
+    "Calls of KEDA's external scaler by method and gRPC status; every status but OK makes KEDA fall back.",
+    ["method", "code"],
+    registry=REGISTRY,
+)
+KEDA_CONNECTIONS = Gauge("optiinfra_keda_connections", "Open connections of KEDA to this replica.", registry=REGISTRY)
 SIGNAL_TO_DECISION = Histogram(
     "optiinfra_signal_to_decision_seconds",
     "From the scrape that a decision used to its publication.",
