@@ -19,13 +19,16 @@ NUMBERS_INTERVAL: Final = Seconds(300.0)
 
 Status = ResourceOptimizationStatus | ClusterResourceOptimizationStatus
 
-_TIMES = frozenset({"at", "since", "asOf", "measuredAt", "expiresAt", "lastTransitionTime", "window"})
+_TIMES = frozenset({"at", "since", "asOf", "measuredAt", "expiresAt", "lastTransitionTime", "window", "restsUntil"})
 """Times and spans: they go on by themselves, and are right again whenever something else is written."""
 
-_SENTENCES = frozenset({"message", "summary", "unknown"})
+_REASONED = frozenset({"unknown", "noCounterfactual"})
+"""Texts that begin with a reason, which counts; what follows it is a sentence."""
+
+_SENTENCES = _REASONED | {"message", "summary"}
 """Texts that may carry numbers or times; a change of meaning shows in the words beside them."""
 
-_FIGURES = frozenset({"lower", "upper", "patch", "horizon"})
+_FIGURES = frozenset({"lower", "upper", "patch", "horizon", "body"})
 """Numbers in the dress of a text."""
 
 _BACKGROUND = frozenset({"learned", "startUp"})
@@ -110,7 +113,7 @@ def _reduced(value: Any, key: str = "", parent: str = "", *, numbers: bool) -> A
         case str() if key in _TIMES:
             return ""
         case str() if key in _SENTENCES:
-            words = value.split(":", 1)[0] if key == "unknown" else ""
+            words = value.split(":", 1)[0] if key in _REASONED else ""
             return _DIGITS.sub("#", value) if numbers else words
         case str() if key in _FIGURES or parent == _FORECAST:
             return value if numbers else ""

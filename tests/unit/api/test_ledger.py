@@ -133,3 +133,20 @@ def test_the_cluster_s_money_is_written_every_five_minutes_at_most():
         later = cluster_ledger_fields(nodes_lived(nodes_seen(60 + seconds, 3, claim(8.0)), ledger=books))
         new = status(later, at=T0 + 60 + seconds, kind=ClusterResourceOptimizationStatus)
         assert is_meaningful_change(old, new, now=T0 + 60 + seconds) is wanted
+
+
+def test_a_reason_whose_numbers_move_is_not_written_with_every_tick():
+    opened = ledger_fields(lived(seen(0, target(10)), seen(60, target(7, by=OURS))))
+    reasons = [f"unknown (TooFewSamples: the load is known for {ticks} of 240 ticks)" for ticks in (14, 15)]
+    texts = [*reasons, "unknown (Stale: the last page is old)"]
+    found = [
+        status(
+            opened.model_copy(
+                update={"bases": [base.model_copy(update={"no_counterfactual": text}) for base in opened.bases]}
+            ),
+            at=T0 + 60,
+        )
+        for text in texts
+    ]
+    assert not is_meaningful_change(found[0], found[1], now=T0 + 61)
+    assert is_meaningful_change(found[0], found[2], now=T0 + 61), "another reason is news"
