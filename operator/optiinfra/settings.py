@@ -148,6 +148,21 @@ class OperatorSettings(BaseSettings):
     tls_key_file: Path | None = None
     """Serving certificate and key for external.metrics.k8s.io."""
 
+    keda_scaler_enabled: bool = False
+    """Serve KEDA's external-scaler protocol (gRPC). Needs a certificate and a key; there is no plain port."""
+
+    keda_scaler_port: int = Field(default=9443, ge=0, le=65535)
+    """TLS port of KEDA's external scaler."""
+
+    keda_certificate_file: Path | None = None
+    """Certificate of that port. Looked at every half minute; a renewed one needs no restart."""
+
+    keda_key_file: Path | None = None
+    """Private key of that certificate."""
+
+    keda_client_ca_file: Path | None = None
+    """CA of the certificate that KEDA shows. Danger: unset, whoever reaches the port may ask."""
+
     llm_enabled: bool = False
     """Ask an LLM to explain and rank. Needs `llm_key_file`."""
 
@@ -229,6 +244,10 @@ def read_settings() -> OperatorSettings:
     if settings.external_metrics_enabled and not (settings.tls_certificate_file and settings.tls_key_file):
         raise SettingsError(
             "OPTIINFRA_EXTERNAL_METRICS_ENABLED needs OPTIINFRA_TLS_CERTIFICATE_FILE and OPTIINFRA_TLS_KEY_FILE"
+        )
+    if settings.keda_scaler_enabled and not (settings.keda_certificate_file and settings.keda_key_file):
+        raise SettingsError(
+            "OPTIINFRA_KEDA_SCALER_ENABLED needs OPTIINFRA_KEDA_CERTIFICATE_FILE and OPTIINFRA_KEDA_KEY_FILE"
         )
     if settings.llm_enabled and settings.llm_key_file is None:
         raise SettingsError("OPTIINFRA_LLM_ENABLED needs OPTIINFRA_LLM_KEY_FILE: mount a Secret and name its file")

@@ -69,6 +69,7 @@ def test_without_any_variable_the_defaults_hold():
                 ("RETRY_PERIOD_SECONDS", "0.4", "31"),
                 ("HTTP_PORT", "-1", "65536"),
                 ("EXTERNAL_METRICS_PORT", "-1", "65536"),
+                ("KEDA_SCALER_PORT", "-1", "65536"),
                 ("LLM_TIMEOUT_SECONDS", "0", "121"),
             )
             for value in (low, high, "many", "nan", "inf", "1e400")
@@ -103,6 +104,12 @@ def test_external_metrics_need_a_certificate_and_a_key(monkeypatch):
     text = refused(monkeypatch, EXTERNAL_METRICS_ENABLED="true", TLS_CERTIFICATE_FILE="/tls/tls.crt")
     assert "OPTIINFRA_TLS_KEY_FILE" in text
     assert "OPTIINFRA_TLS_CERTIFICATE_FILE" in text
+
+
+def test_the_keda_scaler_needs_a_certificate_and_a_key(monkeypatch):
+    text = refused(monkeypatch, KEDA_SCALER_ENABLED="true", KEDA_KEY_FILE="/tls/tls.key")
+    assert "OPTIINFRA_KEDA_CERTIFICATE_FILE" in text
+    assert "OPTIINFRA_KEDA_KEY_FILE" in text
 
 
 def test_an_llm_needs_a_key_file(monkeypatch):
