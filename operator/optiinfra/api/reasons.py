@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NOT_PUBLISHED = "NotPublished"
     METRIC_API_OWNED = "MetricApiOwned"
     RECOMMEND_ONLY = "RecommendOnly"
+    DRY_RUN = "DryRun"
     AWAITING_APPROVAL = "AwaitingApproval"
     APPROVAL_REFUSED = "ApprovalRefused"
     PODS_PENDING = "PodsPending"
@@ -159,6 +160,10 @@ EXPLANATIONS: Final = {
         "Use KEDA's external scaler or a Prometheus trigger on optiinfra_desired_replicas.",
     ),
     Reason.RECOMMEND_ONLY: Explanation("The mode is Recommend: nothing is written.", "Use Approve or Auto to act."),
+    Reason.DRY_RUN: Explanation(
+        "The annotation optiinfra.io/dry-run is true: what would be done is shown in status.dryRun, and nothing is.",
+        "Remove the annotation to let it act.",
+    ),
     Reason.AWAITING_APPROVAL: Explanation(
         "A recommendation waits for a human.", "Put its id into the annotation optiinfra.io/approve."
     ),

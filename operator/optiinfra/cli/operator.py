@@ -6,6 +6,7 @@ part that cannot go on, ends the process with an error, so that the kubelet star
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import importlib
 import logging
@@ -13,8 +14,8 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ from optiinfra.errors import OptiInfraError, SettingsError
 from optiinfra.settings import OperatorSettings, read_settings
 from optiinfra.web.external_metrics import ExternalMetrics, reviewed, tls_context
 from optiinfra.web.followers import LeaderDecisions
-from optiinfra.web.ports import Caller, Component, Decision, Ticket
+from optiinfra.web.ports import Caller, Component, Decision, Preview, PreviewedTarget, PreviewedWrite, Ticket
 
 _LOG = logging.getLogger(__name__)
 _HTTP_WAITS = 2.0
@@ -44,6 +45,8 @@ class _View:
     """The operator in the words of the HTTP side."""
 
     operator: Operator
+    beside: Mapping[str, Callable[[], Component]] = field(default_factory=dict)
+    """Parts that are no part of control: servers of this process."""
 
     @property
     def leading(self) -> bool:
@@ -60,7 +63,8 @@ class _View:
         return Component(*self.operator.alive())
 
     def components(self) -> Mapping[str, Component]:
-        return {name: Component(*state) for name, state in self.operator.health().items()}
+        parts = {name: Component(*state) for name, state in self.operator.health().items()}
+        return parts | {name: health() for name, health in self.beside.items()}
 
     def objects(self, namespace: str | None) -> Sequence[Mapping[str, Any]]:
         return self.operator.objects(namespace)
@@ -71,6 +75,18 @@ class _View:
     def run_now(self, kind: Any, namespace: str, name: str) -> Ticket | None:
         ticket = self.operator.run_now(kind, namespace, name)
         return None if ticket is None else Ticket(ticket)
+
+    async def preview(self, kind: Any, namespace: str, name: str, *, within: float) -> Preview | None:
+        found = await self.operator.preview(kind, namespace, name, within=within)
+        if found is None:
+            return None
+        return Preview(
+            writes=tuple(PreviewedWrite(**dataclasses.asdict(one)) for one in found.writes),
+            more=found.more,
+            published=found.published,
+            targets=tuple(PreviewedTarget(**dataclasses.asdict(one)) for one in found.targets),
+            problem=found.problem,
+        )
 
     def decisions(self, namespace: str) -> Sequence[Decision]:
         return [
@@ -125,6 +141,33 @@ async def _external_metrics(
         await runner.cleanup()
 
 
+@contextlib.asynccontextmanager
+async def _keda_scaler(
+    settings: OperatorSettings, operator: Operator, proxy: LeaderProxy
+) -> AsyncIterator[Mapping[str, Callable[[], Component]]]:
+    """Serve KEDA's external scaler while the context is open, where it is enabled; yields its health."""
+    certificate, key = settings.keda_certificate_file, settings.keda_key_file
+    if not settings.keda_scaler_enabled or certificate is None or key is None:
+        yield {}
+        return
+    # Not imported by those who do not use it: HTTP/2 takes 2 MiB and a tenth of a second.
+    keda, scaler = await asyncio.to_thread(
+        lambda: [importlib.import_module(f"optiinfra.web.keda.{name}") for name in ("server", "scaler")]
+    )
+    view = _View(operator)
+    answers = scaler.ExternalScaler(
+        LeaderDecisions(view, proxy, settings.proxy_token_file),
+        lambda namespace, name: view.find("ResourceOptimization", namespace, name),
+    )
+    tls = keda.TlsFiles(certificate, key, settings.keda_client_ca_file)
+    async with keda.serving(answers, host=settings.http_host, port=settings.keda_scaler_port, tls=tls) as (
+        server,
+        port,
+    ):
+        _LOG.info("KEDA external scaler served", extra={"port": port, "mutual_tls": tls.client_authority is not None})
+        yield {"keda_scaler": server.health}
+
+
 async def run(settings: OperatorSettings) -> None:
     """Run one replica until SIGTERM or SIGINT.
 
@@ -135,16 +178,21 @@ async def run(settings: OperatorSettings) -> None:
     _take_signals(stop)
     async with running(settings) as operator, LeaderProxy() as proxy:
         reviewer = _Reviewer(operator.access)
-        async with _external_metrics(settings, operator, reviewer, proxy), asyncio.TaskGroup() as group:
+        async with (
+            _external_metrics(settings, operator, reviewer, proxy),
+            _keda_scaler(settings, operator, proxy) as beside,
+            asyncio.TaskGroup() as group,
+        ):
+            view = _View(operator, beside)
             work = group.create_task(_until_done(operator.run(stop), stop))
             group.create_task(_until_done(handlers.run(operator.loop, settings, stop=stop), stop))
-            group.create_task(_until_done(_serve(settings, operator, reviewer, proxy, until=work), stop))
+            group.create_task(_until_done(_serve(settings, view, reviewer, proxy, until=work), stop))
             group.create_task(_keep_signals(stop))
 
 
 async def _serve(
     settings: OperatorSettings,
-    operator: Operator,
+    view: _View,
     reviewer: _Reviewer,
     proxy: LeaderProxy,
     *,
@@ -156,12 +204,12 @@ async def _serve(
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_HTTP_WAITS):
-            await operator.told.wait()
+            await view.operator.told.wait()
     app_module, server_module = await asyncio.to_thread(
         lambda: [importlib.import_module(f"optiinfra.web.{name}") for name in ("app", "server")]
     )
     app = app_module.create_app(
-        operator=_View(operator),
+        operator=view,
         reviewer=reviewer if settings.http_authentication else None,
         forwarder=proxy,
     )

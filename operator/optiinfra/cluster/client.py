@@ -22,6 +22,7 @@ from typing import Self, TypeAlias
 import aiohttp
 import orjson
 
+from optiinfra.cluster import rehearsal as rehearsals
 from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.credentials import Credentials
 from optiinfra.cluster.document import Json, JsonObject, decode, objects, text
@@ -165,7 +166,10 @@ class KubernetesClient:
         """
         timeout_s = timeout_s or self.limits.timeout_s
         call = _Call("get", "GET", path, query or {}, timeout_s=timeout_s, retried=not urgent, urgent=urgent)
-        return await self._request(replace(call, limit_bytes=limit_bytes))
+        answer = await self._request(replace(call, limit_bytes=limit_bytes))
+        if (rehearsal := rehearsals.current()) is not None:
+            rehearsal.read(path, answer)
+        return answer
 
     async def pages(
         self,
@@ -305,6 +309,8 @@ class KubernetesClient:
         )
 
     async def _request(self, call: _Call) -> JsonObject:
+        if call.write and (rehearsal := rehearsals.current()) is not None:
+            return rehearsal.write(call.method, call.path, call.query, call.content_type, call.body)
         backoff = Backoff(base_s=self.limits.retry_base_s, ceiling_s=self.limits.retry_ceiling_s)
         for remaining in range(self.limits.read_attempts - 1, -1, -1):
             try:

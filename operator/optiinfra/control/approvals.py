@@ -1,4 +1,4 @@
-"""What people approved: ids in an annotation become envelopes that stand, and everything else is refused with its reason.
+"""What people approved: ids in an annotation become envelopes that stand; all others are refused with their reasons.
 
 A person approves one recommendation by its id. For replicas that is a range and a step, for 24 h from the approval:
 inside it the operator moves as the load asks for, in the directions whose mode is Approve, and policy keeps the last

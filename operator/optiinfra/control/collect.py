@@ -19,6 +19,7 @@ from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithou
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control import approvals
 from optiinfra.control.consolidation import serving_of, with_gpu_model
+from optiinfra.control.fleet import survey
 from optiinfra.control.idle_gpus import engines_of, services_of
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
@@ -93,6 +94,7 @@ class Collector:
                 work.services.append(self._service(key, known, cluster, work))
             else:
                 work.clusters.append(self._cluster(key, known, work.nodes))
+        work.fleet = survey(work, self.registry, self.memories, self.cluster.budgets)
         return work
 
     def _nodes(self) -> dict[str, NodeFacts]:
@@ -124,7 +126,7 @@ class Collector:
             ],
             notes=self.plans.notes(),
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
-            dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true",
+            dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true" or key in work.previews,
         )
         approvals.read(service, now=UnixTime(self.clock()))
         for target in service.targets:

@@ -4,31 +4,29 @@ Skipped as a whole when no object may act. What was written is verified by monit
 """
 
 import asyncio
-import logging
 
-from optiinfra import metrics
 from optiinfra.api.identity import action_id, recommendation_id
-from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.scaling import Actuation
-from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
-from optiinfra.control import approvals
+from optiinfra.control import approvals, trials
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.isolation import isolated
-from optiinfra.control.memory import Trial
+from optiinfra.control.rehearse import answer_previews, rehearse
 from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain.evidence import Direction, Proposal, RecommendationType
-from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.units import UnixTime
 
-_LOG = logging.getLogger(__name__)
 _CONCURRENCY = 8
 
 
 def wants_execution(work: Work, actuator: Actuator) -> bool:
     """Tell whether anything is to be published, written, withdrawn or released in this round."""
+    if work.previews:
+        return True
     for service in work.services:
+        if service.dry_run:
+            return True
         for target in service.targets:
             if target.order is not None or target.memory.ordered is not None:
                 return True
@@ -40,7 +38,7 @@ def wants_execution(work: Work, actuator: Actuator) -> bool:
 
 
 async def execute(work: Work, actuator: Actuator) -> Work:
-    """Carry out every order of the round."""
+    """Carry out every order of the round; of objects in a dry run, write down what would have been done."""
     slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(service: ServiceWork, target: TargetWork) -> None:
@@ -52,9 +50,11 @@ async def execute(work: Work, actuator: Actuator) -> Work:
     async with asyncio.TaskGroup() as group:
         for service in work.services:
             if service.dry_run:
+                group.create_task(rehearse(service, actuator, preview=service.key in work.previews))
                 continue
             for target in service.targets:
                 group.create_task(one(service, target))
+    answer_previews(work)
     return work
 
 
@@ -76,35 +76,8 @@ def _note(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
     direction = Direction.SCALE_UP if order > before else Direction.SCALE_DOWN
     recommendation = _recommendation(service, target, order=order, before=before, direction=direction, now=now)
     identifier = action_id(recommendation=recommendation, started=now)
-    service.actions.append(
-        ActionStatus(
-            id=identifier,
-            recommendation_id=recommendation,
-            type=RecommendationType.REPLICAS,
-            subject=target.target.name,
-            state=ActionState.APPLIED,
-            from_=str(before),
-            to=str(order),
-            at=Time.of(now),
-            message=f"{target.target.scaling.actuation}: {decision.message}"[:1024],
-        )
-    )
-    falls = direction is Direction.SCALE_DOWN
-    memory.policy = PolicyState(last_change=now, last_direction=direction, in_flight=identifier if falls else "")
-    if target.signals is not None:
-        memory.trial = Trial(identifier, recommendation, now, target.signals, before, order)
-    metrics.ACTIONS.labels(str(target.target.scaling.actuation), "applied").inc()
-    _LOG.info(
-        "replicas ordered",
-        extra={
-            "object": str(service.key),
-            "target": target.target.name,
-            "from": before,
-            "to": order,
-            "rule": str(decision.rule),
-            "why": decision.message,
-            "actuation": str(target.target.scaling.actuation),
-        },
+    trials.begin(
+        service, target, identifier=identifier, recommendation=recommendation, before=before, order=order, now=now
     )
 
 

@@ -22,7 +22,7 @@ from optiinfra.api.conversion import INTERVAL, interval_of, to_targets
 from optiinfra.api.errors import InvalidObject
 from optiinfra.api.v1alpha1 import ResourceOptimization, TargetRef
 from optiinfra.cluster.inventory import Inventory
-from optiinfra.control import costs
+from optiinfra.control import costs, trials
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.memory import ObjectMemory
@@ -32,7 +32,7 @@ from optiinfra.control.scraper import Source
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import Owner, UsageTable
-from optiinfra.control.work import Work
+from optiinfra.control.work import Rehearsed, Work
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ class ControlLoop:
     last_round: float = field(default_factory=time.monotonic)
     tickets: dict[ObjectKey, str] = field(default_factory=dict)
     """Ids promised to callers of `/optimize/run` for the next round of an object."""
+    previews: dict[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
+    """Those who asked what the next round of an object would do."""
     _reading: set[asyncio.Task[None]] = field(default_factory=set)
 
     # events
@@ -128,6 +130,27 @@ class ControlLoop:
         ticket = self.tickets.setdefault(key, _round_id())
         self.queue.add(key, urgent=True)
         return ticket
+
+    async def preview(self, key: ObjectKey, *, within: float) -> Rehearsed | None:
+        """Work out what the next round of an object would do, and do nothing; None when there is no such object.
+
+        Several who ask at once share one answer.
+
+        Raises:
+            TimeoutError: no round came to the object within so many seconds.
+        """
+        if self.registry.get(key) is None:
+            return None
+        future = self.previews.get(key)
+        if future is None:
+            future = self.previews[key] = asyncio.get_running_loop().create_future()
+        self.queue.add(key, urgent=True)
+        try:
+            async with asyncio.timeout(within):
+                return await asyncio.shield(future)
+        finally:
+            if self.previews.get(key) is future and not future.done():
+                del self.previews[key]
 
     def page_read(self, source: Source) -> None:
         """Take note of a page: first ones ask for a round, and later ones bring one forward that is nearly due."""
@@ -199,7 +222,8 @@ class ControlLoop:
         while True:
             keys = await self.queue.next_batch(BATCH)
             tickets = {key: self.tickets.pop(key) for key in keys if key in self.tickets}
-            work = Work(_round_id(), UnixTime(time.time()), tuple(keys), tickets)
+            previews = {key: self.previews.pop(key) for key in keys if key in self.previews}
+            work = Work(_round_id(), UnixTime(time.time()), tuple(keys), tickets, previews)
             try:
                 await workflow.run(work)
                 metrics.ROUNDS.labels("ok").inc()
@@ -208,6 +232,9 @@ class ControlLoop:
                 _LOG.exception("round failed", extra={"round": work.round_id, "step": error.step})
             finally:
                 self.last_round = time.monotonic()
+                for future in previews.values():
+                    if not future.done():
+                        future.set_result(Rehearsed(problem="the round did not come to it; ask again"))
                 metrics.ROUND_OBJECTS.inc(len(keys))
                 metrics.LAST_ROUND.set(time.time())
                 self._requeue(keys)
@@ -265,6 +292,7 @@ class ControlLoop:
         for kind, count in recommended.items():
             metrics.RECOMMENDATIONS.labels(kind).set(count)
         costs.show_known(self.registry, self.memories)
+        trials.show_known(self.memories)
 
     async def _refresh_usage(self) -> bool:
         """Read what pods use; False when no target with pods is known yet."""

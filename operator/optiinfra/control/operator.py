@@ -36,7 +36,7 @@ from optiinfra.control.scraper import Scraper
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.sources import Sources
 from optiinfra.control.sweep import Sweep
-from optiinfra.control.work import Work
+from optiinfra.control.work import Rehearsed, Work
 from optiinfra.settings import OperatorSettings
 
 _LOG = logging.getLogger(__name__)
@@ -308,6 +308,10 @@ class Operator:
     def run_now(self, kind: Kind, namespace: str, name: str) -> str | None:
         """Put an object next in line; returns the id of its round."""
         return self.loop.run_now(ObjectKey(kind, namespace, name))
+
+    async def preview(self, kind: Kind, namespace: str, name: str, *, within: float) -> Rehearsed | None:
+        """Work out what the next round would do about an object; see `ControlLoop.preview`."""
+        return await self.loop.preview(ObjectKey(kind, namespace, name), within=within)
 
     def decision(self, namespace: str, name: str) -> Published | None:
         """Return a published decision."""

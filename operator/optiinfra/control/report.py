@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from optiinfra.api.conditions import ConditionStatus, merge
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
+from optiinfra.api.status_actions import history
 from optiinfra.api.status_cost import to_cost
 from optiinfra.api.status_from import cut, to_bottleneck, to_percent, to_refusal, to_unknown
 from optiinfra.api.status_scaling import to_forecast, to_learned, to_start_up
@@ -24,7 +25,6 @@ from optiinfra.api.v1alpha1.resource_optimization import (
 from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.scaling import Takeover
 from optiinfra.api.v1alpha1.status_parts import (
-    MAX_ACTIONS,
     MAX_REFUSALS,
     ActionStatus,
     BottleneckStatus,
@@ -35,6 +35,7 @@ from optiinfra.api.v1alpha1.status_parts import (
 from optiinfra.control import approvals
 from optiinfra.control.conditions import service_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
+from optiinfra.control.rehearse import to_status
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain.bottleneck import batch_ratio
 from optiinfra.domain.evidence import Bottleneck
@@ -99,6 +100,7 @@ def service_status(
         actions=actions,
         used_approvals=approvals.book(service, offered=[item.id for item in recommendations], now=now),
         takeovers=_takeovers(service),
+        dry_run=None if service.rehearsed is None else to_status(service.rehearsed, now=now),
         cost=None if service.cost is None else to_cost(service.cost),
         savings=ledger_of(
             recommendations,
@@ -114,10 +116,7 @@ def service_status(
 
 def merge_actions(old: tuple[ActionStatus, ...], new: list[ActionStatus]) -> tuple[ActionStatus, ...]:
     """Return the bounded history of actions: a new state of a known action replaces the old one in place."""
-    merged = {action.id: action for action in old}
-    for action in new:
-        merged[action.id] = action
-    return tuple(merged.values())[-MAX_ACTIONS:]
+    return history(old, new)
 
 
 def _takeovers(service: ServiceWork) -> tuple[TakeoverStatus, ...]:

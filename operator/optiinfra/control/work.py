@@ -4,6 +4,7 @@ Mutable on purpose, unlike everything inside it: each step fills in its part. A 
 happened in (`problem`), never to the round; later steps see it and leave the object alone, and report tells it.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,8 +13,9 @@ from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus, LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import ActionStatus, TakeoverStatus, UsedApproval
+from optiinfra.cluster.rehearsal import PlannedWrite
 from optiinfra.control.keys import ObjectKey
-from optiinfra.control.memory import ObjectMemory, TargetMemory
+from optiinfra.control.memory import ObjectMemory, Standing, TargetMemory
 from optiinfra.control.model_files import ModelFile
 from optiinfra.control.registry import Broken
 from optiinfra.domain.bottleneck import Diagnosis
@@ -25,11 +27,12 @@ from optiinfra.domain.evidence import Finding, Proposal, Refusal
 from optiinfra.domain.idle import GpuVerdict
 from optiinfra.domain.idle.holders import EngineWord
 from optiinfra.domain.pod_rules import DisruptionBudget
-from optiinfra.domain.policy import Clamped, Limits, Permission
+from optiinfra.domain.policy import OPEN, Clamped, Gates, Limits, Permission, Running
 from optiinfra.domain.prices import NodePrice
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.service_cost import ServiceCost
+from optiinfra.domain.shrink_budget import Amount, ShrinkLimits
 from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.sizing_rules import NamespaceRules
 from optiinfra.domain.start_up_summary import StartUp
@@ -59,6 +62,34 @@ class Effect:
     """None: not known yet."""
     reason: Reason
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedTarget:
+    """What would have become of one target."""
+
+    name: str
+    current: int | None
+    """Replicas that it is asked to have now; None while it is not read."""
+    order: int | None
+    """Replicas that would be published or written; None: none would."""
+    reason: str
+    """Reason code of what stands in the way, or of the decision."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a dry run came to."""
+
+    writes: tuple[PlannedWrite, ...] = ()
+    more: int = 0
+    """Further writes that were not kept."""
+    published: tuple[tuple[str, int], ...] = ()
+    """Name and count of what scalers would read."""
+    targets: tuple[RehearsedTarget, ...] = ()
+    problem: str = ""
+    """Why nothing could be worked out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +130,17 @@ class TargetWork:
     start_up: StartUp | None = None
     """How long its pods take to serve; None where it was not looked at."""
     limits: Limits | None = None
+    gates: Gates = OPEN
+    """What windows hold back now."""
+    running: Running | None = None
+    """What of it must stay at this moment; None where it is not known what runs."""
     decision: ScalingDecision | Unknown | None = None
     clamped: Clamped | None = None
     permission: Permission | None = None
     withheld: Effect | None = None
     """Why nothing may be done whatever is decided (kill switch, no permission by settings, dry run)."""
+    harmed: str = ""
+    """Why the workload rests after harm; empty while it does not."""
     restore: int | None = None
     """Replicas to give back because taking them away did harm."""
     order: int | None = None
@@ -147,6 +184,41 @@ class ServiceWork:
     refused_approvals: tuple[RefusedApproval, ...] = ()
     """Approved ids that are unknown, expired, used, or of what is never applied."""
     dry_run: bool = False
+    """Nothing is done: the annotation says so, or somebody asked what would be."""
+    rehearsed: Rehearsed | None = None
+    """In a dry run: what would have been done; None until it was worked out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """How a pool's GPU budget is used."""
+
+    budget: float
+    held: float
+    """GPUs that its objects hold, those that are ordered included."""
+    refused: float
+    """GPUs that they want beyond what they were given."""
+    waiting: tuple[str, ...] = ()
+    """Objects that wait for GPUs."""
+    unread: str = ""
+    """An object of the pool of which nobody knows yet what it holds; growth waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What limits over all objects are about, beside the objects of this round."""
+
+    gpu_budgets: Mapping[str, float] = field(default_factory=dict)
+    """GPUs by pool; pools without a budget are left out."""
+    shrink_limits: ShrinkLimits = field(default_factory=ShrinkLimits)
+    standing: tuple[Standing, ...] = ()
+    """Targets that are not in this round."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """By pool: an object outside of this round of which nobody knows yet what it holds."""
+    falling: Amount = field(default_factory=Amount)
+    """What is being taken from targets that are not in this round."""
+    disruption_budgets: Mapping[str, tuple[DisruptionBudget, ...]] = field(default_factory=dict)
+    """By namespace."""
 
 
 @dataclass(slots=True)
@@ -187,6 +259,8 @@ class ClusterWork:
     proposals: tuple[Proposal, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     findings: tuple[Finding, ...] = ()
+    pool_use: Mapping[str, PoolUse] = field(default_factory=dict)
+    """By pool that has a GPU budget; empty for all objects but the one whose budgets hold."""
     ledger: ClusterLedgerStatus | None = None
     """The cluster's books of what was saved; None for all objects but the one that keeps them."""
     problem: Problem | None = None
@@ -209,12 +283,15 @@ class Work:
     keys: tuple[ObjectKey, ...]
     tickets: Mapping[ObjectKey, str] = field(default_factory=dict)
     """Round ids that were promised to callers; their objects' statuses are written even when nothing changed."""
+    previews: Mapping[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
+    """Objects of which somebody asked what would be done: this round does nothing about them, and reports nothing."""
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     """Nodes with their pods and agents; empty with scope Namespaces."""
     prices: Mapping[str, PriceList] = field(default_factory=dict)
     """By pool name; "" for nodes of no pool."""
     node_prices: Mapping[str, NodePrice] = field(default_factory=dict)
     """By node name; every node that is seen."""
+    fleet: Fleet = field(default_factory=Fleet)
     services: list[ServiceWork] = field(default_factory=list)
     clusters: list[ClusterWork] = field(default_factory=list)
     broken: list[BrokenWork] = field(default_factory=list)

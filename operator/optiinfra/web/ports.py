@@ -35,6 +35,39 @@ class Ticket:
     round_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class PreviewedWrite:
+    """One request as it would have been sent to the API server."""
+
+    method: str
+    path: str
+    content_type: str
+    field_manager: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedTarget:
+    """What would have become of one target."""
+
+    name: str
+    current: int | None
+    order: int | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a round would have done."""
+
+    writes: tuple[PreviewedWrite, ...] = ()
+    more: int = 0
+    published: tuple[tuple[str, int], ...] = ()
+    targets: tuple[PreviewedTarget, ...] = ()
+    problem: str = ""
+
+
 class OperatorView(Protocol):
     """The operator as seen from outside."""
 
@@ -63,6 +96,12 @@ class OperatorView(Protocol):
 
     def run_now(self, kind: str, namespace: str, name: str) -> Ticket | None:
         """Put an object next in line for a round; None when there is no such object."""
+
+    async def preview(self, kind: str, namespace: str, name: str, *, within: float) -> "Preview | None":
+        """Work out what the next round would do about an object, and do nothing; None when there is no such object.
+
+        Raises TimeoutError when no round came to it within so many seconds.
+        """
 
     def decisions(self, namespace: str) -> Sequence[Decision]:
         """Return all published decisions of a namespace."""
