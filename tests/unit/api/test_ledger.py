@@ -139,14 +139,9 @@ def test_a_reason_whose_numbers_move_is_not_written_with_every_tick():
     opened = ledger_fields(lived(seen(0, target(10)), seen(60, target(7, by=OURS))))
     reasons = [f"unknown (TooFewSamples: the load is known for {ticks} of 240 ticks)" for ticks in (14, 15)]
     texts = [*reasons, "unknown (Stale: the last page is old)"]
-    found = [
-        status(
-            opened.model_copy(
-                update={"bases": [base.model_copy(update={"no_counterfactual": text}) for base in opened.bases]}
-            ),
-            at=T0 + 60,
-        )
-        for text in texts
-    ]
+    found = []
+    for text in texts:
+        bases = tuple(base.model_copy(update={"no_counterfactual": text}) for base in opened.bases)
+        found.append(status(opened.model_copy(update={"bases": bases}), at=T0 + 60))
     assert not is_meaningful_change(found[0], found[1], now=T0 + 61)
     assert is_meaningful_change(found[0], found[2], now=T0 + 61), "another reason is news"
