@@ -33,6 +33,21 @@ KILL_SWITCH = Gauge(
 KILL_SWITCH_READS = Counter(
     "optiinfra_kill_switch_reads", "Looks at the kill switch by what it said.", ["outcome"], registry=REGISTRY
 )
+POOL_GPUS = Gauge(
+    "optiinfra_pool_gpus",
+    "GPUs of a pool with a gpuBudget: the budget, held by its objects, refused to them.",
+    ["pool", "what"],
+    registry=REGISTRY,
+)
+SHRINK_IN_FLIGHT = Gauge(
+    "optiinfra_shrink_in_flight",
+    "What is being taken away and is not verified yet, over all objects.",
+    ["unit"],
+    registry=REGISTRY,
+)
+LIMITED = Gauge(
+    "optiinfra_limited_targets", "Targets whose number a limit of policy changed.", ["limit"], registry=REGISTRY
+)
 API_CALLS = Counter("optiinfra_api_calls", "Calls to the API server.", ["verb", "resource", "code"], registry=REGISTRY)
 API_SECONDS = Histogram(
     "optiinfra_api_call_seconds", "Duration of calls to the API server.", ["verb"], buckets=_SECONDS, registry=REGISTRY
@@ -44,6 +59,9 @@ SCRAPE_SECONDS = Histogram(
 )
 FINDINGS = Gauge("optiinfra_findings", "Findings that stand now.", ["type", "reason"], registry=REGISTRY)
 RECOMMENDATIONS = Gauge("optiinfra_recommendations", "Recommendations that stand now.", ["type"], registry=REGISTRY)
+UNHEALTHY_GPUS = Gauge(
+    "optiinfra_unhealthy_gpus", "GPUs that are not well, by what is wrong.", ["reason"], registry=REGISTRY
+)
 ACTIONS = Counter("optiinfra_actions", "Actions by actuation and outcome.", ["actuation", "outcome"], registry=REGISTRY)
 LAST_ACTION = Gauge(
     "optiinfra_last_action_timestamp_seconds",

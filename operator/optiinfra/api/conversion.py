@@ -112,6 +112,10 @@ def to_policy(*layers: PolicySpec) -> Policy:
     verify_window = _first(*(layer.verify_window for layer in layers))
     rollback = _first(*(layer.rollback for layer in layers))
     windows = _first(*(layer.maintenance_windows for layer in layers))
+    rise = _first(*(layer.cooldowns.scale_up for layer in layers))
+    fall = _first(*(layer.cooldowns.scale_down for layer in layers))
+    resize = _first(*(layer.cooldowns.resize for layer in layers))
+    available = _first(*(layer.min_available for layer in layers))
     return Policy(
         max_replica_step=built_in.max_replica_step if replica_step is None else replica_step,
         max_gpu_step=built_in.max_gpu_step if gpu_step is None else gpu_step,
@@ -119,6 +123,12 @@ def to_policy(*layers: PolicySpec) -> Policy:
         verify_window=built_in.verify_window if verify_window is None else verify_window.seconds,
         rollback=built_in.rollback if rollback is None else rollback,
         maintenance_windows=built_in.maintenance_windows if windows is None else windows,
+        # A freeze of the cluster is nothing that one object can lift.
+        blackout_windows=tuple(dict.fromkeys(one for layer in layers for one in layer.blackout_windows or ())),
+        scale_up_cooldown=built_in.scale_up_cooldown if rise is None else rise.seconds,
+        scale_down_cooldown=None if fall is None else fall.seconds,
+        resize_cooldown=None if resize is None else resize.seconds,
+        min_available=built_in.min_available if available is None else available,
     )
 
 

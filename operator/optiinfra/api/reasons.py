@@ -50,9 +50,12 @@ class Reason(StrEnum):
     METRICS_STALE = "MetricsStale"
     USAGE_INVALID = "UsageInvalid"
     INVALID_DATA = "InvalidData"
+    GPU_UNHEALTHY = "GPUUnhealthy"
     # limits of pools
     POOL_OVER_LIMIT = "PoolOverLimit"
     POOL_OVER_BUDGET = "PoolOverBudget"
+    POOL_OVER_GPU_BUDGET = "PoolOverGpuBudget"
+    POOL_SHORT = "PoolShort"
     # insights
     NOT_CONFIGURED = "NotConfigured"
     DISABLED = "Disabled"
@@ -241,6 +244,10 @@ EXPLANATIONS: Final = {
         "What is known of nodes and pods cannot be so; nothing is proposed about what it concerns.",
         "Correct what the message names; what was torn for a moment passes by itself.",
     ),
+    Reason.GPU_UNHEALTHY: Explanation(
+        "A GPU is not well: its driver asks for a recovery, reported an Xid that ends work, or shows it no longer.",
+        "Cordon the node, move its pods, and do what the driver asks for (nvidia-smi --gpu-reset, a reboot, a repair).",
+    ),
     Reason.POOL_OVER_LIMIT: Explanation(
         "A pool has more GPUs than its maxGpus allows; nothing is done about it.",
         "Remove nodes (status.consolidation names those that can go), or raise maxGpus of the pool.",
@@ -248,6 +255,14 @@ EXPLANATIONS: Final = {
     Reason.POOL_OVER_BUDGET: Explanation(
         "A pool costs more a month than its monthlyBudget allows; nothing is done about it.",
         "Remove nodes (status.consolidation names those that can go), or raise monthlyBudget of the pool.",
+    ),
+    Reason.POOL_OVER_GPU_BUDGET: Explanation(
+        "The objects of a pool hold more GPUs than its gpuBudget; none of them may grow, and nothing is taken away.",
+        "Lower minimums or replicas of the objects that matter least, or raise gpuBudget of the pool.",
+    ),
+    Reason.POOL_SHORT: Explanation(
+        "The objects of a pool want more GPUs than its gpuBudget; they are shared by priority, then fairly.",
+        "Raise gpuBudget of the pool if the ones that wait should have more.",
     ),
     Reason.PRICE_MISSING: Explanation(
         "Nobody says what something costs, so what it costs and saves is not told in money.",

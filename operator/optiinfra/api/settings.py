@@ -6,7 +6,7 @@ names. The result is in domain units; no strings of the API travel further.
 
 from dataclasses import dataclass, field
 
-from optiinfra.api.v1alpha1.common import MaintenanceWindow, Mode, TargetRef
+from optiinfra.api.v1alpha1.common import BlackoutWindow, MaintenanceWindow, Mode, TargetRef
 from optiinfra.api.v1alpha1.resource_optimization import CapacityType, Role
 from optiinfra.api.v1alpha1.scaling import Scaling
 from optiinfra.domain.evidence import Direction
@@ -39,6 +39,14 @@ class Policy:
     rollback: bool = True
     maintenance_windows: tuple[MaintenanceWindow, ...] = ()
     """Empty: changes are allowed at any time."""
+    blackout_windows: tuple[BlackoutWindow, ...] = ()
+    """The object's own and those of the cluster's defaults."""
+    scale_up_cooldown: Seconds = Seconds(0.0)
+    scale_down_cooldown: Seconds | None = None
+    """None: `cooldown`."""
+    resize_cooldown: Seconds | None = None
+    """None: `cooldown`."""
+    min_available: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,6 +292,12 @@ class ControlLoop:
         for kind, count in recommended.items():
             metrics.RECOMMENDATIONS.labels(kind).set(count)
         costs.show_known(self.registry, self.memories)
+        limited = Counter(
+            name for memory in self.memories.values() for target in memory.targets.values() for name in target.limited
+        )
+        metrics.LIMITED.clear()
+        for limit, count in limited.items():
+            metrics.LIMITED.labels(limit).set(count)
         trials.show_known(self.memories)
 
     async def _refresh_usage(self) -> bool:

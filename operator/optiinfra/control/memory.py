@@ -15,16 +15,19 @@ from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.idle import IdleMemory
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
+from optiinfra.domain.pool_share import Claim
 from optiinfra.domain.prefix_reuse import HitForecast
 from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.replica_shape import ReplicaShape
 from optiinfra.domain.right_sizing import ContainerEstimate, UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.service_cost import ServiceCost
 from optiinfra.domain.signals import ServiceSignals
+from optiinfra.domain.shrink_budget import Amount
 from optiinfra.domain.sizing_plan import SizingCase
 from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.token_cost import TokenMeter
-from optiinfra.domain.units import Seconds
+from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import VerdictMemory
 
 
@@ -38,6 +41,40 @@ class Trial:
     before: ServiceSignals
     from_replicas: int
     to_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Digests of what a pod was made from, by axis."""
+
+    settings: str
+    """Images, arguments, environment."""
+    requests: str
+    """CPU, memory and GPUs that it asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one target holds of its pool and would like to have."""
+
+    pool: str
+    """Empty: of none."""
+    held: int
+    """Replicas, those that are ordered or still going away included."""
+    wanted: int
+    claim: Claim | None
+    """None where its replicas have no GPUs, or nobody knows."""
+    at: UnixTime
+
+
+@dataclass(frozen=True, slots=True)
+class Falling:
+    """Replicas that are being taken away."""
+
+    to: int
+    amount: Amount
+    until: UnixTime
+    """When it counts no more, whatever became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +98,18 @@ class TargetMemory:
     """Whether there was a decision since the start."""
     policy: PolicyState = field(default_factory=PolicyState)
     trial: Trial | None = None
+    shape: ReplicaShape | None = None
+    """What its replicas were made of when one was last seen."""
+    template: Template | None = None
+    """What its newest pod was made from; None until one was seen."""
+    recalled: bool = False
+    """Whether the times of its last changes were read back from the status."""
+    standing: Standing | None = None
+    """What it holds and wants, for limits over all objects; None until it was planned for."""
+    falling: Falling | None = None
+    """What is being taken from it, until that was verified."""
+    limited: tuple[str, ...] = ()
+    """Limits that held its number back in the last round, for the metrics."""
     ordered: int | None = None
     """Replicas that were last published or written; None while nothing is."""
     ordered_at: float = 0.0

@@ -1,7 +1,7 @@
-"""Whether pools keep within the limits that the object states for them: GPUs in all, and money a month.
+"""Whether pools keep within the limits that the object states for them: GPUs in all, money a month, GPUs of services.
 
-A limit that is passed is told, and nothing is done about it. A budget of which nobody knows what the pool costs is
-not known to be kept.
+A limit that is passed is told, and nothing is taken away for it; what a `gpuBudget` refuses to those who want to grow
+is `optiinfra.control.fleet`'s. A budget of which nobody knows what the pool costs is not known to be kept.
 """
 
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
@@ -11,6 +11,7 @@ from optiinfra.domain.readings import Unknown
 from optiinfra.domain.units import HOURS_PER_MONTH
 
 _KIND = ConditionType.WITHIN_LIMITS
+_MOST_NAMED = 5
 
 
 def within_limits(cluster: ClusterWork) -> Wanted:
@@ -36,7 +37,29 @@ def within_limits(cluster: ClusterWork) -> Wanted:
                 return Wanted(_KIND, ConditionStatus.FALSE, Reason.POOL_OVER_BUDGET, text)
             if len(known) < len(nodes):
                 unknown = unknown or f"pool {pool.name} has nodes without a price, so nobody knows about its budget"
+    shared = _shared(cluster)
+    if shared is not None and shared.status is ConditionStatus.FALSE:
+        return shared
     if unknown:
         return Wanted(_KIND, ConditionStatus.UNKNOWN, Reason.PRICE_MISSING, unknown)
+    if shared is not None:
+        return shared
+    stated += len(cluster.pool_use)
     text = f"{stated} limits of pools are kept" if stated else "no pool states a limit"
     return Wanted(_KIND, ConditionStatus.TRUE, Reason.SUCCEEDED, text)
+
+
+def _shared(cluster: ClusterWork) -> Wanted | None:
+    """Judge the GPU budgets that objects share; None where they are kept and nobody waits."""
+    short: Wanted | None = None
+    for name, use in cluster.pool_use.items():
+        if use.held > use.budget:
+            text = f"the objects of pool {name} hold {use.held:g} GPUs, and gpuBudget is {use.budget:g}"
+            return Wanted(_KIND, ConditionStatus.FALSE, Reason.POOL_OVER_GPU_BUDGET, text)
+        if use.refused and short is None:
+            names = ", ".join(use.waiting[:_MOST_NAMED])
+            text = (
+                f"gpuBudget of pool {name} is {use.budget:g} GPUs; {use.held:g} are held, {use.refused:g} more wanted"
+            )
+            short = Wanted(_KIND, ConditionStatus.TRUE, Reason.POOL_SHORT, f"{text} by {names}")
+    return short

@@ -19,6 +19,7 @@ from optiinfra.domain.evidence import Direction, Finding, FindingType, Proposal,
 from optiinfra.domain.groups import counted_pages
 from optiinfra.domain.policy import Limits
 from optiinfra.domain.readings import Unknown
+from optiinfra.domain.replica_shape import shape_of
 from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.scaling_words import infeasibility
 from optiinfra.domain.start_up import first_token_times, replica_pods
@@ -69,9 +70,22 @@ def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> L
         maximum=maximum,
         max_replica_step=policy.max_replica_step,
         max_gpu_step=policy.max_gpu_step,
-        gpus_per_replica=facts.gpus_per_replica,
+        gpus_per_replica=gpus_of(work, facts),
         cooldown=policy.cooldown,
+        rise_cooldown=policy.scale_up_cooldown,
+        fall_cooldown=policy.scale_down_cooldown,
+        resize_cooldown=policy.resize_cooldown,
+        min_available=policy.min_available,
     )
+
+
+def gpus_of(work: TargetWork, facts: WorkloadFacts) -> float:
+    """GPUs of one replica: of those that run, else as they were last seen; 0 where no replica was ever seen."""
+    shape = shape_of(facts)
+    if isinstance(shape, Unknown):
+        return work.memory.shape.gpus if work.memory.shape is not None else 0.0
+    work.memory.shape = shape
+    return shape.gpus
 
 
 def queue_seen_elsewhere(scaler: ScalerFacts | None) -> bool:

@@ -1,15 +1,38 @@
 """Policy: limits that hold for every number, and who has to agree."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optiinfra.domain.evidence import Direction
-from optiinfra.domain.policy import Limit, Limits, Mode, Permit, PolicyState, beyond_tolerance, clamp, permitted
+from optiinfra.domain.policy import (
+    OPEN,
+    Axis,
+    Gates,
+    Limit,
+    LimitReason,
+    Limits,
+    Mode,
+    Permit,
+    PolicyState,
+    Removable,
+    Running,
+    beyond_tolerance,
+    clamp,
+    delayed,
+    permitted,
+)
 from optiinfra.domain.units import Seconds, UnixTime
 
 NOW = UnixTime(1.7e9)
 QUIET = PolicyState()
+SHUT = LimitReason(Limit.MAINTENANCE_WINDOW, "no maintenance window is open")
+BLACKOUT = LimitReason(Limit.BLACKOUT_WINDOW, "a blackout holds")
+CLOSED = Gates(scale_down=SHUT, resize=SHUT)
+FROZEN = Gates(scale_up=BLACKOUT, scale_down=BLACKOUT, resize=BLACKOUT)
+REMOVABLE = st.none() | st.builds(Removable, replicas=st.integers(0, 5), why=st.just("a budget"))
 
 
 def limits_of(draw):
@@ -21,23 +44,33 @@ def limits_of(draw):
         max_gpu_step=draw(st.integers(1, 64)),
         gpus_per_replica=draw(st.sampled_from([0.0, 0.5, 1.0, 8.0, 16.0])),
         cooldown=Seconds(draw(st.sampled_from([0.0, 300.0]))),
+        rise_cooldown=Seconds(draw(st.sampled_from([0.0, 0.0, 60.0]))),
+        fall_cooldown=draw(st.sampled_from([None, Seconds(0.0), Seconds(900.0)])),
+        resize_cooldown=draw(st.sampled_from([None, Seconds(900.0)])),
+        min_available=draw(st.integers(0, 20)),
     )
 
 
 @st.composite
 def situations(draw):
     changed = draw(st.one_of(st.none(), st.floats(-100.0, 1000.0)))
+    times = {
+        name: None if (ago := draw(st.none() | st.floats(-100.0, 1000.0))) is None else UnixTime(NOW - ago)
+        for name in ("raised", "lowered", "resized", "reconfigured")
+    }
     state = PolicyState(
         last_change=None if changed is None else UnixTime(NOW - changed),
         last_direction=draw(st.sampled_from(Direction)),
         in_flight=draw(st.sampled_from(["", "a1"])),
+        **times,
     )
     return {
         "current": draw(st.integers(0, 150)),
         "limits": limits_of(draw),
         "state": state,
         "now": NOW,
-        "window_open": draw(st.booleans()),
+        "gates": draw(st.sampled_from([OPEN, CLOSED, FROZEN])),
+        "running": draw(st.none() | st.builds(Running, ready=st.integers(0, 150), removable=REMOVABLE)),
     }
 
 
@@ -84,11 +117,42 @@ def test_it_never_turns_a_rise_into_a_fall_or_back_unless_the_bounds_do(proposed
     assert (value - current) * (proposed - current) >= 0
 
 
-@given(st.integers(0, 400), situations())
-def test_a_rise_is_the_same_whatever_happened_before(proposed, situation):
-    assume(proposed > situation["current"])
-    quiet = situation | {"state": QUIET, "window_open": True}
-    assert clamp(proposed, **situation) == clamp(proposed, **quiet)
+@given(st.integers(1, 100), situations())
+def test_a_rise_waits_for_nothing_but_what_was_written_down_for_rises(more, situation):
+    situation["limits"] = replace(situation["limits"], rise_cooldown=Seconds(0.0))
+    proposed = situation["current"] + more
+    quiet = situation | {"state": QUIET, "gates": OPEN, "running": None}
+    if situation["gates"].scale_up is None:
+        assert clamp(proposed, **situation) == clamp(proposed, **quiet)
+
+
+@given(st.integers(1, 100), situations())
+def test_a_fall_leaves_what_must_stay_and_happens_only_when_nothing_holds_it_back(less, situation):
+    limits, state = situation["limits"], situation["state"]
+    current = situation["current"] = min(max(situation["current"], limits.minimum), limits.maximum)
+    value = clamp(current - less, **situation).value
+    if value >= current:
+        return
+    assert not state.in_flight
+    assert situation["gates"].scale_down is None
+    for axis in Axis:
+        at = state.at(axis)
+        assert at is None or max(0.0, NOW - at) >= limits.rest(Axis.SCALE_DOWN, after=axis)
+    running = situation["running"]
+    if running is not None:
+        if limits.min_available:
+            assert running.ready - (current - value) >= limits.min_available
+        if running.removable is not None:
+            assert current - value <= running.removable.replicas
+
+
+@given(situations(), st.sampled_from([Axis.SCALE_DOWN, Axis.RESIZE]))
+def test_one_axis_at_a_time_within_one_cooldown(situation, axis):
+    limits, state = situation["limits"], situation["state"]
+    if delayed(axis, limits=limits, state=state, now=NOW) is None:
+        for other in Axis:
+            at = state.at(other)
+            assert other is axis or at is None or max(0.0, NOW - at) >= limits.cooldown
 
 
 @pytest.mark.parametrize(
@@ -118,19 +182,23 @@ def test_the_step_counts_gpus(gpus, step):
 
 
 @pytest.mark.parametrize(
-    ("state", "window_open", "limit"),
+    ("state", "gates", "limit"),
     [
-        (PolicyState(last_change=UnixTime(NOW - 299.0), last_direction=Direction.SCALE_UP), True, Limit.COOLDOWN),
-        (PolicyState(last_change=UnixTime(NOW - 300.0), last_direction=Direction.SCALE_UP), True, None),
-        (PolicyState(last_change=UnixTime(NOW + 50.0), last_direction=Direction.SCALE_UP), True, Limit.COOLDOWN),
-        (PolicyState(in_flight="a1"), True, Limit.ACTION_IN_FLIGHT),
-        (PolicyState(), False, Limit.MAINTENANCE_WINDOW),
-        (PolicyState(), True, None),
+        (PolicyState(last_change=UnixTime(NOW - 299.0), last_direction=Direction.SCALE_UP), OPEN, Limit.COOLDOWN),
+        (PolicyState(last_change=UnixTime(NOW - 300.0), last_direction=Direction.SCALE_UP), OPEN, None),
+        (PolicyState(last_change=UnixTime(NOW + 50.0), last_direction=Direction.SCALE_UP), OPEN, Limit.COOLDOWN),
+        (PolicyState(in_flight="a1"), OPEN, Limit.ACTION_IN_FLIGHT),
+        (PolicyState(), CLOSED, Limit.MAINTENANCE_WINDOW),
+        (PolicyState(), FROZEN, Limit.BLACKOUT_WINDOW),
+        (PolicyState(resized=UnixTime(NOW - 10.0)), OPEN, Limit.OTHER_AXIS),
+        (PolicyState(reconfigured=UnixTime(NOW - 10.0)), OPEN, Limit.OTHER_AXIS),
+        (PolicyState(reconfigured=UnixTime(NOW - 300.0)), OPEN, None),
+        (PolicyState(), OPEN, None),
     ],
 )
-def test_a_fall_waits(state, window_open, limit):
+def test_a_fall_waits(state, gates, limit):
     limits = Limits(minimum=1, maximum=10)
-    clamped = clamp(4, current=5, limits=limits, state=state, now=NOW, window_open=window_open)
+    clamped = clamp(4, current=5, limits=limits, state=state, now=NOW, gates=gates)
     assert clamped.value == (4 if limit is None else 5)
     assert [reason.limit for reason in clamped.reasons] == ([] if limit is None else [limit])
 
@@ -142,6 +210,8 @@ def test_a_fall_waits(state, window_open, limit):
         {"minimum": -1, "maximum": 4},
         {"minimum": 1, "maximum": 4, "max_replica_step": 0},
         {"minimum": 1, "maximum": 4, "gpus_per_replica": -1.0},
+        {"minimum": 1, "maximum": 4, "min_available": -1},
+        {"minimum": 1, "maximum": 4, "fall_cooldown": -1.0},
     ],
 )
 def test_impossible_limits_are_refused(wrong):
@@ -150,21 +220,22 @@ def test_impossible_limits_are_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    ("direction", "mode", "suspended", "window_open", "permit", "reason"),
+    ("direction", "mode", "suspended", "gates", "permit", "reason"),
     [
-        (Direction.SCALE_UP, Mode.RECOMMEND, False, True, Permit.RECOMMEND, ""),
-        (Direction.SCALE_UP, Mode.APPROVE, False, True, Permit.APPROVE, ""),
-        (Direction.SCALE_UP, Mode.AUTO, False, True, Permit.AUTO, ""),
-        (Direction.SCALE_UP, Mode.AUTO, False, False, Permit.AUTO, ""),
-        (Direction.SCALE_UP, Mode.AUTO, True, True, Permit.DENIED, "Suspended"),
-        (Direction.SCALE_DOWN, Mode.AUTO, False, False, Permit.DENIED, "MaintenanceWindow"),
-        (Direction.RESIZE, Mode.APPROVE, False, False, Permit.DENIED, "MaintenanceWindow"),
-        (Direction.RESIZE, Mode.RECOMMEND, False, False, Permit.RECOMMEND, ""),
-        (Direction.NONE, Mode.AUTO, False, True, Permit.DENIED, "NoDirection"),
+        (Direction.SCALE_UP, Mode.RECOMMEND, False, OPEN, Permit.RECOMMEND, ""),
+        (Direction.SCALE_UP, Mode.APPROVE, False, OPEN, Permit.APPROVE, ""),
+        (Direction.SCALE_UP, Mode.AUTO, False, OPEN, Permit.AUTO, ""),
+        (Direction.SCALE_UP, Mode.AUTO, False, CLOSED, Permit.AUTO, ""),
+        (Direction.SCALE_UP, Mode.AUTO, True, OPEN, Permit.DENIED, "Suspended"),
+        (Direction.SCALE_DOWN, Mode.AUTO, False, CLOSED, Permit.DENIED, "MaintenanceWindow"),
+        (Direction.RESIZE, Mode.APPROVE, False, CLOSED, Permit.DENIED, "MaintenanceWindow"),
+        (Direction.RESIZE, Mode.RECOMMEND, False, CLOSED, Permit.RECOMMEND, ""),
+        (Direction.SCALE_UP, Mode.AUTO, False, FROZEN, Permit.DENIED, "BlackoutWindow"),
+        (Direction.NONE, Mode.AUTO, False, OPEN, Permit.DENIED, "NoDirection"),
     ],
 )
-def test_who_has_to_agree(direction, mode, suspended, window_open, permit, reason):
-    permission = permitted(direction, mode=mode, suspended=suspended, window_open=window_open)
+def test_who_has_to_agree(direction, mode, suspended, gates, permit, reason):
+    permission = permitted(direction, mode=mode, suspended=suspended, gates=gates)
     assert (permission.permit, permission.reason) == (permit, reason)
     assert permission.acts is (permit in (Permit.APPROVE, Permit.AUTO))
 
@@ -202,3 +273,63 @@ def test_a_rise_is_always_heard_or_not_published(order, current, tolerance, maxi
     assert told == current or told >= order
     if order <= current:
         assert told in {order, current}
+
+
+@pytest.mark.parametrize(
+    ("ready", "allowed", "value", "limit"),
+    [
+        (6, None, 3, None),
+        (5, None, 4, Limit.MIN_AVAILABLE),
+        (4, None, 5, Limit.MIN_AVAILABLE),
+        (3, None, 6, Limit.MIN_AVAILABLE),
+        (2, None, 6, Limit.MIN_AVAILABLE),
+        (6, 2, 4, Limit.POD_DISRUPTION_BUDGET),
+        (6, 0, 6, Limit.POD_DISRUPTION_BUDGET),
+        (6, 9, 3, None),
+    ],
+)
+def test_a_fall_leaves_ready_replicas_and_what_budgets_let_go(ready, allowed, value, limit):
+    removable = None if allowed is None else Removable(allowed, "PodDisruptionBudget vllm allows so many")
+    clamped = clamp(
+        3,
+        current=6,
+        limits=Limits(minimum=1, maximum=10, min_available=3),
+        state=QUIET,
+        now=NOW,
+        running=Running(ready, removable),
+    )
+    assert clamped.value == value
+    assert [reason.limit for reason in clamped.reasons] == ([] if limit is None else [limit])
+
+
+def test_each_axis_rests_for_its_own_time_and_for_the_common_one_after_another():
+    limits = Limits(
+        minimum=1,
+        maximum=10,
+        cooldown=Seconds(60.0),
+        rise_cooldown=Seconds(30.0),
+        fall_cooldown=Seconds(600.0),
+        resize_cooldown=Seconds(3600.0),
+    )
+
+    def waits(axis, **ago):
+        times = {name: UnixTime(NOW - seconds) for name, seconds in ago.items()}
+        found = delayed(axis, limits=limits, state=PolicyState(**times), now=NOW)
+        return None if found is None else found.limit
+
+    assert waits(Axis.SCALE_UP, raised=20.0) is Limit.COOLDOWN
+    assert waits(Axis.SCALE_UP, raised=31.0, lowered=1.0, resized=1.0, reconfigured=1.0) is None
+    assert waits(Axis.SCALE_DOWN, lowered=599.0) is Limit.COOLDOWN
+    assert waits(Axis.SCALE_DOWN, lowered=601.0, raised=61.0, resized=61.0) is None
+    assert waits(Axis.SCALE_DOWN, raised=59.0) is Limit.COOLDOWN
+    assert waits(Axis.RESIZE, resized=3599.0) is Limit.COOLDOWN
+    assert waits(Axis.RESIZE, raised=59.0) is Limit.OTHER_AXIS
+    assert waits(Axis.RESIZE, raised=61.0) is None
+
+
+def test_a_state_keeps_every_axis_and_the_latest_time_of_each():
+    state = PolicyState(last_change=UnixTime(50.0), last_direction=Direction.SCALE_UP)
+    state = state.changed(Axis.SCALE_DOWN, at=UnixTime(60.0), in_flight="a1").changed(Axis.SCALE_UP, at=UnixTime(40.0))
+    assert [state.at(axis) for axis in Axis] == [50.0, 60.0, None, None]
+    assert state.in_flight == "a1"
+    assert state.changed(Axis.RESIZE, at=UnixTime(70.0), in_flight="").in_flight == ""

@@ -73,6 +73,8 @@ class Pool(ApiModel):
     """GPUs that the pool may have in all."""
     monthly_budget: Amount | None = None
     """Money that the pool may cost a month."""
+    gpu_budget: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """GPUs that all objects with this poolRef may hold together: short, they are shared by priority, then fairly."""
 
 
 class Consolidation(ApiModel):
@@ -93,6 +95,17 @@ class IdleGpus(ApiModel):
     """Whether this is analysed."""
     window: Annotated[Duration, DurationBetween("1m", "168h")] = Duration("1h")
     """How long a GPU must have been idle."""
+
+
+class Disruption(ApiModel):
+    """How much may be taken away at one time, over all objects; what was taken counts until it was verified."""
+
+    max_replicas: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Replicas. Left out: no limit."""
+    max_pods: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Pods. Left out: no limit."""
+    max_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """GPUs. Left out: no limit."""
 
 
 class Defaults(ApiModel):
@@ -148,6 +161,8 @@ class ClusterResourceOptimizationSpec(ApiModel):
     """Which GPUs are held and not used."""
     defaults: Defaults = Defaults()
     """Defaults for every ResourceOptimization."""
+    disruption: Disruption = Disruption()
+    """How much may be taken away at one time, over all objects."""
     metrics_sources: Annotated[tuple[MetricsSource, ...], Field(max_length=4, json_schema_extra=ATOMIC)] = ()
     """Where metrics come from; empty: agents and engines are read directly."""
 

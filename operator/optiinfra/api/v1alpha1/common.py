@@ -14,12 +14,15 @@ from pydantic import Field, StrictBool
 from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.errors import InvalidValue
-from optiinfra.api.scalars import Amount, Duration, Label, ObjectName, Share, Text
+from optiinfra.api.scalars import Amount, Duration, Label, ObjectName, Share, Text, Time
 from optiinfra.domain.policy import Mode
 
 __all__ = [
     "IMMUTABLE_TARGET",
+    "BlackoutDirection",
+    "BlackoutWindow",
     "Committed",
+    "Cooldowns",
     "InsightsSpec",
     "MaintenanceWindow",
     "Mode",
@@ -46,6 +49,12 @@ class Weekday(StrEnum):
     FRI = "Fri"
     SAT = "Sat"
     SUN = "Sun"
+
+
+class BlackoutDirection(StrEnum):
+    """What a blackout holds back besides falls and resizes."""
+
+    SCALE_UP = "ScaleUp"
 
 
 class TimeOfDay(Text):
@@ -157,6 +166,69 @@ class MaintenanceWindow(ApiModel):
     """Time zone of `start`."""
 
 
+class BlackoutWindow(ApiModel):
+    """A span of time in which nothing is done: one that comes back every week, or one with a beginning and an end."""
+
+    days: (
+        Annotated[
+            tuple[Weekday, ...],
+            Field(min_length=1, max_length=7, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            Unique(),
+        ]
+        | None
+    ) = None
+    """Days on which it begins, every week; with start and duration."""
+    start: TimeOfDay | None = None
+    """When it begins, in its time zone."""
+    duration: Annotated[Duration, DurationBetween("1m", "24h")] | None = None
+    """How long it holds; it may run past midnight."""
+    time_zone: TimeZone = TimeZone("UTC")
+    """Time zone of `start`."""
+    from_: Annotated[Time | None, Field(alias="from")] = None
+    """When it begins, once; with until."""
+    until: Time | None = None
+    """When it ends."""
+    includes: Annotated[
+        tuple[BlackoutDirection, ...],
+        Field(max_length=1, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Unique(),
+    ] = ()
+    """ScaleUp: rises are held back too. Left out, only falls and resizes are."""
+    note: Annotated[str, Field(max_length=128)] = ""
+    """Why, for people; shown where it holds something back."""
+
+    RULES = (
+        Rule(
+            cel=(
+                "(has(self.days) && has(self.start) && has(self.duration) && !has(self.from) && !has(self.until)) ||"
+                " (!has(self.days) && !has(self.start) && !has(self.duration) && has(self.from) && has(self.until))"
+            ),
+            message="blackout: give days, start and duration for every week, or from and until for once",
+            holds=lambda b: (
+                [b.days is None, b.start is None, b.duration is None, b.from_ is not None, b.until is not None]
+                in ([False] * 5, [True] * 5)
+            ),
+        ),
+        Rule(
+            cel="!has(self.from) || !has(self.until) || self.until > self.from",
+            message="blackout: until must be later than from",
+            field="until",
+            holds=lambda b: b.from_ is None or b.until is None or b.until.unix > b.from_.unix,
+        ),
+    )
+
+
+class Cooldowns(ApiModel):
+    """Rests of one axis after its own last change."""
+
+    scale_up: Annotated[Duration, DurationBetween("0s", "24h")] | None = None
+    """Between two rises. Built-in: 0s. Anything else makes late what a burst needs."""
+    scale_down: Annotated[Duration, DurationBetween("0s", "24h")] | None = None
+    """Between two falls. Built-in: `cooldown`."""
+    resize: Annotated[Duration, DurationBetween("0s", "24h")] | None = None
+    """Between two changes of requests. Built-in: `cooldown`."""
+
+
 class PolicySpec(ApiModel):
     """Limits of what is done automatically. They have the last word on every number."""
 
@@ -165,7 +237,11 @@ class PolicySpec(ApiModel):
     max_gpu_step: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """GPUs that one action may add or remove. Built-in: 32."""
     cooldown: Annotated[Duration, DurationBetween("0s", "24h")] | None = None
-    """Rest after an action before another axis or direction is changed. Built-in: 5m."""
+    """Rest after a change, by whomever, before another axis or direction is changed. Built-in: 5m."""
+    cooldowns: Cooldowns = Cooldowns()
+    """Rests of one axis after its own last change, over `cooldown`."""
+    min_available: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Ready replicas of each target that a fall leaves. Built-in: 0, the scaler's minimum alone."""
     maintenance_windows: (
         Annotated[
             tuple[MaintenanceWindow, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
@@ -173,6 +249,13 @@ class PolicySpec(ApiModel):
         | None
     ) = None
     """When changes that disturb running pods are allowed. Built-in: always."""
+    blackout_windows: (
+        Annotated[
+            tuple[BlackoutWindow, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+        ]
+        | None
+    ) = None
+    """When nothing is done. Those of the cluster's defaults hold besides the object's own. Built-in: never."""
     verify_window: Annotated[Duration, DurationBetween("30s", "24h")] | None = None
     """How long the effect of an action is watched. Built-in: 10m."""
     rollback: StrictBool | None = None

@@ -179,9 +179,11 @@ class ResourceOptimizationSpec(ApiModel):
     insights: InsightsSpec = InsightsSpec()
     """Text by a language model about recommendations."""
     priority: Annotated[int, Field(ge=0, le=1000)] = 100
-    """Who gets scarce GPUs first; higher wins."""
+    """Who gets scarce GPUs of a pool first; higher wins."""
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
+    """Share of scarce GPUs among objects of the same priority."""
     pool_ref: NameRef | None = None
-    """Pool of the cluster's object, for prices and limits."""
+    """Pool of the cluster's object, for prices and its gpuBudget."""
     policy: PolicySpec = PolicySpec()
     """Limits of what is done automatically."""
 
