@@ -38,8 +38,9 @@ def _rows(pod: PodFacts, reading: AgentReading, names: dict[str, str]) -> _Rows:
 
 
 def _uses(seen: Sequence[tuple[UnixTime, _Rows]], names: dict[str, str]) -> Iterator[PodUsage]:
-    for (before, earlier), (time, rows) in pairwise([(None, {}), *seen]):
-        passed = 0.0 if before is None else time - before
+    first: tuple[UnixTime, _Rows] = (seen[0][0], {})
+    for (before, earlier), (time, rows) in pairwise([first, *seen]):
+        passed = time - before
         yield PodUsage(
             time=time,
             window_s=passed,

@@ -8,7 +8,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optiinfra.control import consolidation, costs, engine_analysis, gpu_share, idle_gpus, replicas, sizing
+from optiinfra.control import (
+    consolidation,
+    costs,
+    engine_analysis,
+    gpu_health,
+    gpu_share,
+    idle_gpus,
+    replicas,
+    sizing,
+)
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
 from optiinfra.control.steady import steady
@@ -62,6 +71,8 @@ def analyze(work: Work, times: AnalysisTimes) -> Work:
         with isolated(service, step="analyze"):
             costs.measure(service, work, now=work.at)
             replicas.mix(service, work)
+            for target in service.targets:
+                gpu_health.hold(target)
             _propose(service, work.nodes, times, now=work.at)
     for cluster in work.clusters:
         with isolated(cluster, step="analyze"):
@@ -92,6 +103,7 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
             target.memory.history.observe(target.signals, facts.ready_replicas)
         if service.obj.spec.right_sizing.enabled:
             gpu_share.observe(target, work.nodes, now=work.at, stale_after=times.stale_after)
+        target.sick = gpu_health.held_by(target, work.nodes)
         surround(target, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after)
         target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
         target.limits = replicas.limits_of(service, target, facts)
@@ -143,6 +155,7 @@ def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> No
         node.name for node in nodes if node.agent and now - node.agent[-1].time <= times.stale_after
     )
     proposals: list[Proposal] = []
+    gpu_health.judge(cluster)
     if spec.idle_gpus.enabled:
         idle_gpus.judge(cluster, now=now, stale_after=times.stale_after, policy=times.idle_policy)
     if spec.consolidation.enabled and nodes:

@@ -6,7 +6,7 @@ object in this round. Which HPA drives a target is settled here too: none, one, 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from optiinfra.api.conversion import effective
@@ -17,7 +17,7 @@ from optiinfra.api.v1alpha1.cluster_resource_optimization import Pool
 from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
-from optiinfra.control import approvals
+from optiinfra.control import approvals, gpu_health
 from optiinfra.control.consolidation import serving_of, with_gpu_model
 from optiinfra.control.fleet import survey
 from optiinfra.control.idle_gpus import engines_of, services_of
@@ -35,6 +35,7 @@ from optiinfra.control.usage import UsageTable
 from optiinfra.control.work import BrokenWork, ClusterWork, Problem, ServiceWork, TargetWork, Work
 from optiinfra.domain import groups
 from optiinfra.domain.cost import PriceList
+from optiinfra.domain.gpu_health import HealthMemory
 from optiinfra.domain.history import DEFAULT_STEP
 from optiinfra.domain.list_prices import CURRENCY
 from optiinfra.domain.pod_rules import DisruptionBudget
@@ -76,6 +77,8 @@ class Collector:
     model_files: ModelFileTable
     clock: Callable[[], float]
     prices: PriceBoard
+    health: HealthMemory = field(default_factory=HealthMemory)
+    """When GPUs were seen to fall ill."""
 
     def collect(self, work: Work) -> Work:
         """Fill in services, clusters and broken objects."""
@@ -105,6 +108,7 @@ class Collector:
             known = dataclasses.replace(node, pool=_pool_of(node, pools), agent=readings, agent_error=error)
             stated = next((pool.gpu_model for pool in pools if pool.name == known.pool), "")
             joined[name] = with_gpu_model(known, stated)
+        gpu_health.mark(joined, self.health, now=UnixTime(self.clock()))
         return joined
 
     def _service(

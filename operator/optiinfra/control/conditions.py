@@ -4,6 +4,7 @@ from typing import Protocol
 
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
 from optiinfra.api.reasons import EXPLANATIONS, Reason
+from optiinfra.control import gpu_health
 from optiinfra.control.pool_limits import within_limits
 from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork
 from optiinfra.domain.prices import PriceFault
@@ -177,6 +178,9 @@ def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
         return Wanted(kind, _YES, Reason.INVALID_SPEC, f"the stored status was set aside: {service.obj.status_error}")
     if any(action.state == "RolledBack" for action in service.actions):
         return Wanted(kind, _YES, Reason.ROLLED_BACK)
+    sick = next((found for target in service.targets if (found := gpu_health.condition(target)) is not None), None)
+    if sick is not None:
+        return sick
     for target in service.targets:
         gpu = target.utilization.gpu_ratio_mean if target.utilization is not None else None
         holds = target.facts is not None and target.facts.gpus_per_replica > 0
@@ -214,7 +218,10 @@ def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
 
 
 def _doubts(cluster: ClusterWork) -> Wanted:
-    """Judge whether what is known of the nodes can be so."""
+    """Judge whether what is known of the nodes can be so, and whether their GPUs are well."""
+    sick = gpu_health.cluster_condition(cluster)
+    if sick is not None:
+        return sick
     if not cluster.doubts:
         return Wanted(ConditionType.DEGRADED, _NO, Reason.SUCCEEDED)
     more = f" (and {len(cluster.doubts) - 1} more)" if len(cluster.doubts) > 1 else ""

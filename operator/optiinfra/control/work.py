@@ -18,6 +18,7 @@ from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory, Standing, TargetMemory
 from optiinfra.control.model_files import ModelFile
 from optiinfra.control.registry import Broken
+from optiinfra.domain.agent_readings import GpuTrouble
 from optiinfra.domain.bottleneck import Diagnosis
 from optiinfra.domain.consolidation import ConsolidationPlan, Serving
 from optiinfra.domain.consolidation.scheduling import Habit
@@ -125,6 +126,8 @@ class TargetWork:
     diagnosis: Diagnosis | None = None
     utilization: Utilization | None = None
     surroundings: Surroundings = field(default_factory=Surroundings)
+    sick: tuple[GpuTrouble, ...] = ()
+    """GPUs of its pods that are not well."""
     throttled: Mapping[str, Found] = field(default_factory=dict)
     """By container name: share of scheduling periods in which its CPU limit held it back, and where."""
     start_up: StartUp | None = None

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 
+from optiinfra.domain.evidence import Evidence
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.units import UnixTime
 
 NOT_REPORTED: Final = Unknown(UnknownReason.NOT_MEASURED, "the agent does not report it")
 
@@ -99,3 +101,19 @@ class Attribution:
     by: Attributor
     reason: str = ""
     """Why not by a surer way, or what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuTrouble:
+    """A GPU that is not well; `gpu_health` judges."""
+
+    node: str
+    uuid: str
+    model: str
+    reason: str
+    """CamelCase reason code."""
+    message: str
+    """What is wrong with it, without its name, for people."""
+    since: UnixTime
+    """When it was noticed, or as of which reading it is so."""
+    evidence: tuple[Evidence, ...] = ()

@@ -41,6 +41,8 @@ class FindingType(StrEnum):
     BOTTLENECK = "Bottleneck"
     IDLE_GPU = "IdleGPU"
     UNDER_USED = "UnderUsed"
+    UNHEALTHY_GPU = "UnhealthyGPU"
+    """A GPU that is no place for work until somebody has mended it."""
     OVER_REQUESTED = "OverRequested"
     EMPTYABLE_NODE = "EmptyableNode"
     INFEASIBLE_OBJECTIVE = "InfeasibleObjective"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.surroundings import Surroundings
@@ -105,7 +105,8 @@ def surroundings_in(
         if (kept := tuple(sorted((one for one in readings if now - window <= one.time <= now), key=lambda r: r.time)))
     }
     if not within:
-        return Surroundings(**dict.fromkeys(_FIELDS, _NO_PAGE))
+        absent: dict[str, Any] = dict.fromkeys(_FIELDS, _NO_PAGE)
+        return Surroundings(**absent)
     chosen = {node: tuple(_of(gpus, one.gpus) for one in readings) for node, readings in within.items()}
     return Surroundings(
         gpu_utilization=_mean(chosen, GpuQuantity.UTILIZATION),

@@ -17,6 +17,7 @@ from optiinfra.domain.agent_readings import (
     ContainerCounters,
     DeviceClaim,
     GpuFaults,
+    GpuTrouble,
     LinkCounters,
 )
 from optiinfra.domain.pod_rules import NO_RULES, NodeTerm, PodGroup, PodRules, Taint
@@ -306,5 +307,7 @@ class NodeFacts:
     """Allocatable by resource name, in base units: all but CPU, memory and pods, the GPUs among them, by name."""
     pod_limit: float = 110.0
     """Pods that the kubelet runs at most."""
+    troubles: tuple[GpuTrouble, ...] = ()
+    """Its GPUs that are not well."""
     protection: str = ""
     """The annotation that forbids to disrupt or to remove it; empty when none does."""

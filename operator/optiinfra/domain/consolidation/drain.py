@@ -114,7 +114,8 @@ class _Planner:
             self._doubtful[node.name] = text
             self._problems.append(DataProblem(node.name, text))
         self._places.update(places or {})
-        if places is None or not node.ready or node.unschedulable or _removing(node) is not None:
+        # A node with a GPU that is not well may be emptied, and gets nothing.
+        if places is None or not node.ready or node.unschedulable or node.troubles or _removing(node) is not None:
             self._open[index] = False
 
     def run(self) -> ConsolidationPlan:

@@ -274,6 +274,9 @@ class _Judge:
             return self._unknown("NoFreshReading", f"its agent's reading is {latest}")
         if self.seen.time < latest.time:
             return self._unknown("Lost", "its agent no longer shows it")
+        trouble = next((one for one in self.node.troubles if one.uuid == uuid), None)
+        if trouble is not None:
+            return self._unknown("Unhealthy", f"it is not well, and its silence is no idleness: {trouble.message}")
         wrong = bad_reading(self.seen.gpu)
         if wrong:
             return self._unknown("BadReading", wrong)
