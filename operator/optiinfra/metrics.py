@@ -136,6 +136,11 @@ DESIRED_REPLICAS = Gauge(
     ["namespace", "name"],
     registry=REGISTRY,
 )
+EXTERNAL_METRICS_SERVED = Gauge(
+    "optiinfra_external_metrics_served",
+    "1 while external.metrics.k8s.io leads to this release; 0 when it is off or somebody else owns it.",
+    registry=REGISTRY,
+)
 KEDA_CALLS = Counter(
     "optiinfra_keda_calls",
     "Calls of KEDA's external scaler by method and gRPC status; every status but OK makes KEDA fall back.",

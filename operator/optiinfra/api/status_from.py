@@ -21,9 +21,10 @@ from optiinfra.api.v1alpha1.status_parts import (
     RefusalStatus,
     SavingsStatus,
     Severity,
+    TrackRecordStatus,
 )
 from optiinfra.domain.bottleneck import Diagnosis
-from optiinfra.domain.evidence import Effect, Evidence, Proposal, Refusal, Savings
+from optiinfra.domain.evidence import Effect, Evidence, Past, Proposal, Refusal, Savings
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
 
@@ -141,6 +142,18 @@ def to_recommendation(
         issued_at=Time.of(issued),
         expires_at=Time.of(expires),
         insight=insight,
+        track_record=None if proposal.past is None else to_track_record(proposal.past),
+    )
+
+
+def to_track_record(past: Past) -> TrackRecordStatus:
+    """Write what became of earlier actions."""
+    return TrackRecordStatus(
+        verified=past.verified,
+        regressed=past.regressed,
+        unknown=past.unclear,
+        message=cut(past.message, 1024),
+        rests_until=None if past.rests_until is None else Time.of(past.rests_until),
     )
 
 

@@ -17,6 +17,7 @@ from optiinfra.control import (
     idle_gpus,
     replicas,
     sizing,
+    track,
 )
 from optiinfra.control.isolation import isolated
 from optiinfra.control.replicas import ScalingTimes
@@ -128,7 +129,9 @@ def _propose(service: ServiceWork, nodes: Mapping[str, NodeFacts], times: Analys
         if spec.right_sizing.enabled:
             sizes = [*sizing.advise(service, target), *gpu_share.advise(service, target, given)]
             answers += steady(service.key, target.memory, sizes, now=now)
-        target.proposals = tuple(answer for answer in answers if isinstance(answer, Proposal))
+        target.proposals = tuple(
+            track.marked(target, answer, now=now) for answer in answers if isinstance(answer, Proposal)
+        )
         target.refusals = tuple(answer for answer in answers if isinstance(answer, Refusal))
         target.findings = (
             target.diagnosis.finding(),

@@ -7,7 +7,7 @@ one has other requests, or another image, arguments or environment than the newe
 
 import hashlib
 
-from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
+from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
 from optiinfra.control.memory import Template
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain.evidence import RecommendationType

@@ -1,4 +1,4 @@
-"""What a new leader goes on with: each object's load and what was learned of it, in its OptimizationCheckpoint.
+"""What a new leader goes on with: each object's load, what was learned of it and of our actions, in its checkpoint.
 
 Written rarely (at most every 30 minutes an object, five a second in all, only when it changed) because 5,000 objects
 of 16 KiB a cycle were measured to grow etcd by 90 MiB. A checkpoint that cannot be read costs history, nothing else:
@@ -34,6 +34,7 @@ from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.units import UnixTime
+from optiinfra.domain.verification import TrackRecord
 
 _LOG = logging.getLogger(__name__)
 VERSION = 1
@@ -62,7 +63,7 @@ def pack(memory: ObjectMemory) -> bytes:
     targets: dict[str, dict[str, Any]] = {
         name: _packed(target)
         for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
-        if len(target.history) or target.usage
+        if len(target.history) or target.usage or target.record.records
     }
     while True:
         packed = zlib.compress(orjson.dumps({"targets": targets}, option=orjson.OPT_SORT_KEYS), 6)
@@ -88,6 +89,7 @@ def _packed(target: TargetMemory) -> dict[str, Any]:
         "scaler": _text(target.scaler.to_bytes()),
         "usage": {name: _text(history.to_bytes()) for name, history in tuple(target.usage.items())},
         "kills": dict(target.kills),
+        "track": target.record.to_dict(),
         "gpuUse": _text(target.gpu_use.to_bytes()) if target.gpu_use.last is not None else "",
     }
 
@@ -121,6 +123,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     inflater = zlib.decompressobj()
     found: dict[str, tuple[LoadHistory, StartUpMemory, PaceHistory, ScalerMemory]] = {}
     sizes: dict[str, tuple[dict[str, UsageHistory], dict[str, float], GpuUseHistory]] = {}
+    records: dict[str, TrackRecord] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
@@ -137,6 +140,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
             scaler = ScalerMemory.from_bytes(base64.b64decode(saved.get("scaler", ""), validate=True))
             found[str(name)] = history, start_up, PaceHistory.from_bytes(pace), scaler
             sizes[str(name)] = _sizes(saved)
+            records[str(name)] = TrackRecord.from_dict(saved["track"]) if "track" in saved else TrackRecord()
     except (
         zlib.error,
         orjson.JSONDecodeError,
@@ -151,6 +155,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         target = memory.target(name)
         target.history, target.start_up, target.pace, target.scaler = history, start_up, pace_history, learned
         target.usage, target.kills, target.gpu_use = sizes[name]
+        target.record = records[name]
 
 
 @dataclass(slots=True)

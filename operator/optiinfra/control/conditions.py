@@ -176,8 +176,12 @@ def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
         return Wanted(kind, _YES, problem.reason, problem.message)
     if service.obj.status_error:
         return Wanted(kind, _YES, Reason.INVALID_SPEC, f"the stored status was set aside: {service.obj.status_error}")
-    if any(action.state == "RolledBack" for action in service.actions):
-        return Wanted(kind, _YES, Reason.ROLLED_BACK)
+    if service.claim.other is not None:
+        text = f"operator {service.claim.other.name} sees this object too and leaves it to {service.claim.operator}"
+        return Wanted(kind, _YES, Reason.OTHER_OPERATOR, f"{text}. {EXPLANATIONS[Reason.OTHER_OPERATOR].remedy}")
+    harmed = next((target.harmed for target in service.targets if target.harmed), "")
+    if harmed:
+        return Wanted(kind, _YES, Reason.ROLLED_BACK, harmed)
     sick = next((found for target in service.targets if (found := gpu_health.condition(target)) is not None), None)
     if sick is not None:
         return sick

@@ -1,15 +1,16 @@
 """What the operator remembers of an object between rounds, beyond what its status says.
 
 Load history and the peaks behind the hold outlive a round; so do the first moment at which a recommendation was made
-and the signals before an action. What must survive a restart is in the object's status (recommendations, actions,
+and what was measured before an action. What must survive a restart is in the object's status (recommendations, actions,
 used approvals) or in its checkpoint (history); everything here can be lost at the price of caution.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.control.drain_planning import DrainPlanning
-from optiinfra.domain.evidence import Proposal, Refusal
+from optiinfra.domain.evidence import Direction, Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.idle import IdleMemory
@@ -22,25 +23,51 @@ from optiinfra.domain.replica_shape import ReplicaShape
 from optiinfra.domain.right_sizing import ContainerEstimate, UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.service_cost import ServiceCost
-from optiinfra.domain.signals import ServiceSignals
 from optiinfra.domain.shrink_budget import Amount
 from optiinfra.domain.sizing_plan import SizingCase
 from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.token_cost import TokenMeter
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import VerdictMemory
+from optiinfra.domain.verification import Block, Expectation, Scene, TrackRecord, Trail
 
 
 @dataclass(slots=True)
 class Trial:
     """An action under verification."""
 
-    action_id: str
-    recommendation_id: str
-    started: float
-    before: ServiceSignals
-    from_replicas: int
-    to_replicas: int
+    action: ActionStatus
+    """As the status shows it."""
+    rule: str
+    """Direction and rule that asked for it, as the track record has it: "ScaleDown/Learned"."""
+    direction: Direction
+    actuation: str
+    started: UnixTime
+    expectation: Expectation
+    before: tuple[Block, ...]
+    begun: Scene
+    settled: Scene | None = None
+    """When the count was reached and ready."""
+    settled_at: UnixTime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Replicas that are given back after harm, until the workload has them."""
+
+    replicas: int
+    until: UnixTime
+    """When nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastAction:
+    """The newest action of a workload, for the metrics."""
+
+    id: str
+    outcome: str
+    """applied, verified, rolledback, regressed or unknown."""
+    at: UnixTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +125,16 @@ class TargetMemory:
     """Whether there was a decision since the start."""
     policy: PolicyState = field(default_factory=PolicyState)
     trial: Trial | None = None
+    trail: Trail = field(default_factory=Trail)
+    """What actions are judged by; kept only where something may be done."""
+    record: TrackRecord = field(default_factory=TrackRecord)
+    """What became of its actions."""
+    adopted: bool = False
+    """Whether the actions of earlier leaders were looked at."""
+    rollback: Rollback | None = None
+    last_action: LastAction | None = None
+    apart_since: float | None = None
+    """Since when what runs is not what was decided; None while it is."""
     shape: ReplicaShape | None = None
     """What its replicas were made of when one was last seen."""
     template: Template | None = None
@@ -149,6 +186,8 @@ class ObjectMemory:
     """Rounds that first pages asked for."""
     restored: bool = False
     """Whether the checkpoint was looked for."""
+    untold: dict[str, ActionStatus] = field(default_factory=dict)
+    """Actions whose newest state no status has yet, by id: a write that failed loses none."""
     checkpointed_at: float = 0.0
     checkpointed_digest: str = ""
     idle_since: dict[str, float] = field(default_factory=dict)

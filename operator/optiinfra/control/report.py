@@ -15,6 +15,7 @@ from optiinfra.api.status_cost import to_cost
 from optiinfra.api.status_from import cut, to_bottleneck, to_percent, to_refusal, to_unknown
 from optiinfra.api.status_scaling import to_forecast, to_learned, to_start_up
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
+from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.api.v1alpha1.resource_optimization import (
     DesiredStatus,
     ForecastStatus,
@@ -26,9 +27,9 @@ from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.scaling import Takeover
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_REFUSALS,
-    ActionStatus,
     BottleneckStatus,
     InsightStatus,
+    PlaceStatus,
     RoundStatus,
     TakeoverStatus,
 )
@@ -77,6 +78,7 @@ def service_status(
                 if target.facts is not None and target.limits is not None
             },
             ended=approvals.ended(service),
+            places={target.facts.uid: _place(target) for target in service.targets if target.facts is not None},
             now=now,
         )
         if analyzed
@@ -100,6 +102,8 @@ def service_status(
         actions=actions,
         used_approvals=approvals.book(service, offered=[item.id for item in recommendations], now=now),
         takeovers=_takeovers(service),
+        operator=service.claim.operator,
+        other_operator=service.claim.other,
         dry_run=None if service.rehearsed is None else to_status(service.rehearsed, now=now),
         cost=None if service.cost is None else to_cost(service.cost),
         savings=ledger_of(
@@ -111,6 +115,16 @@ def service_status(
             now=now,
         ),
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
+    )
+
+
+def _place(target: TargetWork) -> PlaceStatus:
+    reference = target.target.target_ref
+    return PlaceStatus(
+        api_version=reference.api_version,
+        kind=reference.kind,
+        name=reference.name,
+        container=target.settings.container[:63],
     )
 
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization
+from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
 from optiinfra.api.v1alpha1.scaling import Actuation
-from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus, RecommendationStatus
+from optiinfra.api.v1alpha1.status_parts import RecommendationStatus
 from optiinfra.cluster.errors import Malformed
 from optiinfra.cluster.quantities import quantity
 from optiinfra.control.actuation import wants_to_act

@@ -13,8 +13,10 @@ from optiinfra import metrics
 from optiinfra.api.conditions import Condition, ConditionStatus, ConditionType, Wanted, merge
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
+from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.api.v1alpha1.status_parts import RecommendationStatus
 from optiinfra.cluster.events import EventRecorder, EventType, ObjectReference
+from optiinfra.control import action_events, track
 from optiinfra.control.actuation import Actuator, published_name
 from optiinfra.control.analyze import AnalysisTimes, analyze
 from optiinfra.control.cluster_report import cluster_status
@@ -68,6 +70,8 @@ class _News:
     new: Iterable[Condition]
     recommended: tuple[RecommendationStatus, ...] = ()
     """Recommendations that the status before did not have."""
+    actions: tuple[ActionStatus, ...] = ()
+    """Actions whose newest state the status before did not have."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,7 +99,10 @@ class Steps:
 
     async def plan(self, work: Work, /) -> Work:
         """Let policy have the last word."""
-        return plan(work, actuation_enabled=self.actuation_enabled, stop=self.stop())
+        track.adopt(work)
+        planned = plan(work, actuation_enabled=self.actuation_enabled, stop=self.stop())
+        track.hold(planned)
+        return planned
 
     def wants_execution(self, work: Work, /) -> bool:
         """Tell whether anything is to be done."""
@@ -111,6 +118,9 @@ class Steps:
 
     async def report(self, work: Work, /) -> Work:
         """Bring the savings ledgers up to date, and write what changed."""
+        for service in work.services:
+            # What no status has yet is told with what is new: a write that failed loses no action.
+            service.actions = list(service.memory.untold.values())
         await self.savings.observe(work)
         slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
         news: list[_News] = []
@@ -134,13 +144,22 @@ class Steps:
     async def _report(self, item: ServiceWork | ClusterWork | BrokenWork, work: Work) -> list[_News]:
         """Write the status of one object; returns what is to be told about it."""
         news: list[_News] = []
-        if isinstance(item, ServiceWork):
+        if isinstance(item, ServiceWork) and item.claim.yields:
+            # Another operator's status, and only the line in it that is ours.
+            status = item.obj.status.model_copy(update={"other_operator": item.claim.other})
+            if status != item.obj.status:
+                await self.reporter.report(item.key, item.obj, status, now=work.at)
+        elif isinstance(item, ServiceWork):
             status = service_status(
                 item, round_id=work.id_for(item.key), now=work.at, insight=self.insights.state(item.key, item.settings)
             )
             old, fresh = item.obj.status.conditions, _fresh(item.obj.status.recommendations, status.recommendations)
             if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
-                news.append(_News(item.key, item.obj.metadata.uid, old, status.conditions, fresh))
+                told = tuple(item.actions)
+                for action in told:
+                    if item.memory.untold.get(action.id) is action:
+                        del item.memory.untold[action.id]
+                news.append(_News(item.key, item.obj.metadata.uid, old, status.conditions, fresh, told))
             self.insights.consider(item, status.recommendations)
             self.savings.shown(item.key, status.savings)
             _remember(item.memory, [f for t in item.targets for f in t.findings], status.recommendations)
@@ -211,6 +230,10 @@ class Steps:
                     action="Recommend",
                     note=f"{item.id}: {item.message}",
                 )
+
+        for action in news.actions:
+            async with slots:
+                await action_events.record(self.events, reference, action)
 
     def _observe_latency(self, work: Work) -> None:
         for service in work.services:

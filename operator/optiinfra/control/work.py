@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from optiinfra.api.reasons import Reason
 from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
+from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus, LedgerStatus
-from optiinfra.api.v1alpha1.status_parts import ActionStatus, TakeoverStatus, UsedApproval
+from optiinfra.api.v1alpha1.status_parts import TakeoverStatus, UsedApproval
 from optiinfra.cluster.rehearsal import PlannedWrite
+from optiinfra.control.claims import Claim
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory, Standing, TargetMemory
 from optiinfra.control.model_files import ModelFile
@@ -187,6 +189,8 @@ class ServiceWork:
     refused_approvals: tuple[RefusedApproval, ...] = ()
     """Approved ids that are unknown, expired, used, or of what is never applied."""
     dry_run: bool = False
+    claim: Claim = field(default_factory=Claim)
+    """Whose object it is, where several operators see it."""
     """Nothing is done: the annotation says so, or somebody asked what would be."""
     rehearsed: Rehearsed | None = None
     """In a dry run: what would have been done; None until it was worked out."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from optiinfra.domain.readings import Value
-from optiinfra.domain.units import Money, Ratio, Seconds
+from optiinfra.domain.units import Money, Ratio, Seconds, UnixTime
 
 
 class Bottleneck(StrEnum):
@@ -138,6 +138,18 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What became of earlier actions of the same rule on the same workload; they are part of the confidence."""
+
+    verified: int
+    regressed: int
+    unclear: int
+    message: str = ""
+    """What happened last, where the workload rests for it."""
+    rests_until: UnixTime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """A proposed change, as the domain makes it; `control` gives it an id, a time of issue and an expiry."""
 
@@ -166,6 +178,8 @@ class Proposal:
     """How to see that it worked: signal, direction and time to wait."""
     undo: str = ""
     """How to take it back, in a sentence."""
+    past: Past | None = None
+    """None where nothing like it was done before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 
 from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1 import APPROVE_ANNOTATION
-from optiinfra.api.v1alpha1.status_parts import (
-    MAX_APPROVALS,
-    ActionState,
-    ActionStatus,
-    ApprovalState,
-    EnvelopeStatus,
-    UsedApproval,
-)
+from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
+from optiinfra.api.v1alpha1.status_parts import MAX_APPROVALS, ApprovalState, EnvelopeStatus, UsedApproval
 from optiinfra.control import approvals
 from optiinfra.control.recommend import recommendations_of
 from optiinfra.control.work import ServiceWork

@@ -10,7 +10,7 @@ from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.status_change import is_meaningful_change
 from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
-from optiinfra.api.v1alpha1.status_parts import MAX_ACTIONS, ActionState, ActionStatus
+from optiinfra.api.v1alpha1.action_status import MAX_ACTIONS, ActionState, ActionStatus
 from optiinfra.control.cluster_report import cluster_status
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory

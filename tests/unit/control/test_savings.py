@@ -10,7 +10,7 @@ from optiinfra.api.conditions import ConditionStatus
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1 import ClusterLedgerStatus, LedgerStatus
-from optiinfra.api.v1alpha1.status_parts import ActionState, ActionStatus
+from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.recommend import recommendations_of

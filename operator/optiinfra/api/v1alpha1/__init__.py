@@ -1,6 +1,7 @@
 """Version v1alpha1 of the custom resources. All public names of its modules are here."""
 
 from optiinfra.api.conditions import Condition, ConditionStatus, ConditionType
+from optiinfra.api.v1alpha1.action_status import MAX_ACTIONS, ActionState, ActionStatus
 from optiinfra.api.v1alpha1.checkpoint import (
     MAX_STATE,
     Base64,
@@ -78,14 +79,11 @@ from optiinfra.api.v1alpha1.scaling import (
     Takeover,
 )
 from optiinfra.api.v1alpha1.status_parts import (
-    MAX_ACTIONS,
     MAX_APPROVALS,
     MAX_EVIDENCE,
     MAX_RECOMMENDATIONS,
     MAX_REFUSALS,
     MAX_TARGETS,
-    ActionState,
-    ActionStatus,
     BottleneckStatus,
     EvidenceStatus,
     InsightStatus,

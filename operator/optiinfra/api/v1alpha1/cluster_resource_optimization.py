@@ -10,6 +10,7 @@ from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.conditions import Condition
 from optiinfra.api.scalars import Amount, Duration, Label, Share, Text, Time, Url
+from optiinfra.api.v1alpha1.action_status import MAX_ACTIONS, ActionStatus
 from optiinfra.api.v1alpha1.common import InsightsSpec, Mode, ObjectivesSpec, PolicySpec, Prices
 from optiinfra.api.v1alpha1.consolidation_status import ConsolidationStatus
 from optiinfra.api.v1alpha1.cost import MAX_SOURCES, PriceSourceStatus
@@ -21,11 +22,9 @@ from optiinfra.api.v1alpha1.status_parts import (
     MAP_BY_ID,
     MAP_BY_NAME,
     MAP_BY_TYPE,
-    MAX_ACTIONS,
     MAX_APPROVALS,
     MAX_RECOMMENDATIONS,
     MAX_REFUSALS,
-    ActionStatus,
     Count,
     Name,
     Number,

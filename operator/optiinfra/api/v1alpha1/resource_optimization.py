@@ -9,6 +9,7 @@ from optiinfra.api.base import ApiModel, Rule, Unique
 from optiinfra.api.bounds import DurationBetween, ShareBetween
 from optiinfra.api.conditions import Condition
 from optiinfra.api.scalars import ContainerName, Duration, Label, Share, Time, UrlPath
+from optiinfra.api.v1alpha1.action_status import MAX_ACTIONS, ActionStatus
 from optiinfra.api.v1alpha1.common import (
     IMMUTABLE_TARGET,
     InsightsSpec,
@@ -30,13 +31,11 @@ from optiinfra.api.v1alpha1.status_parts import (
     MAP_BY_ID,
     MAP_BY_NAME,
     MAP_BY_TYPE,
-    MAX_ACTIONS,
     MAX_APPROVALS,
     MAX_RECOMMENDATIONS,
     MAX_REFUSALS,
     MAX_RESIZES,
     MAX_TARGETS,
-    ActionStatus,
     BottleneckStatus,
     Count,
     DryRunStatus,

@@ -14,7 +14,6 @@ from optiinfra.api.scalars import Duration, Time
 from optiinfra.domain.evidence import Bottleneck, Direction, RecommendationType
 
 MAX_RECOMMENDATIONS = 32
-MAX_ACTIONS = 32
 MAX_REFUSALS = 16
 MAX_EVIDENCE = 16
 MAX_EFFECTS = 4
@@ -48,17 +47,6 @@ class Severity(StrEnum):
     CRITICAL = "Critical"
     WARNING = "Warning"
     INFO = "Info"
-
-
-class ActionState(StrEnum):
-    """Where an action stands."""
-
-    APPROVED = "Approved"
-    APPLIED = "Applied"
-    VERIFIED = "Verified"
-    ROLLED_BACK = "RolledBack"
-    REFUSED = "Refused"
-    FAILED = "Failed"
 
 
 class Measured(ApiModel):
@@ -164,6 +152,21 @@ class PlaceStatus(ApiModel):
     """Container of its pod template; empty where the change is of the object itself, or where it is not known."""
 
 
+class TrackRecordStatus(ApiModel):
+    """What became of earlier actions of the same rule on the same workload; part of the confidence."""
+
+    verified: Count = 0
+    """Actions that did what was expected; old ones fade."""
+    regressed: Count = 0
+    """Actions that did harm; old ones fade."""
+    unknown: Count = 0
+    """Actions that could not be judged."""
+    message: Sentence = ""
+    """What happened last, where the workload rests for it."""
+    rests_until: Time | None = None
+    """Until when no replicas are taken away."""
+
+
 class RecommendationStatus(ApiModel):
     """A proposed change, with everything needed to argue with it."""
 
@@ -213,33 +216,12 @@ class RecommendationStatus(ApiModel):
     """When its id stops being valid."""
     insight: InsightStatus | None = None
     """What a language model says about it."""
+    track_record: TrackRecordStatus | None = None
+    """What became of earlier actions of the same kind; absent where there were none."""
     envelope: EnvelopeStatus | None = None
     """For replicas: what an approval of the id allows, for 24 h from the approval."""
     place: PlaceStatus | None = None
     """For changes of a manifest: whose it is; a patch of it is offered, never applied."""
-
-
-class ActionStatus(ApiModel):
-    """A recommendation that was applied, or refused."""
-
-    id: Identifier
-    """Identity of the action."""
-    recommendation_id: Identifier
-    """The recommendation it came from."""
-    type: RecommendationType
-    """What was changed."""
-    subject: Name = ""
-    """What was changed, when not the whole object: the target of a service, a container."""
-    state: ActionState
-    """Where it stands."""
-    from_: Annotated[str, Field(max_length=256, alias="from")]
-    """Value before."""
-    to: Annotated[str, Field(max_length=256)]
-    """Value after."""
-    at: Time
-    """When the state was reached."""
-    message: Sentence = ""
-    """What happened, in a sentence."""
 
 
 class RefusalStatus(ApiModel):
