@@ -76,6 +76,9 @@ class _View:
         ticket = self.operator.run_now(kind, namespace, name)
         return None if ticket is None else Ticket(ticket)
 
+    async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
+        return await self.operator.manifest(api_version, kind, namespace, name)
+
     async def preview(self, kind: Any, namespace: str, name: str, *, within: float) -> Preview | None:
         found = await self.operator.preview(kind, namespace, name, within=within)
         if found is None:

@@ -19,10 +19,12 @@ from optiinfra.cluster.access import Access
 from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.inventory import Inventory
+from optiinfra.cluster.manifests import read_manifest
 from optiinfra.cluster.targets import Targets
-from optiinfra.control.actuation import Actuator, ExternalMetricsState
+from optiinfra.control.actuation import Actuator
 from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.decisions import DecisionBoard, Published
+from optiinfra.control.external_api import ExternalApi
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.kill_switch import OBEYED_WITHIN, SwitchWatch
@@ -80,7 +82,7 @@ class Operator:
     model_files: ModelFileTable
     prices: PriceBoard
     sweep: Sweep
-    external: ExternalMetricsState
+    external: ExternalApi
     started: float = field(default_factory=time.monotonic)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     """This replica leads, and no object is without any status any more."""
@@ -102,6 +104,8 @@ class Operator:
                 group.create_task(self._resilient("kill-switch", self.switch.run)),
                 group.create_task(self._lead(leading)),
             ]
+            if self.external.enabled:
+                tasks.append(group.create_task(self._resilient("external-metrics", self.external.watch)))
             election = group.create_task(self.elector.run())
             await _first(stop, election)
             # Order matters: what was learned is saved while writes are still allowed, then the Lease is given back,
@@ -162,25 +166,9 @@ class Operator:
         """Ask the server's version, and who owns the external metrics API."""
         try:
             self.actuator.server_minor = (await self.access.server_version()).minor
-            self.external = await self._external_state()
         except ClusterError as error:
             _LOG.warning("server not asked", extra={"error": str(error)})
-
-    async def _external_state(self) -> ExternalMetricsState:
-        if not self.settings.external_metrics_enabled:
-            return ExternalMetricsState(
-                served=False,
-                message="the external metrics API is off: set externalMetrics.enabled in the chart's values",
-            )
-        owner = await self.access.external_metrics_owner()
-        if owner is None:
-            return ExternalMetricsState(served=False, message="no APIService sends external.metrics.k8s.io to us")
-        if owner.namespace != self.settings.namespace:
-            return ExternalMetricsState(
-                served=False,
-                message=f"Service {owner.namespace}/{owner.name} owns external.metrics.k8s.io; use actuation Signal",
-            )
-        return ExternalMetricsState(served=True, message="")
+        await self.external.look()
 
     async def _sweeping(self) -> None:
         while True:
@@ -254,8 +242,8 @@ class Operator:
             "scraper": (not self.loop.leading or scraping < 30.0, f"last turn {scraping:.0f} s ago"),
             "kill_switch": (stop is None, "off" if stop is None else f"acts are stopped: {stop.message}"),
             "external_metrics": (
-                self.external.served or not self.settings.external_metrics_enabled,
-                self.external.message or "served",
+                self.external.state.served or not self.external.enabled,
+                self.external.state.message or "served",
             ),
         }
 
@@ -308,6 +296,10 @@ class Operator:
     def run_now(self, kind: Kind, namespace: str, name: str) -> str | None:
         """Put an object next in line; returns the id of its round."""
         return self.loop.run_now(ObjectKey(kind, namespace, name))
+
+    async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
+        """Read an object live; raises ClusterError."""
+        return await read_manifest(self.client, api_version=api_version, kind=kind, namespace=namespace, name=name)
 
     async def preview(self, kind: Kind, namespace: str, name: str, *, within: float) -> Rehearsed | None:
         """Work out what the next round would do about an object; see `ControlLoop.preview`."""

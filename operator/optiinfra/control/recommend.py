@@ -15,6 +15,7 @@ from optiinfra.api.v1alpha1.savings import LedgerStatus
 from optiinfra.api.v1alpha1.status_parts import (
     MAX_RECOMMENDATIONS,
     InsightStatus,
+    PlaceStatus,
     RecommendationStatus,
     Severity,
 )
@@ -30,6 +31,16 @@ _HARMFUL = {
     "UnderRequested": Severity.WARNING,
 }
 """Sizes that do harm as they are, whatever they cost."""
+_IN_MANIFESTS = frozenset(
+    {
+        RecommendationType.RESOURCES,
+        RecommendationType.KV_CACHE,
+        RecommendationType.BATCH_SIZE,
+        RecommendationType.QUANTIZATION,
+        RecommendationType.GPU_SHARE,
+    }
+)
+"""What is written into the workload's own manifest; never applied."""
 _URGENT = frozenset({RecommendationType.REPLICAS, RecommendationType.KV_CACHE, RecommendationType.BATCH_SIZE})
 
 
@@ -42,6 +53,7 @@ def recommendations_of(
     now: UnixTime,
     steps: Mapping[str, int] | None = None,
     ended: Collection[str] = (),
+    places: Mapping[str, PlaceStatus] | None = None,
 ) -> tuple[RecommendationStatus, ...]:
     """Give each proposal (target uid, proposal) its id, keeping the one it had.
 
@@ -54,6 +66,7 @@ def recommendations_of(
         steps: replicas that one order may add or remove, by uid of the target; without it a proposal of replicas has
             no envelope.
         ended: ids that were approved and work no more.
+        places: whose manifest holds a target's settings, by uid of the target, with the engine's container.
     """
     known = {_identity(item): item for item in old if item.expires_at.unix > now and item.id not in ended}
     found: list[RecommendationStatus] = []
@@ -79,9 +92,18 @@ def recommendations_of(
         envelope = before.envelope if before is not None else None
         if envelope is None and steps is not None and steps.get(target_uid):
             envelope = envelope_of(proposal, step=steps[target_uid])
-        found.append(shown.model_copy(update={"envelope": envelope}))
+        place = _place(proposal, places.get(target_uid) if places is not None else None)
+        found.append(shown.model_copy(update={"envelope": envelope, "place": place}))
     unique = {item.id: item for item in found}
     return tuple(sorted(unique.values(), key=_order)[:MAX_RECOMMENDATIONS])
+
+
+def _place(proposal: Proposal, own: PlaceStatus | None) -> PlaceStatus | None:
+    """Return the manifest that a change is written into: the workload's, with the container that it is about."""
+    if own is None or proposal.type not in _IN_MANIFESTS:
+        return None
+    named = proposal.setting.partition("containers[")[2].partition("]")[0]
+    return own.model_copy(update={"container": named}) if named else own
 
 
 def _as_issued(

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from optiinfra import __version__
-from optiinfra.web import agents, health, optimize, savings
+from optiinfra.web import agents, health, optimize, patches, savings
 from optiinfra.web.agents import AgentTable
 from optiinfra.web.authentication import Gate
 from optiinfra.web.leader import follower_proxy
@@ -48,6 +48,7 @@ def create_app(*, operator: OperatorView, reviewer: Reviewer | None, forwarder: 
     app.include_router(health.router)
     app.include_router(agents.router)
     app.include_router(optimize.router)
+    app.include_router(patches.router)
     app.include_router(savings.router)
     app.middleware("http")(follower_proxy(operator, forwarder))
     app.middleware("http")(_bound_body)

@@ -97,6 +97,9 @@ class OperatorView(Protocol):
     def run_now(self, kind: str, namespace: str, name: str) -> Ticket | None:
         """Put an object next in line for a round; None when there is no such object."""
 
+    async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
+        """Read the object that a recommendation changes, as it stands now; raises ClusterError."""
+
     async def preview(self, kind: str, namespace: str, name: str, *, within: float) -> "Preview | None":
         """Work out what the next round would do about an object, and do nothing; None when there is no such object.
 

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from optiinfra.cluster.errors import FetchError, Unavailable
+from optiinfra.cluster.errors import Absent, FetchError, Unavailable
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.web.app import create_app
-from optiinfra.web.ports import Caller, Component, Decision, Ticket
+from optiinfra.web.ports import Caller, Component, Decision, Preview, Ticket
 
 GOOD = Component(healthy=True, message="fine")
 BAD = Component(healthy=False, message="the mirrors are not full")
@@ -35,6 +35,8 @@ class View:
     documents: list[dict[str, Any]] = field(default_factory=list)
     published: list[Decision] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    previewed: Preview | Exception = field(default_factory=Preview)
+    manifests: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
 
     def ready(self) -> Component:
         return self.is_ready
@@ -58,6 +60,17 @@ class View:
     def run_now(self, kind: str, namespace: str, name: str) -> Ticket | None:
         self.asked.append((kind, namespace, name))
         return Ticket("round-7") if self.find(kind, namespace, name) else None
+
+    async def preview(self, kind: str, namespace: str, name: str, *, within: float) -> Preview | None:
+        if isinstance(self.previewed, Exception):
+            raise self.previewed
+        return self.previewed if self.find(kind, namespace, name) else None
+
+    async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
+        found = self.manifests.get((kind, name))
+        if found is None:
+            raise Absent("gone", verb="get", path=f"/{api_version}/{namespace}")
+        return found
 
     def decisions(self, namespace: str) -> Sequence[Decision]:
         return [decision for decision in self.published if decision.namespace == namespace]
