@@ -24,9 +24,7 @@ from optiinfra.errors import SettingsError
 from optiinfra.settings import OperatorSettings, Scope, read_settings
 
 
-async def run(
-    settings: OperatorSettings, *, step: Callable[[ScalerRecord], int | None], kill: bool
-) -> list[Released]:
+async def run(settings: OperatorSettings, *, step: Callable[[ScalerRecord], int | None], kill: bool) -> list[Released]:
     """Set the kill switch and release everything in scope, each in the steps that `step` says."""
     kubeconfig = str(settings.kubeconfig) if settings.kubeconfig is not None else None
     namespaces = settings.watch_namespaces if settings.scope is Scope.NAMESPACES else ("",)

@@ -77,6 +77,13 @@ class Actuator:
 
     async def carry_out(self, service: ServiceWork, target: TargetWork) -> None:
         """Bring the world to what `target.order` says, and note the effect."""
+        if not service.claim.acts:
+            self.board.withdraw(service.key.namespace, published_name(service, target))
+            target.order = None
+            if target.problem is None:
+                text = "this operator has just put its name on the object, and acts from the next round on"
+                target.effect = Effect(effective=None, reason=Reason.COLLECTING, message=text)
+            return
         if target.problem is not None or target.facts is None or target.withheld is not None or self.stopped():
             self.board.withdraw(service.key.namespace, published_name(service, target))
             if not self.stopped() and target.withheld is None:
@@ -154,6 +161,12 @@ class Actuator:
         unchanged = ours is not None and known == (ours.uid, wanted) and _matches(ours, wanted)
         if unchanged or target.order is None:
             return
+        await self._apply_own(target, wanted, ours, slot)
+
+    async def _apply_own(
+        self, target: TargetWork, wanted: OwnScaler, ours: ScalerFacts | None, slot: tuple[ObjectKey, str]
+    ) -> None:
+        """Create or change our HPA; what another manager changed of it is left so, and asked for once."""
         state = None if ours is None else (ours.uid, ours.min_replicas, ours.max_replicas, wanted)
         blocked, text = self._blocked.get(slot, (None, ""))
         if state is not None and state == blocked:

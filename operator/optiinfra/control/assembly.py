@@ -15,7 +15,7 @@ from optiinfra.analysis.factory import AdviserSettings, build_adviser
 from optiinfra.analysis.insights import InsightsWorkflow
 from optiinfra.analysis.retry import RetryPolicy
 from optiinfra.analysis.round import RoundWorkflow
-from optiinfra.cluster.access import Access
+from optiinfra.cluster.access import Access, ServiceReference
 from optiinfra.cluster.checkpoints import Checkpoints
 from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.events import EventRecorder
@@ -35,11 +35,13 @@ from optiinfra.cluster.sizing_rules import SizingRules
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
 from optiinfra.cluster.usage import Usage
-from optiinfra.control.actuation import Actuator, ExternalMetricsState
+from optiinfra.control.actuation import Actuator
 from optiinfra.control.analyze import AnalysisTimes
 from optiinfra.control.checkpoint import Checkpointer
+from optiinfra.control.claims import Claims
 from optiinfra.control.collect import Collector
 from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.external_api import ExternalApi
 from optiinfra.control.floor_keeper import FloorKeeper
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
@@ -104,6 +106,7 @@ class _Shared:
     queue: KeyedQueue[ObjectKey]
     model_files: ModelFileTable
     books: SavingsBooks
+    claims: Claims
 
 
 def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elector) -> _Shared:
@@ -136,6 +139,7 @@ def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elect
         queue=queue,
         model_files=ModelFileTable(ModelFiles(client), registry, clock=time.monotonic, changed=queue.add),
         books=SavingsBooks(registry=registry, clock=time.monotonic),
+        claims=Claims(f"{settings.namespace}/{settings.lease_name}", clock=time.time),
     )
 
 
@@ -152,7 +156,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         floors=FloorKeeper(shared.floor),
         own=OwnScalers(shared.acting),
         access=shared.access,
-        external=lambda: state[0].external,
+        external=lambda: state[0].external.state,
         stopped=lambda: shared.switch.stopped,
     )
 
@@ -160,6 +164,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         insights.forget(key)
         actuator.forget(key)
         shared.books.forget(key)
+        shared.claims.forget(key)
         state[0].sweep.object_gone.set()
 
     loop = ControlLoop(
@@ -204,7 +209,11 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         model_files=shared.model_files,
         prices=prices,
         sweep=_sweep(shared, loop),
-        external=ExternalMetricsState(served=False, message="not asked yet"),
+        external=ExternalApi(
+            shared.access,
+            enabled=settings.external_metrics_enabled,
+            service=ServiceReference(settings.namespace, settings.external_metrics_service),
+        ),
     )
     state.append(operator)
     shared.switch.changed = operator.switched
@@ -307,6 +316,7 @@ def _steps(
             shared.model_files,
             time.time,
             prices=prices,
+            claims=shared.claims,
         ),
         actuator=actuator,
         reporter=Reporter(sink=StatusWriter(shared.client), registry=shared.registry),

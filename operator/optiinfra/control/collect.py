@@ -18,6 +18,7 @@ from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control import approvals, gpu_health
+from optiinfra.control.claims import Claims
 from optiinfra.control.consolidation import serving_of, with_gpu_model
 from optiinfra.control.fleet import survey
 from optiinfra.control.idle_gpus import engines_of, services_of
@@ -79,6 +80,8 @@ class Collector:
     prices: PriceBoard
     health: HealthMemory = field(default_factory=HealthMemory)
     """When GPUs were seen to fall ill."""
+    claims: Claims = field(default_factory=Claims)
+    """Which objects are ours, where several operators see them."""
 
     def collect(self, work: Work) -> Work:
         """Fill in services, clusters and broken objects."""
@@ -132,6 +135,12 @@ class Collector:
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true" or key in work.previews,
         )
+        service.claim = self.claims.judge(key, obj.status, interval=settings.interval)
+        if service.claim.yields:
+            service.problem = Problem(Reason.OTHER_OPERATOR, f"operator {service.claim.holder} looks after it")
+            for target in service.targets:
+                target.problem = service.problem
+            return service
         approvals.read(service, now=UnixTime(self.clock()))
         for target in service.targets:
             self._fill(service, target)
@@ -301,6 +310,7 @@ def _facts(
         page_errors=snapshots.page_errors(uids),
         template=target.containers,
         generation=target.generation,
+        rollout=target.rollout,
     )
 
 
