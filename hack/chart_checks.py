@@ -31,7 +31,7 @@ HELMS = ("helm", "helm4")
 MINORS = ("1.30", "1.34", "1.37")
 """The oldest that Chart.yaml admits, one in between, the newest whose schemas are known."""
 RELEASE = "optiinfra"
-FOREIGN_GROUPS = ("monitoring.coreos.com/",)
+FOREIGN_GROUPS = ("monitoring.coreos.com/", "cert-manager.io/")
 """Groups whose schemas do not come with Kubernetes."""
 FOREIGN_METRICS = frozenset({"aggregator_unavailable_apiservice", "up"})
 _TIMEOUT_SECONDS = 60

@@ -363,6 +363,7 @@ def install(
         "service.type": "ExternalName",
         "service.externalName": "localhost",
         "externalMetrics.port": external_port,
+        "externalMetrics.ownerChecked": "true",
         "agent.namespace": namespace,  # the simulated agents are pods there
     }
     command = [str(cluster.binary("helm")), "template", "optiinfra", str(CHART), "--namespace", namespace]

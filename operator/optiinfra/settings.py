@@ -71,6 +71,9 @@ class OperatorSettings(BaseSettings):
     agent_namespace: str = ""
     """Namespace of the agents; empty means the operator's own."""
 
+    dra_enabled: bool = True
+    """Mirror ResourceSlices and ResourceClaims where the server has them, so that claimed GPUs are known as such."""
+
     agent_token_file: Path | None = None
     """Bearer token the agents ask for, when they are protected by one."""
 
@@ -143,6 +146,9 @@ class OperatorSettings(BaseSettings):
 
     external_metrics_port: int = Field(default=8443, ge=0, le=65535)
     """TLS port of external.metrics.k8s.io."""
+
+    external_metrics_service: str = Field(default="optiinfra-operator", max_length=63)
+    """Our Service in our namespace: the APIService leads to it, or the API belongs to somebody else."""
 
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None

@@ -251,7 +251,77 @@ def test_a_second_release_of_the_same_name_meets_the_first_nowhere(run, program,
     assert f"clusterrole.rbac.authorization.k8s.io/{SPACE}:optiinfra:observe" in live(cluster)
 
 
+def test_the_external_metrics_of_another_owner_are_left_alone(run, cluster):
+    path = "/apis/apiregistration.k8s.io/v1/apiservices"
+    name = "v1beta1.external.metrics.k8s.io"
+    theirs = {"namespace": "keda", "name": "keda-operator-metrics-apiserver", "port": 443}
+    body = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": name},
+        "spec": {
+            "group": "external.metrics.k8s.io",
+            "version": "v1beta1",
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "insecureSkipTLSVerify": True,
+            "service": theirs,
+        },
+    }
+    cluster.request("POST", path, body)
+    try:
+        with pytest.raises(ChartError, match="keda/keda-operator-metrics-apiserver owns external"):
+            run("install", "optiinfra", str(CHART), *ACTING, "--set", "externalMetrics.ownerChecked=true")
+        # A release that has it off is none of its business, and neither is one that finds it free later on.
+        run("install", "optiinfra", str(CHART))
+        with pytest.raises(ChartError, match="keda/keda-operator-metrics-apiserver owns external"):
+            run("upgrade", "optiinfra", str(CHART), *ACTING)
+        assert cluster.request("GET", f"{path}/{name}")["spec"]["service"] == theirs
+    finally:
+        cluster.request("DELETE", f"{path}/{name}")
+    run("upgrade", "optiinfra", str(CHART), *ACTING)
+    assert cluster.request("GET", f"{path}/{name}")["spec"]["service"]["namespace"] == SPACE
+
+
+def test_kedas_certificates_are_kept_on_upgrades_and_signed_by_one_authority(run, cluster):
+    def secrets():
+        found = {}
+        for name in ("optiinfra-keda-scaler", "optiinfra-keda-client"):
+            found[name] = json.loads(cluster.kubectl("get", f"secret/{name}", "-n", SPACE, "-ojson"))["data"]
+        return found
+
+    keda = ("--set", "kedaScaler.enabled=true")
+    run("install", "optiinfra", str(CHART), *keda)
+    before = secrets()
+    authorities = {data["ca.crt"] for data in before.values()}
+    assert len(authorities) == 1
+    ca = x509.load_pem_x509_certificate(base64.b64decode(authorities.pop()))
+    for name, data in before.items():
+        certificate = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
+        certificate.verify_directly_issued_by(ca)
+        assert (
+            certificate.public_key()
+            == serialization.load_pem_private_key(base64.b64decode(data["tls.key"]), None).public_key()
+        ), name
+    run("upgrade", "optiinfra", str(CHART), *keda, "--set", "operator.logLevel=DEBUG")
+    assert secrets() == before
+
+
 # Refusing
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ("externalMetrics.enabled=true", "ownerChecked"),
+        ("kedaScaler.enabled=true,kedaScaler.port=8080", "kedaScaler.port must differ"),
+        ("kedaScaler.tls.secretName=a,kedaScaler.tls.issuerRef.name=b", "not both"),
+        ("kedaScaler.tls.issuerRef.kind=Issuer", "name of an Issuer"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_with_the_remedy(program, values, complaint):
+    with pytest.raises(ChartError, match=complaint):
+        helm(program, "template", "optiinfra", str(CHART), "--set", values)
 
 
 WRONG = [
@@ -297,7 +367,10 @@ WRONG = [
     ("service.externalName=localhost", "service.externalName"),
     ("service.httpPort=80", "service.httpPort"),
     ("service.httpPort=70000", "service.httpPort"),
-    ("externalMetrics.enabled=true,externalMetrics.port=8080", "externalMetrics.port"),
+    (
+        "externalMetrics.enabled=true,externalMetrics.ownerChecked=true,externalMetrics.port=8080",
+        "externalMetrics.port",
+    ),
     ("externalMetrics.tls.secretName=own", "externalMetrics.tls"),
     ("externalMetrics.tls.caBundle=LS0t", "externalMetrics.tls"),
     ("externalMetrics.tls.caBundle=-----BEGIN", "externalMetrics.tls.caBundle"),
@@ -316,6 +389,10 @@ WRONG = [
     ("extraTargets[0].apiGroup=,extraTargets[0].resource=secrets", "extraTargets.0.resource"),
     ("extraTargets[0].apiGroup=*,extraTargets[0].resource=models", "extraTargets.0.apiGroup"),
     ("serviceMonitor.interval=soon", "serviceMonitor.interval"),
+    ("externalMetrics.ownerChecked=perhaps", "externalMetrics.ownerChecked"),
+    ("kedaScaler.port=grpc", "kedaScaler.port"),
+    ("kedaScaler.from={keda}", "kedaScaler.from.0"),
+    ("kedaScaler.tls.issuerRef.kind=Vault", "kedaScaler.tls.issuerRef.kind"),
     ("release.enabled=1", "release.enabled"),
 ]
 
@@ -387,6 +464,34 @@ def one(found, kind, name):
     return next(d for d in found if d["kind"] == kind and d["metadata"]["name"] == name)
 
 
+def test_keda_reaches_its_port_and_nobody_else(program):
+    policy = one(documents(program, "kedaScaler.enabled=true"), "NetworkPolicy", "optiinfra-operator")
+    (rule,) = [each for each in policy["spec"]["ingress"] if each["ports"] == [{"port": "keda", "protocol": "TCP"}]]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}]
+    closed = one(
+        documents(program, "kedaScaler.enabled=true", "kedaScaler.from=null"), "NetworkPolicy", "optiinfra-operator"
+    )
+    assert not [each for each in closed["spec"]["ingress"] if {"port": "keda", "protocol": "TCP"} in each["ports"]]
+
+
+def test_certificates_for_keda_may_come_from_cert_manager_or_an_own_secret(program):
+    issued = documents(
+        program,
+        "kedaScaler.enabled=true",
+        "kedaScaler.tls.issuerRef.name=internal",
+        "kedaScaler.tls.issuerRef.kind=ClusterIssuer",
+        "kedaScaler.clientSecretNamespace=keda",
+    )
+    server, client = (d for d in issued if d["kind"] == "Certificate")
+    assert server["spec"]["issuerRef"] == client["spec"]["issuerRef"] == {"name": "internal", "kind": "ClusterIssuer"}
+    assert (client["metadata"]["namespace"], client["spec"]["secretName"]) == ("keda", "optiinfra-keda-client")
+    assert f"optiinfra-operator.{SPACE}.svc" in server["spec"]["dnsNames"]
+    own = documents(program, "kedaScaler.enabled=true", "kedaScaler.tls.secretName=mine")
+    assert not [d for d in own if d["kind"] in {"Secret", "Certificate"}]
+    volumes = one(own, "Deployment", "optiinfra-operator")["spec"]["template"]["spec"]["volumes"]
+    assert next(volume["secret"]["secretName"] for volume in volumes if volume["name"] == "keda") == "mine"
+
+
 def test_the_release_job_runs_before_anything_is_removed(program):
     job = one(documents(program, "actuation.enabled=true"), "Job", "optiinfra-release")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
@@ -425,7 +530,7 @@ def test_agents_are_closed_to_all_but_the_operator(program):
 
 def test_a_scraper_may_be_let_in(program):
     monitoring = "networkPolicy.scrapeFrom[0].namespaceSelector.matchLabels.team=monitoring"
-    found = documents(program, monitoring, "externalMetrics.enabled=true")
+    found = documents(program, monitoring, "externalMetrics.enabled=true", "externalMetrics.ownerChecked=true")
     let_in = {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}
     agent = one(found, "NetworkPolicy", "optiinfra-agent")["spec"]["ingress"]
     assert let_in in agent[0]["from"]

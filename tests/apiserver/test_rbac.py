@@ -43,6 +43,7 @@ RELEASES = {
     "acting": [
         "actuation.enabled=true",
         "externalMetrics.enabled=true",
+        "externalMetrics.ownerChecked=true",
         "modelConfigMaps.enabled=true",
         f"modelConfigMaps.namespaces={{{OURS}}}",
         "prices.configMap=node-prices",

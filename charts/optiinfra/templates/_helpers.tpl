@@ -45,6 +45,10 @@ app.kubernetes.io/component: {{ .component }}
 {{- .Values.externalMetrics.tls.secretName | default (printf "%s-external-metrics" (include "optiinfra.name" .)) -}}
 {{- end -}}
 
+{{- define "optiinfra.kedaSecret" -}}
+{{- .Values.kedaScaler.tls.secretName | default (printf "%s-keda-scaler" (include "optiinfra.name" .)) -}}
+{{- end -}}
+
 {{/* What no schema can say: values that do not go together. */}}
 {{- define "optiinfra.check" -}}
 {{- $namespaced := eq .Values.scope "Namespaces" -}}
@@ -82,6 +86,15 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- if and .Values.externalMetrics.enabled (eq (int .Values.externalMetrics.port) (int .Values.service.httpPort)) -}}
 {{- fail "externalMetrics.port and service.httpPort must differ" -}}
+{{- end -}}
+{{- if and .Values.kedaScaler.enabled (or (eq (int .Values.kedaScaler.port) (int .Values.service.httpPort)) (and .Values.externalMetrics.enabled (eq (int .Values.kedaScaler.port) (int .Values.externalMetrics.port)))) -}}
+{{- fail "kedaScaler.port must differ from service.httpPort and externalMetrics.port" -}}
+{{- end -}}
+{{- if and .Values.kedaScaler.tls.secretName .Values.kedaScaler.tls.issuerRef -}}
+{{- fail "kedaScaler.tls takes secretName or issuerRef, not both" -}}
+{{- end -}}
+{{- if and .Values.kedaScaler.tls.issuerRef (not .Values.kedaScaler.tls.issuerRef.name) -}}
+{{- fail "kedaScaler.tls.issuerRef needs the name of an Issuer or ClusterIssuer" -}}
 {{- end -}}
 {{- if and .Values.insights.enabled (not .Values.insights.secretName) -}}
 {{- fail "insights.secretName is empty: insights.enabled needs a Secret with the key api-key" -}}
@@ -163,8 +176,18 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 - {name: OPTIINFRA_EXTERNAL_METRICS_ENABLED, value: {{ .Values.externalMetrics.enabled | quote }}}
 {{- if .Values.externalMetrics.enabled }}
 - {name: OPTIINFRA_EXTERNAL_METRICS_PORT, value: {{ .Values.externalMetrics.port | quote }}}
+- {name: OPTIINFRA_EXTERNAL_METRICS_SERVICE, value: {{ include "optiinfra.name" . }}-operator}
 - {name: OPTIINFRA_TLS_CERTIFICATE_FILE, value: /etc/optiinfra/tls/tls.crt}
 - {name: OPTIINFRA_TLS_KEY_FILE, value: /etc/optiinfra/tls/tls.key}
+{{- end }}
+{{- if .Values.kedaScaler.enabled }}
+- {name: OPTIINFRA_KEDA_SCALER_ENABLED, value: "true"}
+- {name: OPTIINFRA_KEDA_SCALER_PORT, value: {{ .Values.kedaScaler.port | quote }}}
+- {name: OPTIINFRA_KEDA_CERTIFICATE_FILE, value: /etc/optiinfra/keda/tls.crt}
+- {name: OPTIINFRA_KEDA_KEY_FILE, value: /etc/optiinfra/keda/tls.key}
+{{- if .Values.kedaScaler.tls.clientCertificates }}
+- {name: OPTIINFRA_KEDA_CLIENT_CA_FILE, value: /etc/optiinfra/keda/ca.crt}
+{{- end }}
 {{- end }}
 - {name: OPTIINFRA_LLM_ENABLED, value: {{ .Values.insights.enabled | quote }}}
 {{- if .Values.insights.enabled }}
