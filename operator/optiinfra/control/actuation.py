@@ -89,6 +89,9 @@ class Actuator:
             if not self.stopped() and target.withheld is None:
                 await self._give_up(service, target)
             return
+        await self._act(service, target)
+
+    async def _act(self, service: ServiceWork, target: TargetWork) -> None:
         try:
             await self._leave(service, target)
             match target.target.scaling.actuation:
@@ -115,7 +118,7 @@ class Actuator:
                 await self.floors.give_back(service, target, scaler)
 
     async def _give_up(self, service: ServiceWork, target: TargetWork) -> None:
-        """Let go of floors once somebody else scales the workload as well: two scalers fight, and ours must not help."""
+        """Let go of floors once somebody else scales the workload as well: two scalers fight, ours must not help."""
         if target.problem is None or target.problem.reason is not Reason.SEVERAL_SCALERS:
             return
         for scaler in target.scalers:
