@@ -13,6 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from optiinfra.errors import OptiInfraError
+from optiinfra.web.bounded import BoundedProtocol
+
+_HEADERS_BYTES = 32 * 1024
+"""A token of a ServiceAccount has one to two KiB; the API server's own limit for headers is 1 MiB."""
 
 
 class ServerError(OptiInfraError):
@@ -37,7 +41,8 @@ async def serving(app: FastAPI, *, host: str, port: int) -> AsyncIterator[int]:
         app,
         log_config=None,
         access_log=False,
-        limit_concurrency=512,
+        http=BoundedProtocol,
+        h11_max_incomplete_event_size=_HEADERS_BYTES,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=5,
         server_header=False,

@@ -1,6 +1,7 @@
 """The HTTP server inside the operator's own loop: a port that is known, a clear error, signals left alone."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from optiinfra.web.app import create_app
+from optiinfra.web.bounded import BoundedProtocol
 from optiinfra.web.server import ServerError, serving
 from tests.unit.web.outside import View
 
@@ -59,3 +61,37 @@ async def test_a_chunked_body_is_refused_by_the_real_server_too():
         assert b" 400 " in await raw_reader.readline()
         raw_writer.close()
         await raw_writer.wait_closed()
+
+
+async def test_a_flood_of_silent_connections_locks_nobody_out(monkeypatch):
+    monkeypatch.setattr(BoundedProtocol, "most", 8)
+    async with serving(app(), host="127.0.0.1", port=0) as port, httpx.AsyncClient(trust_env=False) as client:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(50)]
+        for number, (_, writer) in enumerate(silent):
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: "[: number % 40])
+        assert (await client.get(f"http://127.0.0.1:{port}/health/live")).status_code == 200
+        cut = 0
+        for reader, writer in silent:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    cut += await reader.read(1) == b"" or reader.at_eof()
+            writer.close()
+        assert cut >= 50 - 8
+
+
+async def test_a_client_that_never_ends_its_request_is_cut(monkeypatch):
+    monkeypatch.setattr(BoundedProtocol, "request_seconds", 0.2)
+    async with serving(app(), host="127.0.0.1", port=0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost:")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_headers_without_end_are_refused():
+    async with serving(app(), host="127.0.0.1", port=0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 70_000)
+        assert b" 400 " in await reader.readline()
+        writer.close()
