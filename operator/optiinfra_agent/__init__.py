@@ -4,3 +4,5 @@ It imports nothing of the operator and stays small: it runs on every node of the
 """
 
 __version__ = "0.1.0"
+AGENT_TYPE = "node"
+"""What the orchestrator and the log lines call this kind of agent."""

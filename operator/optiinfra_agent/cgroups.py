@@ -13,7 +13,9 @@ Everything is bounded: depth, pods, containers, bytes of a file. A container tha
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from optiinfra_agent.errors import (
@@ -36,6 +38,17 @@ _SANDBOX_BYTES = 1 << 20
 _SANDBOX_SECONDS = 1.0
 _MAX_BYTES = 1 << 50
 _MAX_SECONDS = 1e11
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """What the files of one container say, in seconds, periods and bytes."""
+
+    cpu: Measured
+    periods: Measured
+    throttled: Measured
+    memory: Measured
+    inactive: Measured
 
 
 class ContainerCollector:
@@ -65,10 +78,10 @@ class ContainerCollector:
         found: list[ContainerReading] = []
         for folder, pod_uid, container in _containers(kubepods):
             if is_v2:
-                reading = _reading(pod_uid, container, *_usage_v2(folder))
+                reading = _reading(pod_uid, container, _usage_v2(folder))
             else:
                 memory = root / "memory" / folder.relative_to(cpu)
-                reading = _reading(pod_uid, container, *_usage_v1(folder, memory))
+                reading = _reading(pod_uid, container, _usage_v1(folder, memory))
             if reading is not None:
                 found.append(reading)
         return tuple(sorted(found, key=lambda one: (one.pod_uid, one.id)))
@@ -111,9 +124,8 @@ def _folders(folder: Path) -> list[Path]:
     return found
 
 
-def _reading(
-    pod_uid: str, container: str, cpu: Measured, memory: Measured, inactive: Measured
-) -> ContainerReading | None:
+def _reading(pod_uid: str, container: str, usage: _Usage) -> ContainerReading | None:
+    cpu, memory, inactive = usage.cpu, usage.memory, usage.inactive
     working: Measured = Unknown(Reason.FAILED)
     if isinstance(memory, Unknown):
         working = memory
@@ -127,46 +139,77 @@ def _reading(
     if small and not isinstance(cpu, Unknown) and cpu < _SANDBOX_SECONDS:
         return None
     return ContainerReading(
-        pod_uid=pod_uid, id=container, cpu_seconds_total=cpu, memory_bytes=memory, working_set_bytes=working
+        pod_uid=pod_uid,
+        id=container,
+        cpu_seconds_total=cpu,
+        memory_bytes=memory,
+        working_set_bytes=working,
+        cpu_periods_total=usage.periods,
+        cpu_throttled_periods_total=usage.throttled,
     )
 
 
-def _usage_v2(folder: Path) -> tuple[Measured, Measured, Measured]:
-    cpu = _keyed(folder / "cpu.stat", "usage_usec")
-    return (
-        _seconds(cpu, 1e6),
-        _bytes(_number(folder / "memory.current")),
-        _bytes(_keyed(folder / "memory.stat", "inactive_file")),
+def _usage_v2(folder: Path) -> _Usage:
+    cpu, periods, throttled = keyed(folder / "cpu.stat", "usage_usec", "nr_periods", "nr_throttled")
+    return _Usage(
+        cpu=seconds_of(cpu, 1e6),
+        periods=periods,
+        throttled=throttled,
+        memory=bytes_of(number(folder / "memory.current")),
+        inactive=bytes_of(*keyed(folder / "memory.stat", "inactive_file")),
     )
 
 
-def _usage_v1(cpu: Path, memory: Path) -> tuple[Measured, Measured, Measured]:
-    return (
-        _seconds(_number(cpu / "cpuacct.usage"), 1e9),
-        _bytes(_number(memory / "memory.usage_in_bytes")),
-        _bytes(_keyed(memory / "memory.stat", "total_inactive_file")),
+def _usage_v1(cpu: Path, memory: Path) -> _Usage:
+    periods, throttled = keyed(cpu / "cpu.stat", "nr_periods", "nr_throttled")
+    return _Usage(
+        cpu=seconds_of(number(cpu / "cpuacct.usage"), 1e9),
+        periods=periods,
+        throttled=throttled,
+        memory=bytes_of(number(memory / "memory.usage_in_bytes")),
+        inactive=bytes_of(*keyed(memory / "memory.stat", "total_inactive_file")),
     )
 
 
-def _seconds(value: Measured, unit: float) -> Measured:
+def seconds_of(value: Measured, unit: float) -> Measured:
+    """Return seconds of a counter that runs `unit` times a second; what no machine has run is unknown."""
     if isinstance(value, Unknown):
         return value
     seconds = value / unit
     return round(seconds, 3) if seconds < _MAX_SECONDS else Unknown(Reason.FAILED)
 
 
-def _bytes(value: Measured) -> Measured:
+def bytes_of(value: Measured) -> Measured:
+    """Return bytes; what no machine has is unknown."""
     return value if isinstance(value, Unknown) or value < _MAX_BYTES else Unknown(Reason.FAILED)
 
 
-def _number(path: Path) -> Measured:
+def number(path: Path, *, words: Mapping[str, Unknown] | None = None) -> Measured:
+    """Return the one number of a cgroup file; `words` are what may stand there instead."""
     text = _text(path)
-    return text if isinstance(text, Unknown) else parse_number(text)
+    if isinstance(text, Unknown):
+        return text
+    return (words or {}).get(text.strip()) or parse_number(text)
 
 
-def _keyed(path: Path, key: str) -> Measured:
+def keyed(path: Path, *keys: str) -> tuple[Measured, ...]:
+    """Return the numbers behind keys of a cgroup file, which is read once."""
     text = _text(path)
-    return text if isinstance(text, Unknown) else parse_keyed(text, key)
+    return tuple(text if isinstance(text, Unknown) else parse_keyed(text, key) for key in keys)
+
+
+def container_of(text: str) -> tuple[str, str] | None:
+    """Return pod uid and container id of a process from its `/proc/<pid>/cgroup`; None outside every pod.
+
+    By the names alone: seen from another cgroup namespace, the paths begin with `/..`.
+    """
+    for line in text.splitlines():
+        names = line.partition(":")[2].partition(":")[2].split("/")
+        for above, name in pairwise(names):
+            pod, container = _POD.fullmatch(above), _CONTAINER.fullmatch(name)
+            if pod and container:
+                return pod[1].replace("_", "-"), container[1][:ID_LENGTH]
+    return None
 
 
 def parse_number(text: str) -> Measured:

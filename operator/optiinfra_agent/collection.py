@@ -14,11 +14,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optiinfra_agent import __version__, privilege
-from optiinfra_agent.cgroups import ContainerCollector
+from optiinfra_agent.containers import ContainerPass, ContainerUsage
 from optiinfra_agent.cpu import CpuCollector
 from optiinfra_agent.deadline import DeadlineWorker
 from optiinfra_agent.disks import DiskCollector
@@ -30,6 +30,7 @@ from optiinfra_agent.mig import MigParents
 from optiinfra_agent.network import NetworkCollector
 from optiinfra_agent.numa import NumaCollector
 from optiinfra_agent.nvml import NvmlSession
+from optiinfra_agent.own_usage import OwnUsageCollector
 from optiinfra_agent.pods import (
     NOTHING,
     Known,
@@ -43,14 +44,15 @@ from optiinfra_agent.pods import (
 )
 from optiinfra_agent.pressure import PressureCollector
 from optiinfra_agent.settings import Settings
+from optiinfra_agent.sharing import shared_gpus
 from optiinfra_agent.snapshot import (
     AgentIdentity,
-    ContainerReading,
     CpuReading,
     DiskReading,
     MemoryReading,
     NetworkReading,
     NumaReading,
+    OwnUsage,
     PressureReading,
     Reason,
     Snapshot,
@@ -65,7 +67,7 @@ from optiinfra_agent.snapshot import (
 log = logging.getLogger(__name__)
 
 Reading = TypeVar("Reading")
-Values = TypeVar("Values", CpuReading, MemoryReading, PressureReading, NetworkReading, DiskReading)
+Values = TypeVar("Values", CpuReading, MemoryReading, PressureReading, NetworkReading, DiskReading, OwnUsage)
 
 CONTAINERS_DEADLINE_S = 5.0
 
@@ -80,6 +82,7 @@ class Published:
     succeeded: dict[SourceName, float]
     nvml_code: int | None
     passes: int
+    probes: int
 
 
 class Collection:
@@ -94,16 +97,22 @@ class Collection:
         self._network = NetworkCollector(settings.procfs)
         self._disks = DiskCollector(settings.procfs)
         self._numa = NumaCollector(settings.sysfs)
+        self._own = OwnUsageCollector()
+        self._process = privilege.read_process()
         session = NvmlSession()
         self._gpu = GpuCollector(
-            session, clock=time.monotonic, longest_pause_s=settings.nvml_backoff_s, sysfs=settings.sysfs
+            session,
+            clock=time.monotonic,
+            longest_pause_s=settings.nvml_backoff_s,
+            sysfs=settings.sysfs,
+            processes_every_s=settings.processes_interval_s,
+            host_procfs=settings.procfs if privilege.sees_host_pids(self._process, settings.procfs) else None,
         )
         self._mig = MigParents(session)
         self._worker: DeadlineWorker[tuple[GpuPass, Known]] = DeadlineWorker("nvml")
         self._pods = PodCollector(settings.pod_resources, deadline_s=settings.pod_resources_deadline_s)
         self._pods_worker: DeadlineWorker[PodPass] = DeadlineWorker("pod_resources")
-        self._containers = _Slow(ContainerCollector(settings.cgroups).collect, every_s=settings.containers_interval_s)
-        self._process = privilege.read_process()
+        self._containers = _Slow(ContainerUsage(settings).collect, every_s=settings.containers_interval_s)
         self._succeeded: dict[SourceName, float] = {}
         self._states: dict[SourceName, SourceState] = {}
         self.measured = threading.Event()
@@ -173,11 +182,17 @@ class Collection:
         disks = attempt(SourceName.DISKS, self._disks.collect)
         numa = attempt(SourceName.NUMA, self._numa.collect)
         containers = attempt(SourceName.CONTAINERS, self._containers.collect)
-        if isinstance(gpus, GpuPass) and gpus.note:
-            report = sources[SourceName.NVML]
-            sources[SourceName.NVML] = SourceReport(
-                state=report.state, reason=gpus.note, time=report.time, duration_s=report.duration_s
-            )
+        own = attempt(SourceName.OWN_CGROUP, self._own.collect)
+        attribution = unattributed(pods) if isinstance(pods, SourceError) else attribute(pods, known)
+        driven = gpus if isinstance(gpus, GpuPass) else GpuPass((), Unknown(Reason.UNAVAILABLE))
+        used = ContainerPass() if isinstance(containers, SourceError) else containers
+        if driven.note:
+            sources[SourceName.NVML] = replace(sources[SourceName.NVML], reason=driven.note)
+        sources[SourceName.CONTAINERS] = replace(
+            sources[SourceName.CONTAINERS],
+            time=now if self._containers.is_fresh else self._containers.time,
+            reason=used.note or sources[SourceName.CONTAINERS].reason,
+        )
         snapshot = Snapshot(
             time=now,
             node=self._settings.node_name,
@@ -189,12 +204,16 @@ class Collection:
             network=_known(NetworkReading, network),
             disks=_known(DiskReading, disks),
             numa=NumaReading(()) if isinstance(numa, SourceError) else numa,
-            driver_version=gpus.driver_version if isinstance(gpus, GpuPass) else Unknown(Reason.UNAVAILABLE),
-            gpus=gpus.gpus if isinstance(gpus, GpuPass) else (),
-            mig_devices=gpus.mig_devices if isinstance(gpus, GpuPass) else (),
-            attribution=unattributed(pods) if isinstance(pods, SourceError) else attribute(pods, known),
-            containers=() if isinstance(containers, SourceError) else containers,
+            driver_version=driven.driver_version,
+            gpus=driven.gpus,
+            mig_devices=driven.mig_devices,
+            sharing=shared_gpus(driven.gpus, attribution, driven.compute_modes),
+            gpu_users=driven.users,
+            attribution=attribution,
+            containers=used.containers,
+            named_containers=used.named,
             privilege=privilege.assess(self._process, sources[SourceName.POD_RESOURCES]),
+            usage=_known(OwnUsage, own),
         )
         self._passes += 1
         published = Published(
@@ -204,6 +223,7 @@ class Collection:
             succeeded=dict(self._succeeded),
             nvml_code=None if isinstance(gpus, SourceStuckError) else gpus.code,
             passes=self._passes,
+            probes=self._gpu.probes,
         )
         self._published = published
         self.measured.set()
@@ -271,16 +291,22 @@ UNWELL = frozenset({SourceState.FAILED, SourceState.DENIED, SourceState.STUCK})
 class _Slow:
     """A source that is read more rarely than the others: between two readings the last outcome stands."""
 
-    def __init__(self, read: Callable[[], tuple[ContainerReading, ...]], *, every_s: float) -> None:
+    def __init__(self, read: Callable[[], ContainerPass], *, every_s: float) -> None:
         self._read = read
         self._every_s = every_s
-        self._worker: DeadlineWorker[tuple[ContainerReading, ...]] = DeadlineWorker("containers")
-        self._outcome: tuple[ContainerReading, ...] | SourceError = ()
+        self._worker: DeadlineWorker[ContainerPass] = DeadlineWorker("containers")
+        self._outcome: ContainerPass | SourceError = ContainerPass()
         self._following = 0.0
+        self.time = 0.0
+        """When it was last read (Unix seconds)."""
+        self.is_fresh = False
+        """Whether that was in this pass."""
 
-    def collect(self) -> tuple[ContainerReading, ...]:
+    def collect(self) -> ContainerPass:
         """Return the last reading, which may be a new one."""
-        if time.monotonic() >= self._following:
+        self.is_fresh = time.monotonic() >= self._following
+        if self.is_fresh:
+            self.time = round(time.time(), 3)
             self._following = time.monotonic() + self._every_s
             # Stands if the reading breaks in a way that nobody foresaw: an older one must not be taken for this one.
             self._outcome = SourceFailedError("the last reading broke")

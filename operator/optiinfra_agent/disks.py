@@ -30,13 +30,13 @@ class DiskCollector:
 
 def parse_disks(text: str) -> DiskReading:
     """Return the sums over all whole disks (fields of Documentation/admin-guide/iostats.rst)."""
-    read = written = busy = disks = 0
+    read = written = busy = waiting = disks = 0
     lines = text.splitlines()
     if len(lines) > MAX_DISKS:
         raise SourceFailedError(f"{len(lines)} block devices; more than {MAX_DISKS} are not believed")
     for line in lines:
         columns = line.split()
-        if len(columns) < 13 or not all(number.isdigit() for number in columns[3:13]):
+        if len(columns) < 14 or not all(number.isdigit() for number in columns[3:14]):
             raise SourceFailedError(f"a line of diskstats is not understood: {line[:60]!r}")
         if not _WHOLE.fullmatch(columns[2]):
             continue
@@ -44,6 +44,11 @@ def parse_disks(text: str) -> DiskReading:
         read += int(columns[5]) * _SECTOR
         written += int(columns[9]) * _SECTOR
         busy += int(columns[12])
+        waiting += int(columns[13])
     return DiskReading(
-        disks=disks, read_bytes_total=read, written_bytes_total=written, busy_seconds_total=round(busy / 1000, 3)
+        disks=disks,
+        read_bytes_total=read,
+        written_bytes_total=written,
+        busy_seconds_total=round(busy / 1000, 3),
+        waiting_seconds_total=round(waiting / 1000, 3),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optiinfra_agent import __version__
+from optiinfra_agent.capabilities import assess as assess_capabilities
 from optiinfra_agent.collection import UNWELL, Collection, Published
 from optiinfra_agent.registration import RegistrationState, Report
 from optiinfra_agent.snapshot import SourceName, SourceState, Unknown
@@ -26,6 +27,7 @@ _CAPABILITIES = {
     SourceName.NUMA: "numa",
     SourceName.POD_RESOURCES: "allocations",
     SourceName.CONTAINERS: "containers",
+    SourceName.OWN_CGROUP: "own_cgroup",
 }
 
 
@@ -96,6 +98,7 @@ def detail(collection: Collection, registration: RegistrationState) -> dict[str,
             "reason": attribution.reason,
             "unresolved": attribution.unresolved,
         }
+        components["capabilities"] = {"state": "ok", "probes": published.probes, **_abilities(published)}
     age = collection.age_s()
     stopped = collection.liveness()
     components["collection"] = {
@@ -116,6 +119,15 @@ def detail(collection: Collection, registration: RegistrationState) -> dict[str,
         "version": __version__,
         "components": components,
     }
+
+
+def _abilities(published: Published) -> dict[str, Any]:
+    """Return every capability with its state; of those of GPUs, how many of them have it."""
+    found: dict[str, Any] = {}
+    for one in assess_capabilities(published.snapshot):
+        gpus = {} if one.gpus is None else {"gpus": one.gpus}
+        found[one.name] = {"state": one.state, **({"reason": one.reason} if one.reason else {}), **gpus}
+    return {"able": found}
 
 
 def _registration_state(registration: RegistrationState) -> str:

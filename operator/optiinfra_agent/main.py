@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = read_settings(os.environ)
-        set_up_logs(settings.log_level)
+        set_up_logs(settings.log_level, agent_id=settings.identity)
         strange = unknown_variables(os.environ)
         if strange:
             log.warning("environment variables that mean nothing here", extra={"fields": {"variables": strange}})

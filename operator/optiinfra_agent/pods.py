@@ -139,6 +139,7 @@ def attribute(taken: PodPass, known: Known) -> Attribution:
         allocatable=_counts(taken.allocatable),
         unresolved=len(unresolved),
         unresolved_devices=tuple(unresolved[:UNRESOLVED_NAMED]),
+        replicas=_replicas(taken, known),
     )
 
 
@@ -203,6 +204,8 @@ def _claims(pod: Pod, container: Container) -> Iterable[Claim]:
             driver=claim.driver,
             pool=claim.pool,
             device=claim.device,
+            claim=claim.claim,
+            share=claim.share,
             namespace=pod.namespace,
             pod=pod.name,
             container=container.name,
@@ -233,6 +236,24 @@ def _allocation(pod: Pod, container: Container, resource: str, device: str, know
         resource=resource,
         mig_uuid=mig_uuid,
     )
+
+
+def _replicas(taken: PodPass, known: Known) -> dict[str, int]:
+    """Return GPU -> how often the kubelet gives it out; those that it gives out once are left out.
+
+    Taken ones count too: the list of what could be allocated is asked more rarely, and may be refused.
+    """
+    found: dict[str, set[str]] = {}
+    held = (devices for pod in taken.pods for container in pod.containers for devices in container.devices)
+    for devices in (*taken.allocatable, *held):
+        for device in devices.ids:
+            base, separator, _ = device.partition(_REPLICA)
+            gke = _GKE.fullmatch(base)
+            if separator and base.startswith("GPU-"):
+                found.setdefault(base, set()).add(device)
+            elif gke and gke[2] == "vgpu" and int(gke[1]) in known.minors:
+                found.setdefault(known.minors[int(gke[1])], set()).add(device)
+    return {uuid: len(ids) for uuid, ids in sorted(found.items())}
 
 
 def _marked(allocations: Iterable[Allocation]) -> tuple[Allocation, ...]:

@@ -23,6 +23,7 @@ ATTRIBUTION, PROCESSES, ADMINISTRATION = 1, 2, 3
 _HOST_PID_NAMESPACE = "pid:[4026531836]"
 """PROC_PID_INIT_INO: the number of the first PID namespace is fixed in the kernel."""
 _SYS_ADMIN = 21
+OWN_PROCFS = Path("/proc")
 _CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-fA-F]{1,16})$", re.MULTILINE)
 
 
@@ -48,6 +49,11 @@ def read_process(folder: Path = Path("/proc/self")) -> Process:
     except SourceError as error:
         administration = f"capabilities are not known: {error.reason}"
     return Process(host_pids=pids, administration=administration)
+
+
+def sees_host_pids(process: Process, procfs: Path) -> bool:
+    """Return whether the procfs that is read shows the host's processes: the own one does so with hostPID only."""
+    return not process.host_pids or procfs != OWN_PROCFS
 
 
 def assess(process: Process, pod_resources: SourceReport) -> Privilege:

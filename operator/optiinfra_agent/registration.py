@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from optiinfra_agent import __version__
+from optiinfra_agent import AGENT_TYPE, __version__
 from optiinfra_agent.errors import (
     AgentUnknownError,
     OrchestratorError,
@@ -253,7 +253,7 @@ class Registration:
         self._client.register(
             {
                 "agent_id": self._settings.identity,
-                "agent_type": "node",
+                "agent_type": AGENT_TYPE,
                 "capabilities": list(report.capabilities),
                 "endpoint": self._endpoint,
                 "health_check_endpoint": f"{self._endpoint}/health",

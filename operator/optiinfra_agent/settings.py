@@ -23,6 +23,8 @@ PREFIX = "OPTIINFRA_AGENT_"
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)(_|$)")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _FILES = (
+    "kubelet_token_file",
+    "kubelet_ca_file",
     "token_file",
     "tls_certificate_file",
     "tls_key_file",
@@ -262,6 +264,43 @@ class Settings:
             _seconds(1, 3600),
             """Seconds between two readings of all containers' cgroups: three small files each. Between them the
             last reading is served.""",
+        )
+    )
+    processes_interval_s: float = field(
+        metadata=_about(
+            PREFIX + "PROCESSES_INTERVAL",
+            "60",
+            _seconds(1, 3600),
+            """Seconds between two readings of the GPUs' process lists, the dearest calls of the driver: who uses a GPU,
+            and whether below MPS. Between them the last reading is served. Danger: read often, they hold the driver's
+            lock for milliseconds on a GPU with many processes.""",
+        )
+    )
+    kubelet_url: str = field(
+        metadata=_about(
+            PREFIX + "KUBELET_URL",
+            "",
+            _url,
+            """The kubelet's own server, for instance https://$(HOST_IP):10250, for CPU and working set of containers
+            where cgroups are not there (tier 0): its /metrics/resource. Empty: not asked. Danger: needs a token that
+            may get nodes/metrics, on every node.""",
+        )
+    )
+    kubelet_token_file: Path | None = field(
+        metadata=_about(
+            PREFIX + "KUBELET_TOKEN_FILE",
+            "",
+            _file,
+            """File with the token for the kubelet. Read again at each reading, because it is rotated.""",
+        )
+    )
+    kubelet_ca_file: Path | None = field(
+        metadata=_about(
+            PREFIX + "KUBELET_CA_FILE",
+            "",
+            _file,
+            """Certificates (PEM) that the kubelet is verified with. Default: those of the image. A kubelet with a
+            self-signed certificate needs it named here.""",
         )
     )
     token_file: Path | None = field(

@@ -26,6 +26,7 @@ class SourceName(StrEnum):
     NUMA = "numa"
     POD_RESOURCES = "pod_resources"
     CONTAINERS = "containers"
+    OWN_CGROUP = "own_cgroup"
 
 
 class SourceState(StrEnum):
@@ -121,6 +122,8 @@ class DiskReading:
     read_bytes_total: Measured
     written_bytes_total: Measured
     busy_seconds_total: Measured
+    waiting_seconds_total: Measured
+    """Time of every request, added up: divided by the time that passed, the mean length of the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,20 @@ class NumaReading:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnUsage:
+    """What the agent itself uses, as its cgroup counts it: with everything that the kernel puts on its account.
+
+    The limit is unknown (*unavailable*) where there is none.
+    """
+
+    cpu_seconds_total: Measured
+    cpu_throttled_seconds_total: Measured
+    memory_bytes: Measured
+    working_set_bytes: Measured
+    memory_limit_bytes: Measured
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSeconds:
     """Seconds that the clocks were held down since the driver was loaded, by reason."""
 
@@ -154,9 +171,11 @@ class ClockSeconds:
 class GpuReading:
     """One GPU. `memory_used_bytes` leaves out what the driver reserves, where the driver can tell the two apart.
 
-    Ratios of activity (`sm_active`, `sm_occupancy`, `tensor_active`, `dram_active`) are means since the collection
-    before. `clock_event_reasons` is the driver's mask of the moment, `recovery_action` its number: 0 none, 1 reset,
-    2 reboot, 3 drain, 4 drain and reset. What ends in `_total` counts since the driver was loaded.
+    `utilization_ratio` is the driver's last window (1/6 to 1 s), `utilization_mean_ratio` and `utilization_max_ratio`
+    all its windows since the collection before. Ratios of activity (`sm_active`, `sm_occupancy`, `tensor_active`,
+    `dram_active`) are means since the collection before. Processes are read more rarely. `clock_event_reasons` is the
+    driver's mask of the moment, `recovery_action` its number: 0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset.
+    What ends in `_total` counts since the driver was loaded.
     """
 
     uuid: str
@@ -164,11 +183,15 @@ class GpuReading:
     model: Text
     pci_bus_id: Text
     numa_node: Measured
+    pcie_link_bytes_per_second: Measured
+    """In each direction, of the fastest link that GPU and slot can have: at rest they take a slower one."""
     memory_total_bytes: Measured
     memory_used_bytes: Measured
     memory_reserved_bytes: Measured
     utilization_ratio: Measured
     memory_utilization_ratio: Measured
+    utilization_mean_ratio: Measured
+    utilization_max_ratio: Measured
     sm_active_ratio: Measured
     sm_occupancy_ratio: Measured
     tensor_active_ratio: Measured
@@ -198,6 +221,9 @@ class GpuReading:
     xid_errors: XidCounts
     mig_enabled: bool | Unknown
     processes: Measured
+    mps_processes: Measured
+    from_elsewhere: tuple[tuple[str, "ValueSource"], ...] = ()
+    """Values that this GPU has from another source than GPUs have them from (`value_sources`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +240,21 @@ class MigReading:
     sm_occupancy_ratio: Measured
     tensor_active_ratio: Measured
     dram_active_ratio: Measured
+
+
+class ValueSource(StrEnum):
+    """What gave one value of a GPU."""
+
+    NVML = "nvml"
+    NVML_V1 = "nvml_v1"
+    """The older call for the memory, which counts as used what the driver reserves."""
+    FIELD = "field"
+    GPM = "gpm"
+    SAMPLES = "samples"
+    EVENTS = "events"
+    SYSFS = "sysfs"
+    MIG_AGGREGATE = "mig_aggregate"
+    """Weighed sum over the GPU instances of a partitioned GPU."""
 
 
 class AttributionSource(StrEnum):
@@ -238,7 +279,10 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A container holds a device by a claim (DRA); which GPU it is, the driver's ResourceSlices say."""
+    """A container holds a device by a claim (DRA); which GPU it is, the driver's ResourceSlices say.
+
+    `claim` is the name of the ResourceClaim, in the pod's namespace; `share` is empty for a device that is not shared.
+    """
 
     driver: str
     pool: str
@@ -246,6 +290,45 @@ class Claim:
     namespace: str
     pod: str
     container: str
+    claim: str = ""
+    share: str = ""
+
+
+class SharedBy(StrEnum):
+    """In which way several containers can be on one GPU."""
+
+    MIG = "mig"
+    MPS = "mps"
+    TIME_SLICING = "time_slicing"
+    REPLICAS = "replicas"
+    """The kubelet gives it out several times; whether by MPS or by time-slicing, nobody says."""
+    CONTAINERS = "containers"
+    """Several containers were given the whole of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """A GPU that is or can be in several hands. `replicas` is 0 where it is not given out by replicas."""
+
+    gpu_uuid: str
+    by: SharedBy
+    replicas: int
+    mps_processes: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUser:
+    """What the processes of one container have of one GPU. Both names are empty for those outside every pod.
+
+    `sm_ratio` is the share of the multiprocessors' time, mean since the process lists before.
+    """
+
+    gpu_index: int
+    pod_uid: str
+    container: str
+    processes: int
+    memory_bytes: Measured
+    sm_ratio: Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,16 +342,35 @@ class Attribution:
     allocatable: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unresolved: int = 0
     unresolved_devices: tuple[str, ...] = ()
+    replicas: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """GPU -> how often the kubelet gives it out, for those that it gives out more than once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerReading:
-    """What one container uses. The pod is named by its uid, the container by the first 8 digits of its id."""
+    """What one container uses. The pod is named by its uid, the container by the first 8 digits of its id.
+
+    Periods are those of the CPU limit: how many there were, and in how many the container was stopped for the rest of
+    one. Without a limit there are none.
+    """
 
     pod_uid: str
     id: str
     cpu_seconds_total: Measured
     memory_bytes: Measured
+    working_set_bytes: Measured
+    cpu_periods_total: Measured
+    cpu_throttled_periods_total: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class NamedContainer:
+    """What one container uses, where only the names are known (the kubelet's resource metrics)."""
+
+    namespace: str
+    pod: str
+    name: str
+    cpu_seconds_total: Measured
     working_set_bytes: Measured
 
 
@@ -282,7 +384,7 @@ class Privilege:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """How one source did in one pass: when (Unix seconds), how long, and why not."""
+    """How one source did in one pass: when it was read (Unix seconds), how long it took, and why not."""
 
     state: SourceState
     reason: str
@@ -316,12 +418,16 @@ class Snapshot:
     driver_version: Text
     gpus: tuple[GpuReading, ...]
     mig_devices: tuple[MigReading, ...]
+    sharing: tuple[Sharing, ...]
+    gpu_users: tuple[GpuUser, ...]
     attribution: Attribution
     containers: tuple[ContainerReading, ...]
+    named_containers: tuple[NamedContainer, ...]
     privilege: Privilege
+    usage: OwnUsage
 
 
-Reading = TypeVar("Reading", CpuReading, MemoryReading, PressureReading, NetworkReading, DiskReading)
+Reading = TypeVar("Reading", CpuReading, MemoryReading, PressureReading, NetworkReading, DiskReading, OwnUsage)
 
 
 def all_unknown(model: type[Reading], reason: Reason) -> Reading:

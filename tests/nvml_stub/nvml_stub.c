@@ -14,6 +14,11 @@
  *
  * With "value mig" a GPU has "value parts" parts, whose n-th has the GPU instance n + 3.
  *
+ * nvmlDeviceGetSamples has a window of 10 ms, a ring of "value samples" (100) windows, all at "value utilization", but the
+ * oldest that is new at "value sample_burst" and the newest at "value sample_last"; none new is 6. A process has the pid
+ * "value first_pid" (1000) and on, "value process_memory" (below zero: all ones) and "value process_sm" per cent, and the
+ * first "value mps" of them are below MPS; "value process_samples" says how many of them were busy.
+ *
  * A field of nvmlDeviceGetFieldValues is "value field_N": below zero means that the GPU does not have it (3). GPM says
  * what "value gpm_N" says, N being the number of the metric, of two samples of one GPU at least 100 ms apart.
  *
@@ -182,6 +187,73 @@ int nvmlDeviceGetUtilizationRates(void *device, utilization_t *rates) {
     return SUCCESS;
 }
 
+typedef struct { uint64_t stamp; union { double number; unsigned small; uint64_t large; } value; } window_t;
+
+static uint64_t microseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+int nvmlDeviceGetSamples(void *device, unsigned kind, uint64_t last, unsigned *type, unsigned *count, window_t *list) {
+    ENTER(ON(device));
+    if (kind != 1) return INVALID;
+#ifndef OLD_DRIVER
+    if (VALUE("mig", 0)) return 3;
+#endif
+    const uint64_t window = 10000, newest = microseconds() / window * window;
+    uint64_t ring = (uint64_t)VALUE("samples", 100), fresh = newest > last ? (newest - last) / window : 0;
+    if (fresh > ring) fresh = ring;
+    if (!fresh) return 6;
+    *type = 1;
+    if (!list) { *count = (unsigned)fresh; return SUCCESS; }
+    if (fresh > *count) fresh = *count;
+    for (uint64_t i = 0; i < fresh; i++) {
+        list[i].stamp = newest - (fresh - 1 - i) * window;
+        list[i].value.small = (unsigned)VALUE("utilization", 0);
+    }
+    if (VALUE("sample_burst", -1) >= 0) list[0].value.small = (unsigned)VALUE("sample_burst", 0);
+    if (VALUE("sample_last", -1) >= 0) list[fresh - 1].value.small = (unsigned)VALUE("sample_last", 0);
+    *count = (unsigned)fresh;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMaxPcieLinkGeneration(void *device, unsigned *generation) {
+    ENTER(ON(device));
+    *generation = (unsigned)VALUE("pcie_generation", 5);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMaxPcieLinkWidth(void *device, unsigned *width) {
+    ENTER(ON(device));
+    *width = (unsigned)VALUE("pcie_width", 16);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetComputeMode(void *device, unsigned *mode) {
+    ENTER(ON(device));
+    *mode = (unsigned)VALUE("compute_mode", 0);
+    return SUCCESS;
+}
+
+typedef struct { unsigned pid; uint64_t stamp; unsigned sm, memory, encoder, decoder; } busy_t;
+
+int nvmlDeviceGetProcessUtilization(void *device, busy_t *list, unsigned *count, uint64_t last) {
+    ENTER(ON(device));
+#ifndef OLD_DRIVER
+    if (VALUE("mig", 0)) return 3;
+#endif
+    unsigned running = (unsigned)VALUE("process_samples", VALUE("processes", 0)), room = *count;
+    *count = running;
+    if (!running) return SUCCESS; /* as some drivers do where others say 6 */
+    if (!list || room < running) return INSUFFICIENT_SIZE;
+    uint64_t now = microseconds();
+    for (unsigned i = 0; i < running; i++)
+        list[i] = (busy_t){(unsigned)VALUE("first_pid", 1000) + i, now > last ? now : last + 1,
+                           (unsigned)VALUE("process_sm", 25), 1, 0, 0};
+    return SUCCESS;
+}
+
 int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
     ENTER(ON(device));
     *milliwatts = (unsigned)VALUE("power", 77700);
@@ -296,25 +368,44 @@ int nvmlEventSetWait_v2(void *set, event_t *event, unsigned milliseconds) {
 
 typedef struct { unsigned pid; uint64_t memory; unsigned gpu_instance, compute_instance; } process_t;
 
-static int processes(void *device, unsigned *count, process_t *list) {
-    unsigned running = (unsigned)VALUE("processes", 0), room = *count;
+static int processes(void *device, const char *which, unsigned *count, process_t *list) {
+    unsigned running = (unsigned)VALUE(which, 0), room = *count;
+    double memory = VALUE("process_memory", -1);
     *count = running;
     if (!running) return SUCCESS;
     if (!list || room < running) return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < running; i++)
-        list[i] = (process_t){1000 + i, UINT64_MAX, UINT32_MAX, UINT32_MAX}; /* memory: all ones, not available */
+        list[i] = (process_t){(unsigned)VALUE("first_pid", 1000) + i,
+                              memory < 0 ? UINT64_MAX : (uint64_t)memory, UINT32_MAX, UINT32_MAX};
     return SUCCESS;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned *count, process_t *list) {
     ENTER(ON(device));
-    return processes(device, count, list);
+    return processes(device, "processes", count, list);
 }
 
 #ifndef OLD_DRIVER
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, process_t *list) {
     ENTER(ON(device));
-    return processes(device, count, list);
+    return processes(device, "processes", count, list);
+}
+
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *device, unsigned *count, process_t *list) {
+    ENTER(ON(device));
+    return processes(device, "mps", count, list);
+}
+
+typedef struct {
+    unsigned multiprocessors, copy, decoders, encoders, jpeg, ofa, gpu_slices, compute_slices;
+    uint64_t megabytes;
+} attributes_t;
+
+int nvmlDeviceGetAttributes_v2(void *device, attributes_t *attributes) {
+    ENTER(ON(device));
+    if (!((device_t *)device)->part) return 3;
+    *attributes = (attributes_t){16, 1, 1, 0, 0, 0, (unsigned)VALUE("part_slices", 1), 1, 9984};
+    return SUCCESS;
 }
 
 typedef struct { unsigned version; uint64_t total, reserved, free, used; } memory_v2_t;

@@ -251,7 +251,7 @@ def agent_metrics():
         return model(**{field.name: texts.get(field.name, known) for field in dataclasses.fields(model)})
 
     clocks = reading(snapshot.ClockSeconds)
-    identity = {"uuid": "GPU-1", "index": 0, "model": "m", "pci_bus_id": "p"}
+    identity = {"uuid": "GPU-1", "index": 0, "model": "m", "pci_bus_id": "p", "from_elsewhere": ()}
     events = {"xid_errors": ((79, 1),), "clock_event_seconds": clocks}
     gpu = reading(snapshot.GpuReading, **identity, **events, mig_enabled=False)
     report = snapshot.SourceReport(state=snapshot.SourceState.OK, reason="", time=1.0, duration_s=0.1)
@@ -274,11 +274,20 @@ def agent_metrics():
             allocations=(snapshot.Allocation("GPU-1", "n", "p", "c", shared=False, resource="r", mig_uuid="MIG-1"),),
             allocatable={"r": 1},
         ),
+        sharing=(snapshot.Sharing("GPU-1", snapshot.SharedBy.MPS, replicas=2, mps_processes=1),),
+        gpu_users=(reading(snapshot.GpuUser, gpu_index=0, pod_uid="u", container="c"),),
         containers=(),
+        named_containers=(),
         privilege=snapshot.Privilege(tier=1, missing={}),
+        usage=reading(snapshot.OwnUsage),
     )
     published = SimpleNamespace(
-        snapshot=full, collected=0.0, passes=1, succeeded=dict.fromkeys(snapshot.SourceName, 0.0), nvml_code=0
+        snapshot=full,
+        collected=0.0,
+        passes=1,
+        probes=1,
+        succeeded=dict.fromkeys(snapshot.SourceName, 0.0),
+        nvml_code=0,
     )
     page, _ = Exposition(
         collection=SimpleNamespace(published=published),

@@ -12,6 +12,7 @@ from optiinfra_agent.errors import SourceUnavailableError
 from optiinfra_agent.snapshot import ContainerReading, Reason, Unknown
 from tests.unit.agent.conftest import Agent
 
+NO_LIMIT = (Unknown(Reason.UNSUPPORTED),) * 2
 UID = "0a1b2c3d-1111-2222-3333-444455556666"
 STATIC = "0123456789abcdef0123456789abcdef"
 ONE, TWO, PAUSE = ("1" * 64, "2" * 64, "3" * 64)
@@ -50,10 +51,10 @@ def systemd(tmp_path: Path) -> Path:
 
 def test_version_2_below_systemd(systemd: Path) -> None:
     assert ContainerCollector(systemd).collect() == (
-        ContainerReading(STATIC, "1" * 8, 3.0, 8 * MIB, 7 * MIB),
-        ContainerReading(UID, "1" * 8, 12.5, 300 * MIB, 200 * MIB),
+        ContainerReading(STATIC, "1" * 8, 3.0, 8 * MIB, 7 * MIB, *NO_LIMIT),
+        ContainerReading(UID, "1" * 8, 12.5, 300 * MIB, 200 * MIB, *NO_LIMIT),
         # More inactive than in use happens between two readings of the kernel: the set is then empty, not negative.
-        ContainerReading(UID, "2" * 8, 0.2, 2 * MIB, 0),
+        ContainerReading(UID, "2" * 8, 0.2, 2 * MIB, 0, *NO_LIMIT),
     )
 
 
@@ -70,7 +71,9 @@ def test_version_2_without_systemd(tmp_path: Path, above: str) -> None:
 
 def test_version_1(tmp_path: Path) -> None:
     v1(tmp_path, f"kubepods/burstable/pod{UID}/{ONE}", cpu_s=2.25, memory=10 * MIB, inactive=4 * MIB)
-    assert ContainerCollector(tmp_path).collect() == (ContainerReading(UID, "1" * 8, 2.25, 10 * MIB, 6 * MIB),)
+    assert ContainerCollector(tmp_path).collect() == (
+        ContainerReading(UID, "1" * 8, 2.25, 10 * MIB, 6 * MIB, *(Unknown(Reason.UNAVAILABLE),) * 2),
+    )
 
 
 def test_one_file_that_is_missing_or_wrong_is_one_unknown(systemd: Path) -> None:
@@ -121,7 +124,7 @@ def test_row_with_an_unknown_value_ends_with_the_reason(start: Callable[..., Age
     (next(systemd.rglob(f"crio-{ONE}.scope")) / "memory.stat").unlink()
     agent = start(OPTIINFRA_AGENT_CGROUPS=str(systemd))
     (row,) = agent.snapshot()["pods"][0]["containers"]
-    assert row == ["1" * 8, 3.0, 8 * MIB, None, {"working_set_bytes": "unavailable"}]
+    assert row == ["1" * 8, 3.0, 8_389_000, None, {"working_set_bytes": "unavailable"}]
 
 
 def test_snapshot_groups_containers_by_pod(start: Callable[..., Agent], systemd: Path) -> None:
@@ -130,6 +133,6 @@ def test_snapshot_groups_containers_by_pod(start: Callable[..., Agent], systemd:
     assert snapshot["sources"]["containers"]["state"] == "ok"
     assert [(one["uid"], len(one["containers"])) for one in snapshot["pods"]] == [(STATIC, 1), (UID, 2)]
     assert snapshot["container_fields"] == ["id", "cpu_seconds_total", "memory_bytes", "working_set_bytes"]
-    assert snapshot["pods"][1]["containers"][0] == ["1" * 8, 12.5, 300 * MIB, 200 * MIB]
+    assert snapshot["pods"][1]["containers"][0] == ["1" * 8, 12.5, 314_600_000, 209_700_000]  # four digits of each
     assert "containers" in agent.document("/")["capabilities"]
     assert not any("container_" in name for name in agent.metrics())

@@ -65,11 +65,14 @@ def test_one_gpu_in_full(stub: Stub) -> None:
             "index": 0,
             "model": "NVIDIA H100 80GB HBM3",
             "pci_bus_id": "00000000:18:00.0",
+            "pcie_link_bytes_per_second": 63015384615,
             "memory_total_bytes": 85520809984,
             "memory_used_bytes": 2000000000,
             "memory_reserved_bytes": 600000000,
             "utilization_ratio": 1.0,
             "memory_utilization_ratio": 0.07,
+            "utilization_mean_ratio": 1,
+            "utilization_max_ratio": 1,
             **dict.fromkeys(LACKING),
             "power_watts": 627.0,
             "power_limit_watts": 700.0,
@@ -151,6 +154,8 @@ FIELDS = {
     "nvmlDeviceGetBAR1MemoryInfo": ("bar1_total_bytes", "bar1_used_bytes"),
     "nvmlDeviceRegisterEvents": ("xid_errors",),
     "nvmlDeviceGetComputeRunningProcesses_v3": ("processes",),
+    "nvmlDeviceGetMaxPcieLinkWidth": ("pcie_link_bytes_per_second",),
+    "nvmlDeviceGetSamples": ("utilization_mean_ratio", "utilization_max_ratio"),
     "nvmlDeviceGetName": ("model",),
     "nvmlDeviceGetPciInfo_v3": ("pci_bus_id", "numa_node"),
 }
@@ -227,7 +232,9 @@ def test_numbers_that_no_hardware_gives_are_unknown(stub: Stub) -> None:
     )
     for gpu, (_, _, field) in zip(once(**stub.environment)["gpus"], SENTINELS, strict=True):
         assert gpu[field] is None
-        assert gpu["unknown"] == LACKING | {field: "failed"}
+        # The samples of the ring buffer are those of the last window, and as wrong.
+        others = ("utilization_mean_ratio", "utilization_max_ratio") if field == "utilization_ratio" else ()
+        assert gpu["unknown"] == LACKING | dict.fromkeys((field, *others), "failed")
 
 
 def test_older_driver_without_newer_functions(old_stub: Stub) -> None:

@@ -58,9 +58,7 @@ def test_samples_are_two_for_each_gpu_and_given_back(start: Callable[..., Agent]
     assert stub.calls("nvmlGpmSampleFree") == 4
 
 
-def test_a_partitioned_gpu_has_no_activity_as_a_whole_and_its_parts_have(
-    start: Callable[..., Agent], stub: Stub
-) -> None:
+def test_a_partitioned_gpu_has_the_activity_of_its_parts(start: Callable[..., Agent], stub: Stub) -> None:
     stub.rules(*BUSY, "value mig 0 1", "value parts 0 2", "value part_memory_used 0 5000")
     agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
     parts = eventually(
@@ -70,8 +68,13 @@ def test_a_partitioned_gpu_has_no_activity_as_a_whole_and_its_parts_have(
             else None
         )
     )
-    gpu = agent.snapshot()["gpus"][0]
-    assert gpu["unknown"]["sm_active_ratio"] == "unsupported"
+    snapshot = agent.snapshot()
+    gpu = snapshot["gpus"][0]
+    # Two of seven compute slices, each 61.5 % active; memory bandwidth by the share of the memory.
+    assert gpu["sm_active_ratio"] == pytest.approx(0.615 * 2 / 7, abs=1e-5)
+    assert gpu["dram_active_ratio"] == pytest.approx(2 * 10468982784 / 85520809984, abs=1e-5)
+    assert gpu["unknown"]["utilization_mean_ratio"] == "unsupported"
+    assert snapshot["value_sources"][gpu.get("value_sources", 0)]["mig_aggregate"] == list(METRICS)
     assert stub.calls("nvmlGpmSampleGet") == 0
     assert parts[1] == {
         "uuid": "MIG-00000000-0001-5000-8000-000000000000",
@@ -87,6 +90,8 @@ def test_a_partitioned_gpu_has_no_activity_as_a_whole_and_its_parts_have(
     }
     assert agent.document("/v1/gpus")["mig_devices"][0]["gpu_instance"] == 3
     metrics = agent.metrics()
+    assert metrics['optiinfra_gpu_value_sources{source="mig_aggregate",value="sm_active_ratio"}'] == 1
+    assert metrics[f'optiinfra_gpu_sharing_info{{by="mig",uuid="{UUID.format(0)}"}}'] == 1
     assert metrics['optiinfra_gpu_mig_sm_active_ratio{mig_uuid="MIG-00000000-0001-5000-8000-000000000000"}'] == 0.615
 
 

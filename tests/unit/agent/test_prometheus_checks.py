@@ -25,8 +25,7 @@ from bench.agent_hour import WARM_UP, slope
 from hack.binaries.catalogue import architecture
 from hack.binaries.debian import PACKAGES, ensure_packaged
 from optiinfra import metrics as operators
-from optiinfra_agent import metrics as agents
-from optiinfra_agent import xid
+from optiinfra_agent import capabilities, gpu_families, value_sources, xid
 from optiinfra_agent.deadline import DeadlineWorker
 from optiinfra_agent.errors import SourceUnavailableError
 from optiinfra_agent.snapshot import ClockSeconds, SourceName
@@ -182,11 +181,14 @@ def bounds() -> dict[str, int]:
 
 
 def test_the_bound_of_each_gpu_is_what_the_code_can_write() -> None:
-    reasons = len(agents._CLOCK_REASONS) + len(fields(ClockSeconds))
-    assert bounds()["GPU"] == 1 + len(agents._GPU) + reasons + xid.MAX_NUMBERS + 1
-    assert bounds()["MIG device"] == 1 + len(agents._MIG)
+    reasons = len(gpu_families.CLOCK_REASONS) + len(fields(ClockSeconds))
+    assert bounds()["GPU"] == 1 + len(gpu_families.GPU) + reasons + xid.MAX_NUMBERS + 1
+    assert bounds()["MIG device"] == 1 + len(gpu_families.MIG)
     assert bounds()["source"] == 4
-    assert len(SourceName) == 9, "the reference names the sources and counts them"
+    assert bounds()["capability"] == 1
+    assert len(capabilities.NAMES) == 20, "the reference counts them"
+    assert len(value_sources.USUAL) == 41, "the reference counts them"
+    assert len(SourceName) == 10, "the reference names the sources and counts them"
 
 
 def test_eight_gpus_stay_within_the_bounds(full: Callable[[int], Agent]) -> None:
@@ -195,6 +197,12 @@ def test_eight_gpus_stay_within_the_bounds(full: Callable[[int], Agent]) -> None
     bound = bounds()
     of_gpus = {name: count for name, count in counted.items() if name.startswith("optiinfra_gpu_")}
     allocations = of_gpus.pop("optiinfra_gpu_allocation_info")
+    given = of_gpus.pop("optiinfra_gpu_value_sources")
+    assert given <= len(value_sources.USUAL) * bound["value of a GPU"]
+    used = sum(of_gpus.pop(name) for name in list(of_gpus) if name.startswith("optiinfra_gpu_workload_"))
+    assert used <= 8 * bound["container with processes on a GPU"]  # the stub's processes are in no pod
+    able = counted["optiinfra_agent_capability_state"]
+    assert able == len(capabilities.NAMES) * bound["capability"]
     assert allocations == 8 * bound["device that a container holds"]
     assert 8 * 30 <= sum(of_gpus.values()) <= 8 * bound["GPU"]
     numa = sum(count for name, count in counted.items() if "_numa_" in name)
@@ -202,6 +210,7 @@ def test_eight_gpus_stay_within_the_bounds(full: Callable[[int], Agent]) -> None
     assert sources <= len(SourceName) * bound["source"]
     resources = counted["optiinfra_node_allocatable_devices"]
     rest = sum(counted.values()) - sum(of_gpus.values()) - allocations - numa - sources - resources
+    rest -= given + used + able
     assert rest <= bound["node"]
     assert rest >= bound["node"] - 12, "the reference promises far more than there is"
 

@@ -112,7 +112,7 @@ def test_the_parts_are_those_of_the_snapshot(start: Callable[..., Agent], stub: 
             assert value == ({one: snapshot[name][one] for one in value} if name == "sources" else snapshot[name])
     assert set(gpus["sources"]) == {"nvml", "pod_resources"}
     assert len(gpus["gpus"]) == 2
-    assert set(system["sources"]) == {"cpu", "memory", "pressure", "network", "disks", "numa"}
+    assert set(system["sources"]) == {"cpu", "memory", "pressure", "network", "disks", "numa", "own_cgroup"}
     assert "gpus" not in system
     assert {"pods", "container_fields", "allocations", "claims"} <= set(pods)
 
