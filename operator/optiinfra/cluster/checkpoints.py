@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optiinfra.cluster.client import KubernetesClient
-from optiinfra.cluster.document import JsonObject, Key, integer, key_of, rfc3339, text, time_of
+from optiinfra.cluster.document import JsonObject, Key, integer, key_of, objects, rfc3339, text, time_of
 from optiinfra.cluster.errors import Absent, Malformed
 from optiinfra.cluster.objects import API_VERSION, Objects, Resources
 from optiinfra.domain.units import UnixTime
@@ -27,6 +27,8 @@ class CheckpointRecord:
     version: int
     time: UnixTime
     state: bytes
+    owner_uid: str = ""
+    """Uid of the object that it belongs to: one that was made anew under the same name starts from nothing."""
 
 
 class Checkpoints:
@@ -93,4 +95,7 @@ def _parse(document: JsonObject) -> CheckpointRecord:
         state = base64.b64decode(text(document, "spec", "state"), validate=True)
     except binascii.Error as error:
         raise Malformed(f"checkpoint {key}: spec.state is not base64: {error}") from error
-    return CheckpointRecord(key, integer(document, "spec", "version"), taken, state)
+    kind = Resources.RESOURCE_OPTIMIZATION.value.kind
+    owners = objects(document, "metadata", "ownerReferences")
+    uid = next((text(owner, "uid") for owner in owners if text(owner, "kind") == kind), "")
+    return CheckpointRecord(key, integer(document, "spec", "version"), taken, state, uid)

@@ -1,8 +1,10 @@
 """What a new leader goes on with: each object's load, what was learned of it and of our actions, in its checkpoint.
 
-Written rarely (at most every 30 minutes an object, five a second in all, only when it changed) because 5,000 objects
-of 16 KiB a cycle were measured to grow etcd by 90 MiB. A checkpoint that cannot be read costs history, nothing else:
-the operator starts that object anew and says so.
+Written rarely (in the long run at most every 30 minutes an object, five a second in all, only when it changed) because
+5,000 objects of 16 KiB a cycle were measured to grow etcd by 90 MiB. What is young is written sooner, after one minute,
+three, seven and so on, and so is what a change of replicas taught: a process that is killed must not lose most of what
+it knows. A checkpoint belongs to one uid; one that cannot be read costs history, nothing else: the operator starts that
+object anew and says so.
 """
 
 import asyncio
@@ -30,6 +32,7 @@ from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.histogram import InvalidCheckpointError
 from optiinfra.domain.history import LoadHistory
 from optiinfra.domain.pace import PaceHistory
+from optiinfra.domain.policy import Axis
 from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.start_up import StartUpMemory
@@ -39,6 +42,10 @@ from optiinfra.domain.verification import TrackRecord
 _LOG = logging.getLogger(__name__)
 VERSION = 1
 _INTERVAL = 1800.0
+_FIRST = 60.0
+_AFTER_CHANGE = 300.0
+"""Shortest pause when replicas were ordered since the last checkpoint."""
+_LOOK = 15.0
 _JITTER = 0.2
 _PAUSE = 0.2
 _UNPACKED_LIMIT = 256 << 10
@@ -89,6 +96,7 @@ def _packed(target: TargetMemory) -> dict[str, Any]:
         "scaler": _text(target.scaler.to_bytes()),
         "usage": {name: _text(history.to_bytes()) for name, history in tuple(target.usage.items())},
         "kills": dict(target.kills),
+        "changed": {str(axis): at for axis in Axis if (at := target.policy.at(axis)) is not None},
         "track": target.record.to_dict(),
         "gpuUse": _text(target.gpu_use.to_bytes()) if target.gpu_use.last is not None else "",
     }
@@ -124,6 +132,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     found: dict[str, tuple[LoadHistory, StartUpMemory, PaceHistory, ScalerMemory]] = {}
     sizes: dict[str, tuple[dict[str, UsageHistory], dict[str, float], GpuUseHistory]] = {}
     records: dict[str, TrackRecord] = {}
+    changed: dict[str, dict[Axis, UnixTime]] = {}
     try:
         raw = inflater.decompress(state, _UNPACKED_LIMIT)
         if inflater.unconsumed_tail:
@@ -140,6 +149,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
             scaler = ScalerMemory.from_bytes(base64.b64decode(saved.get("scaler", ""), validate=True))
             found[str(name)] = history, start_up, PaceHistory.from_bytes(pace), scaler
             sizes[str(name)] = _sizes(saved)
+            changed[str(name)] = {Axis(axis): UnixTime(float(at)) for axis, at in saved.get("changed", {}).items()}
             records[str(name)] = TrackRecord.from_dict(saved["track"]) if "track" in saved else TrackRecord()
     except (
         zlib.error,
@@ -155,6 +165,8 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         target = memory.target(name)
         target.history, target.start_up, target.pace, target.scaler = history, start_up, pace_history, learned
         target.usage, target.kills, target.gpu_use = sizes[name]
+        for axis, at in changed[name].items():
+            target.policy = target.policy.changed(axis, at=at)
         target.record = records[name]
 
 
@@ -184,7 +196,12 @@ class Checkpointer:
             memory = self.memories.setdefault(key, ObjectMemory())
             if memory.restored:
                 continue
+            if memory.uid and record.owner_uid not in {"", memory.uid}:
+                _LOG.info("checkpoint of an earlier object left alone", extra={"checkpoint": str(record.key)})
+                metrics.CHECKPOINTS.labels("other_object").inc()
+                continue
             memory.restored = True
+            memory.uid = memory.uid or record.owner_uid
             try:
                 unpack(record.state, memory, version=record.version)
             except InvalidCheckpointError as error:
@@ -192,6 +209,7 @@ class Checkpointer:
                 metrics.CHECKPOINTS.labels("broken").inc()
                 continue
             memory.checkpointed_at = record.time
+            memory.checkpoint_pause = _INTERVAL
             memory.checkpointed_digest = _digest(record.state)
             metrics.CHECKPOINTS.labels("restored").inc()
             restored += 1
@@ -201,7 +219,7 @@ class Checkpointer:
         """Save for ever what is due; cancel to stop."""
         while True:
             await self.save(self._due())
-            await asyncio.sleep(30.0)
+            await asyncio.sleep(_LOOK)
 
     async def save_all(self) -> None:
         """Save what changed, before leadership is given up; the caller bounds the time."""
@@ -214,12 +232,17 @@ class Checkpointer:
         now = self.clock()
         due = []
         for key, memory in self._known().items():
-            if not memory.checkpointed_at:
-                # The first one is spread over the interval too: a restart must not be followed by a burst.
-                memory.checkpointed_at = now - _INTERVAL * random.random()  # noqa: S311  spread, not a secret
+            if not memory.checkpoint_pause:
+                memory.checkpoint_pause, memory.checkpointed_at = _FIRST, now
+            # A clock that was set back must not keep anybody waiting until it has come round again.
+            memory.checkpointed_at = min(memory.checkpointed_at, now)
+            pause = memory.checkpoint_pause
+            if any(memory.checkpointed_at < target.ordered_at <= now for target in tuple(memory.targets.values())):
+                pause = min(pause, _AFTER_CHANGE)
             spread = 1.0 + _JITTER * (hash(key) % 100) / 100.0
-            if now - memory.checkpointed_at >= _INTERVAL * spread:
+            if now - memory.checkpointed_at >= pause * spread:
                 due.append((key, memory))
+        random.shuffle(due)  # under a full budget nobody is always the last
         return due
 
     async def save(self, items: Iterable[tuple[ObjectKey, ObjectMemory]]) -> None:
@@ -243,6 +266,7 @@ class Checkpointer:
                 _LOG.warning("checkpoint not written", extra={"object": str(key), "error": str(error)})
             else:
                 memory.checkpointed_digest = digest
+                memory.checkpoint_pause = min(_INTERVAL, max(_FIRST, 2.0 * memory.checkpoint_pause))
                 metrics.CHECKPOINTS.labels("written").inc()
             memory.checkpointed_at = now
             await asyncio.sleep(_PAUSE)

@@ -90,6 +90,8 @@ class ControlLoop:
         except InvalidObject as error:
             _LOG.error("object without usable metadata", extra={"kind": kind, "error": str(error)})
             return
+        if change.is_new:
+            self._begin(change.key)
         metrics.OBJECTS.labels(kind).set(sum(1 for key in self.registry.all_keys() if key.kind == kind))
         if not change.needs_round:
             return
@@ -122,6 +124,23 @@ class ControlLoop:
         self.tickets.pop(key, None)
         self.forget(key)
         metrics.OBJECTS.labels(key.kind).set(sum(1 for other in self.registry.all_keys() if other.kind == key.kind))
+
+    def _begin(self, key: ObjectKey) -> None:
+        """Let a new object start from nothing, whatever is remembered of an earlier one of its name."""
+        known = self.registry.get(key)
+        if known is None:
+            return
+        memory = self.memories.setdefault(key, ObjectMemory(uid=known.metadata.uid))
+        if memory.uid in {"", known.metadata.uid}:
+            memory.uid = known.metadata.uid
+            return
+        # Its predecessor went unseen, in a gap of the watch or while no operator ran.
+        _LOG.info("an object was made anew under its name", extra={"object": str(key)})
+        if key.kind == "ResourceOptimization":
+            self.board.withdraw(key.namespace, key.name)
+        self.memories[key] = ObjectMemory(uid=known.metadata.uid)
+        self.tickets.pop(key, None)
+        self.forget(key)
 
     def run_now(self, key: ObjectKey) -> str | None:
         """Put an object next in line; returns the id of its round, or None when there is no such object."""

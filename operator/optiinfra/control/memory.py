@@ -184,12 +184,16 @@ class ObjectMemory:
     targets: dict[str, TargetMemory] = field(default_factory=dict)
     early_rounds: int = 0
     """Rounds that first pages asked for."""
+    uid: str = ""
+    """Of the object that this is the memory of; empty while it was not seen."""
     restored: bool = False
     """Whether the checkpoint was looked for."""
     untold: dict[str, ActionStatus] = field(default_factory=dict)
     """Actions whose newest state no status has yet, by id: a write that failed loses none."""
     checkpointed_at: float = 0.0
     checkpointed_digest: str = ""
+    checkpoint_pause: float = 0.0
+    """Seconds from one checkpoint to the next, growing with what there is to lose; 0 before the first is due."""
     idle_since: dict[str, float] = field(default_factory=dict)
     """GPUs by uuid and since when they are known to be idle."""
     under_used_since: dict[str, float] = field(default_factory=dict)

@@ -59,3 +59,22 @@ def test_a_page_asks_for_nothing_where_no_round_waits():
     assert world.queue.due_in(world.key) is None
     world.page(owner=None)
     assert len(world.queue) == 0
+
+
+def test_an_object_made_anew_in_a_gap_of_the_watch_starts_from_nothing():
+    world = World()
+    loop, before = world.loop, ro_body(interval="20s")
+    loop.seen("ResourceOptimization", before)
+    loop.memories[world.key].uid = before["metadata"]["uid"]
+    assert loop.memories[world.key].targets, "the same object keeps what is known of it"
+    loop.seen("ResourceOptimization", {**before, "metadata": before["metadata"] | {"uid": "of-another"}})
+    assert loop.memories[world.key].targets == {}
+    assert loop.memories[world.key].uid == "of-another"
+
+
+def test_what_a_checkpoint_gave_back_is_not_for_another_object_of_the_name():
+    world = World()
+    world.loop.registry.remove(world.key)
+    world.loop.memories[world.key].uid = "of-the-one-before"  # restored before the object was seen
+    world.loop.seen("ResourceOptimization", ro_body(interval="20s"))
+    assert world.loop.memories[world.key].targets == {}
