@@ -53,6 +53,9 @@ class OperatorSettings(BaseSettings):
     actuation_enabled: bool = False
     """Whether anything but status and Events may be written. The chart sets it together with the Role."""
 
+    resize_enabled: bool = False
+    """Whether requests of running pods may be changed in place. The chart sets it together with the right to."""
+
     interval_seconds: float | None = Field(default=None, ge=1, le=3600)
     """Overrides every object's `interval`; for tests and demonstrations."""
 

@@ -61,6 +61,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and .Values.actuation.namespaces (not .Values.actuation.enabled) -}}
 {{- fail "actuation.namespaces has no effect without actuation.enabled" -}}
 {{- end -}}
+{{- if and .Values.actuation.resize (not .Values.actuation.enabled) -}}
+{{- fail "actuation.resize has no effect without actuation.enabled" -}}
+{{- end -}}
 {{- if $namespaced -}}
 {{- range .Values.actuation.namespaces -}}
 {{- if not (has . $.Values.watchNamespaces) -}}
@@ -155,6 +158,7 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 {{- end }}
 - {name: OPTIINFRA_LOG_LEVEL, value: {{ .Values.operator.logLevel }}}
 - {name: OPTIINFRA_ACTUATION_ENABLED, value: {{ .Values.actuation.enabled | quote }}}
+- {name: OPTIINFRA_RESIZE_ENABLED, value: {{ .Values.actuation.resize | quote }}}
 - {name: OPTIINFRA_LEASE_NAME, value: {{ include "optiinfra.name" . }}-operator}
 - {name: OPTIINFRA_CONTROL_CONFIG_MAP, value: {{ include "optiinfra.name" . }}-control}
 - {name: OPTIINFRA_HTTP_PORT, value: {{ .Values.service.httpPort | quote }}}
@@ -212,6 +216,7 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 - {name: OPTIINFRA_PRICE_PROMETHEUS_TOKEN_FILE, value: /etc/optiinfra/prices/token}
 {{- end }}
 - {name: OPTIINFRA_PRICE_CURRENCY, value: {{ .Values.prices.currency }}}
+- {name: OPTIINFRA_DRA_ENABLED, value: {{ .Values.claims.enabled | quote }}}
 - {name: OPTIINFRA_LIST_PRICES_ENABLED, value: {{ .Values.prices.listPrices | quote }}}
 {{- range $key, $value := .Values.operator.environment }}
 - {name: {{ $key }}, value: {{ $value | quote }}}

@@ -31,10 +31,12 @@ from optiinfra.cluster.own_scaler import OwnScalers
 from optiinfra.cluster.price_map import PriceMap
 from optiinfra.cluster.price_opencost import read_opencost
 from optiinfra.cluster.price_prometheus import read_prometheus
+from optiinfra.cluster.resize import PodResizer
 from optiinfra.cluster.sizing_rules import SizingRules
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
 from optiinfra.cluster.usage import Usage
+from optiinfra.control import attribution
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.analyze import AnalysisTimes
 from optiinfra.control.checkpoint import Checkpointer
@@ -55,6 +57,7 @@ from optiinfra.control.operator import Operator
 from optiinfra.control.prices import PriceBoard, ReadLive
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Registry
+from optiinfra.control.resize import Resizer
 from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.sizing_rules import SizingRulesTable
@@ -129,7 +132,7 @@ def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elect
         registry=registry,
         memories={},
         snapshots=SnapshotStore(keep_pages_seconds=max(240.0, 2.0 * settings.signal_window_seconds)),
-        inventory=Inventory(client, namespaces=namespaces),
+        inventory=Inventory(client, namespaces=namespaces, claims=settings.dra_enabled),
         access=Access(client, audience=settings.token_audience),
         targets=Targets(client, namespaces=namespaces),
         board=DecisionBoard(clock=time.time),
@@ -319,6 +322,12 @@ def _steps(
             claims=shared.claims,
         ),
         actuator=actuator,
+        resizer=Resizer(
+            pods=PodResizer(shared.acting),
+            access=shared.access,
+            enabled=settings.resize_enabled,
+            stopped=actuator.stopped,
+        ),
         reporter=Reporter(sink=StatusWriter(shared.client), registry=shared.registry),
         events=EventRecorder(shared.client, instance=settings.pod_name, clock=time.time),
         insights=insights,
@@ -345,6 +354,7 @@ def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetc
         limit_bytes=shared.settings.page_limit_bytes,
         read=loop.page_read,
         pods=sources.pods,
+        attributed=lambda reading: attribution.completed(reading, shared.inventory),
     )
 
 

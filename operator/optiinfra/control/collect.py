@@ -133,6 +133,7 @@ class Collector:
             ],
             notes=self.plans.notes(),
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
+            resizes=obj.status.resizes,
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true" or key in work.previews,
         )
         service.claim = self.claims.judge(key, obj.status, interval=settings.interval)

@@ -12,6 +12,7 @@ from optiinfra.control import approvals, trials
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.isolation import isolated
 from optiinfra.control.rehearse import answer_previews, rehearse
+from optiinfra.control.resize import Resizer
 from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain.evidence import Direction, Proposal, RecommendationType
 from optiinfra.domain.scaling import ScalingDecision
@@ -20,12 +21,12 @@ from optiinfra.domain.units import UnixTime
 _CONCURRENCY = 8
 
 
-def wants_execution(work: Work, actuator: Actuator) -> bool:
+def wants_execution(work: Work, actuator: Actuator, resizer: Resizer) -> bool:
     """Tell whether anything is to be published, written, withdrawn or released in this round."""
     if work.previews:
         return True
     for service in work.services:
-        if service.dry_run:
+        if service.dry_run or resizer.wanted(service):
             return True
         for target in service.targets:
             if target.order is not None or target.memory.ordered is not None:
@@ -37,7 +38,7 @@ def wants_execution(work: Work, actuator: Actuator) -> bool:
     return False
 
 
-async def execute(work: Work, actuator: Actuator) -> Work:
+async def execute(work: Work, actuator: Actuator, resizer: Resizer) -> Work:
     """Carry out every order of the round; of objects in a dry run, write down what would have been done."""
     slots = asyncio.Semaphore(_CONCURRENCY)
 
@@ -47,13 +48,25 @@ async def execute(work: Work, actuator: Actuator) -> Work:
                 await actuator.carry_out(service, target)
                 _note(service, target, now=work.at)
 
+    async def sizes(service: ServiceWork) -> None:
+        async with slots:
+            with isolated(service, step="execute"):
+                await resizer.carry_out(service, now=work.at)
+
     async with asyncio.TaskGroup() as group:
         for service in work.services:
             if service.dry_run:
-                group.create_task(rehearse(service, actuator, preview=service.key in work.previews))
+                group.create_task(
+                    rehearse(service, actuator, resizer, preview=service.key in work.previews, now=work.at)
+                )
                 continue
             for target in service.targets:
                 group.create_task(one(service, target))
+    # After the counts: what those have just begun holds a resize back.
+    async with asyncio.TaskGroup() as group:
+        for service in work.services:
+            if not service.dry_run and service.problem is None and resizer.wanted(service):
+                group.create_task(sizes(service))
     answer_previews(work)
     return work
 

@@ -25,6 +25,7 @@ from optiinfra.control.actuation import Actuator, published_name
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.isolation import isolated
 from optiinfra.control.keys import ObjectKey
+from optiinfra.control.resize import Resizer
 from optiinfra.control.work import Effect, Rehearsed, RehearsedTarget, ServiceWork, TargetWork, Work
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
@@ -48,7 +49,7 @@ class RehearsalBoard(DecisionBoard):
         self.taken.pop(name, None)
 
 
-async def rehearse(service: ServiceWork, actuator: Actuator, *, preview: bool) -> None:
+async def rehearse(service: ServiceWork, actuator: Actuator, resizer: Resizer, *, preview: bool, now: UnixTime) -> None:
     """Fill in `rehearsed` and the effects of a service in a dry run.
 
     A preview is asked for by somebody and leaves all as it is. With the annotation the object is in a dry run until
@@ -70,6 +71,11 @@ async def rehearse(service: ServiceWork, actuator: Actuator, *, preview: bool) -
             count = len(rehearsal.writes) + rehearsal.more
             text = f"dry run: {count} requests would have been sent so far; nothing was done"
             target.effect = Effect(effective=None, reason=Reason.DRY_RUN, message=text)
+        there = copy.copy(service)
+        there.actions, there.targets = [], [copy.copy(target) for target in service.targets]
+        for target in there.targets:
+            target.memory = copy.copy(target.memory)
+        await resizer.carry_out(there, now=now)
     service.rehearsed = Rehearsed(
         writes=tuple(rehearsal.writes),
         more=rehearsal.more,

@@ -5,6 +5,7 @@ only a person can help, Ready as the summary. Times of what did not change stay;
 for `optiinfra.api.status_change` to say.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optiinfra.api.conditions import ConditionStatus, merge
@@ -38,6 +39,7 @@ from optiinfra.control.conditions import service_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.rehearse import to_status
 from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.domain.agent_readings import Attributor
 from optiinfra.domain.bottleneck import batch_ratio
 from optiinfra.domain.evidence import Bottleneck
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
@@ -101,6 +103,7 @@ def service_status(
         refusals=tuple(to_refusal(item) for target in service.targets for item in target.refusals)[:MAX_REFUSALS],
         actions=actions,
         used_approvals=approvals.book(service, offered=[item.id for item in recommendations], now=now),
+        resizes=old.resizes if service.dry_run else service.resizes,
         takeovers=_takeovers(service),
         operator=service.claim.operator,
         other_operator=service.claim.other,
@@ -202,6 +205,8 @@ def _effective(service: ServiceWork) -> str:
     if bad is not None:
         return cut(f"False ({bad.reason})", 64)
     unsure = next((effect for effect in effects if effect.effective is None), None)
+    if unsure is None and len(effects) < len(service.targets):
+        return cut(f"Unknown ({Reason.NOT_YET_ANALYZED})", 64)
     return "True" if unsure is None else cut(f"Unknown ({unsure.reason})", 64)
 
 
@@ -239,8 +244,16 @@ def _utilization(service: ServiceWork, *, now: UnixTime) -> UtilizationStatus | 
         gpu_memory_percent=to_percent(_worst([t.utilization.gpu_memory_ratio for t in seen if t.utilization])),
         kv_cache_percent=to_percent(service.whole.kv_cache_usage_max if service.whole else _NO_SIGNALS),
         batch_percent=to_percent(_worst([_batch(target) for target in seen])),
+        gpus_attributed_by=_attributed_by(seen),
         measured_at=Time.of(max([t.signals.time for t in seen if t.signals], default=now)),
     )
+
+
+def _attributed_by(seen: Sequence[TargetWork]) -> str:
+    """By whose word GPUs are the service's; of several, the least sure one."""
+    words = (one.utilization.attributed_by for one in seen if one.utilization is not None)
+    known = [word for word in words if word is not None]
+    return str(max(known, key=[*Attributor].index)) if known else ""
 
 
 def _batch(target: TargetWork) -> Value:

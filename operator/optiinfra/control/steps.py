@@ -29,6 +29,7 @@ from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.monitor import monitor
 from optiinfra.control.plan import plan
 from optiinfra.control.report import service_status
+from optiinfra.control.resize import Resizer
 from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
@@ -80,6 +81,7 @@ class Steps:
 
     collector: Collector
     actuator: Actuator
+    resizer: Resizer
     reporter: Reporter
     events: EventRecorder
     insights: InsightsWorker
@@ -106,11 +108,11 @@ class Steps:
 
     def wants_execution(self, work: Work, /) -> bool:
         """Tell whether anything is to be done."""
-        return wants_execution(work, self.actuator)
+        return wants_execution(work, self.actuator, self.resizer)
 
     async def execute(self, work: Work, /) -> Work:
         """Carry out the orders."""
-        return await execute(work, self.actuator)
+        return await execute(work, self.actuator, self.resizer)
 
     async def monitor(self, work: Work, /) -> Work:
         """Judge earlier actions."""

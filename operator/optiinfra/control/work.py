@@ -13,7 +13,7 @@ from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
 from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus, LedgerStatus
-from optiinfra.api.v1alpha1.status_parts import TakeoverStatus, UsedApproval
+from optiinfra.api.v1alpha1.status_parts import ResizeStatus, TakeoverStatus, UsedApproval
 from optiinfra.cluster.rehearsal import PlannedWrite
 from optiinfra.control.claims import Claim
 from optiinfra.control.keys import ObjectKey
@@ -182,6 +182,8 @@ class ServiceWork:
     """Fields that are to be taken from update managers, once: the status has to say so before it is done."""
     ledger: LedgerStatus | None = None
     """Its books of what was saved, as the status shows them; None while there is nothing in them."""
+    resizes: tuple[ResizeStatus, ...] = ()
+    """Changes of running pods' requests, as the status shall show them."""
     approved: frozenset[str] = frozenset()
     """Ids that a person approved and that were not used before."""
     approvals: tuple[UsedApproval, ...] = ()

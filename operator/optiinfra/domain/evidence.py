@@ -150,6 +150,24 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class InPlace:
+    """A change of one container's resource as running pods would be given it (the `resize` subresource)."""
+
+    container: str
+    resource: str
+    """cpu or memory."""
+    request: str
+    """New request; empty where it stays."""
+    limit: str
+    """New limit; empty where it stays."""
+    old_request: str
+    old_limit: str
+    """What stands there now; empty where nothing changes."""
+    refused: str = ""
+    """Why running pods are not given it; empty where they may be."""
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """A proposed change, as the domain makes it; `control` gives it an id, a time of issue and an expiry."""
 
@@ -180,6 +198,8 @@ class Proposal:
     """How to take it back, in a sentence."""
     past: Past | None = None
     """None where nothing like it was done before."""
+    in_place: InPlace | None = None
+    """For requests and limits: the same as a change of running pods."""
 
 
 @dataclass(frozen=True, slots=True)

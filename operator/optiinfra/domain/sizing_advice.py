@@ -12,14 +12,23 @@ from typing import Final
 from optiinfra.domain import pod_shape, resource_patch
 from optiinfra.domain.container_kinds import ContainerNature
 from optiinfra.domain.cost import saving
-from optiinfra.domain.evidence import Direction, Effect, Evidence, Proposal, RecommendationType, Refusal, Savings
+from optiinfra.domain.evidence import (
+    Direction,
+    Effect,
+    Evidence,
+    InPlace,
+    Proposal,
+    RecommendationType,
+    Refusal,
+    Savings,
+)
 from optiinfra.domain.pod_shape import QosClass, Resource, limit_of, request_of
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.right_sizing import ContainerEstimate, SizingReason
 from optiinfra.domain.sizing_plan import Change, SizingCase, change_of, nature_of, weighs_most
 from optiinfra.domain.sizing_words import amount
 from optiinfra.domain.units import Ratio, Seconds
-from optiinfra.domain.workload import ContainerFacts
+from optiinfra.domain.workload import ContainerFacts, Place
 
 DAY: Final = 86_400.0
 LEAST_HISTORY: Final = Seconds(3600.0)
@@ -116,7 +125,42 @@ def _proposal(case: SizingCase, change: Change) -> Proposal:
         risk=_risk(case, change, recommend_only=recommend_only),
         verification=_verification(change),
         undo=_undo(change, kind=kind, before=before),
+        in_place=_in_place(case, change),
     )
+
+
+def _in_place(case: SizingCase, change: Change) -> InPlace:
+    """Return the change as running pods would be given it, or why they are not."""
+    resource, limit = change.resource, _limit(change)
+    request = "" if change.limit_only else amount(resource, change.request)
+    return InPlace(
+        container=change.container.name,
+        resource=str(resource),
+        request=request,
+        limit="" if change.limit is None else amount(resource, change.limit),
+        old_request="" if not request or change.current is None else amount(resource, change.current),
+        old_limit="" if change.limit is None or limit is None else amount(resource, limit),
+        refused=_not_in_place(case, change),
+    )
+
+
+def _not_in_place(case: SizingCase, change: Change) -> str:
+    limit = _limit(change)
+    lowers = change.limit is not None and limit is not None and change.limit < limit
+    memory = change.resource is Resource.MEMORY
+    reasons = (
+        (memory and change.nature.model_server, "memory of a model server is recommended only"),
+        (
+            bool(change.pairs or change.unpaired),
+            "an HPA divides by this request, and both would have to change at once",
+        ),
+        (change.qos is not case.qos, f"a pod keeps its QoS class, and this would make {change.qos} of {case.qos}"),
+        (change.container.place is Place.INIT, "it is an init container, which has ended in a running pod"),
+        (case.injected(change.container.name), "it is injected: the pod template does not hold its size"),
+        (change.current is None, "it has no request yet, and one that a running pod was given cannot be taken back"),
+        (memory and lowers, "its memory limit would fall, and what uses more in that moment is killed"),
+    )
+    return next((why for holds, why in reasons if holds), "")
 
 
 def _message(case: SizingCase, change: Change, setting: str) -> str:

@@ -1,0 +1,527 @@
+"""Requests of running pods, changed in place where `modes.resize` lets it: one pod at a time, until the next rollout.
+
+A resize is one change of one container's resource for all pods of one revision of the template. It begins with what
+the status already recommends (in Auto) or with an approved id, after policy (one axis at a time, cooldown, windows) and
+a SelfSubjectAccessReview; then pod after pod is asked, each only when the one before has what it was asked for and all
+are ready. A disruption budget that allows nothing holds it. What the kubelet answers is read back: `Deferred` waits,
+`Infeasible` gives every pod its old size back. Where it stands is in `status.resizes`, with the patch that makes it
+last, so that a new leader goes on from there. Never touched: memory of model servers, templates, QoS classes, requests
+that an HPA divides by, and, by itself, containers that a resize would restart.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from optiinfra import metrics
+from optiinfra.api.identity import action_id
+from optiinfra.api.scalars import Time
+from optiinfra.api.status_from import cut
+from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
+from optiinfra.api.v1alpha1.common import Mode
+from optiinfra.api.v1alpha1.status_parts import MAX_RESIZES, RecommendationStatus, ResizeState, ResizeStatus
+from optiinfra.cluster.access import Attributes, Verdict
+from optiinfra.cluster.document import Key
+from optiinfra.cluster.errors import Absent, ClusterError, Conflict, Denied, Invalid
+from optiinfra.cluster.quantities import quantity
+from optiinfra.cluster.resize import INFEASIBLE, PodSize, Wish, asked, granted
+from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.domain import policy
+from optiinfra.domain.evidence import InPlace, Proposal, RecommendationType, Refusal
+from optiinfra.domain.policy import Axis
+from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.units import UnixTime
+from optiinfra.domain.workload import PodFacts
+
+_LOG = logging.getLogger(__name__)
+REVISION_LABELS: Final = (
+    "pod-template-hash",
+    "controller-revision-hash",
+    "leaderworkerset.sigs.k8s.io/template-revision-hash",
+)
+_MOST_PODS: Final = 256
+_UNDER_WAY: Final = (ResizeState.RESIZING, ResizeState.WAITING)
+_NOTHING: Final = UnixTime(0.0)
+
+
+class Resizes(Protocol):
+    """Reads and resizes pods; `optiinfra.cluster.resize` is the real one."""
+
+    async def supported(self) -> bool:
+        """Whether the server has the subresource."""
+
+    async def read(self, key: Key) -> PodSize:
+        """A pod as it stands."""
+
+    async def resize(self, pod: PodSize, wish: Wish) -> bool:
+        """Ask for a size."""
+
+
+class PermissionReader(Protocol):
+    """Asks what this process may do."""
+
+    async def may_i(self, attributes: Attributes) -> Verdict:
+        """SelfSubjectAccessReview."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a resize is about, as read from its record."""
+
+    wish: Wish
+    back: Wish
+
+
+@dataclass(slots=True)
+class Resizer:
+    """Carries resizes on from round to round; all it has to remember is in the status."""
+
+    pods: Resizes
+    access: PermissionReader
+    enabled: bool
+    """Whether this installation may resize (chart value actuation.resize)."""
+    stopped: Callable[[], bool] = lambda: False
+    """Whether the kill switch is on at this very moment."""
+    _serial: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def wanted(self, service: ServiceWork) -> bool:
+        """Tell whether there is anything to look at."""
+        return service.settings.modes.resize is not Mode.RECOMMEND or bool(service.resizes)
+
+    async def carry_out(self, service: ServiceWork, *, now: UnixTime) -> None:
+        """Bring the resizes of a service one step on, and write down where they stand."""
+        for target in service.targets:
+            if target.facts is None or target.problem is not None or not target.facts.pods:
+                continue
+            try:
+                await self._target(service, target, now=now)
+            except ClusterError as error:
+                _LOG.warning("resize not carried on", extra={"object": str(service.key), "error": str(error)})
+                self._halt(service, target, "ApiError", f"tried again next round: {error}", now=now)
+
+    async def _target(self, service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
+        revision = revision_of(target)
+        for record in _records(service, target):
+            if record.revision != revision and record.state is not ResizeState.ENDED:
+                text = "a rollout has made pods of the template's size; apply the patch to make a size last"
+                _put(service, record, now=now, state=ResizeState.ENDED, reason="Rollout", message=text, pod="")
+        hold = self._held_back(service, target)
+        if hold is not None:
+            self._halt(service, target, *hold, now=now)
+            return
+        current = [record for record in _records(service, target) if record.revision == revision]
+        for record in current:
+            if record.state is ResizeState.ROLLED_BACK and (left := _with(target, record, _change(record).wish)):
+                await self._give_back(service, target, record, left, now=now)
+                return
+        active = next((record for record in current if record.state in _UNDER_WAY), None)
+        if active is None:
+            active = next((one for one in current if one.state is ResizeState.RESIZED and _lacking(target, one)), None)
+        if active is None:
+            active = await self._begin(service, target, current, revision=revision, now=now)
+        if active is not None:
+            await self._advance(service, target, active, now=now)
+
+    def _held_back(self, service: ServiceWork, target: TargetWork) -> tuple[str, str] | None:
+        """Say what holds all resizes of a target back, as reason and sentence."""
+        settings = service.settings
+        if self.stopped():
+            return "KillSwitch", "the kill switch is on"
+        if settings.suspended:
+            return "Suspended", "spec.suspend is true"
+        if settings.modes.resize is Mode.RECOMMEND:
+            return "RecommendOnly", "modes.resize is Recommend; pods keep what they have until the next rollout"
+        if not self.enabled:
+            text = "this installation does not resize; set actuation.resize in the chart's values"
+            _refuse(target, text)
+            return "PermissionMissing", text
+        return None
+
+    @staticmethod
+    def _halt(service: ServiceWork, target: TargetWork, reason: str, message: str, *, now: UnixTime) -> None:
+        for record in _records(service, target):
+            if record.state in _UNDER_WAY:
+                _put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message)
+
+    # beginning
+
+    async def _begin(
+        self,
+        service: ServiceWork,
+        target: TargetWork,
+        current: Sequence[ResizeStatus],
+        *,
+        revision: str,
+        now: UnixTime,
+    ) -> ResizeStatus | None:
+        """Begin the first resize that may begin now; returns its record."""
+        assert target.limits is not None
+        for proposal, item in _offered(service, target):
+            change = proposal.in_place
+            assert change is not None
+            approved = item.id in service.approved
+            if service.settings.modes.resize is Mode.APPROVE and not approved:
+                continue
+            if any(one.setting == item.setting and one.to == _size(change.request, change.limit) for one in current):
+                continue  # it was tried on these pods, or is so already
+            why = change.refused
+            if not why and not await self.pods.supported():
+                why = "this server has no resize of pods (Kubernetes 1.33 and later have it)"
+            if not why and not revision:
+                why = "its pods bear no revision of their template, so that nobody could say when a rollout has come"
+            record = _record(item, change, revision=revision, now=now)
+            if why:
+                _refuse(target, f"{item.setting}: not done to running pods: {why}")
+                if approved:
+                    _put(service, record, now=now, state=ResizeState.REFUSED, reason="NotInPlace", message=why, pod="")
+                    _act(service, record, ActionState.REFUSED, why, now=now)
+                continue
+            delay = policy.delayed(
+                Axis.RESIZE, limits=target.limits, state=target.memory.policy, now=now, gates=target.gates
+            )
+            if delay is not None:
+                _refuse(target, f"{item.setting}: the resize waits: {delay.message}", reason=str(delay.limit))
+                return None
+            _put(service, record, now=now, state=ResizeState.RESIZING, reason="Begun", message="")
+            _act(service, record, ActionState.APPLIED, f"in place, pod after pod: {item.message}", now=now)
+            target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
+            return record
+        return None
+
+    # going on
+
+    async def _advance(self, service: ServiceWork, target: TargetWork, record: ResizeStatus, *, now: UnixTime) -> None:
+        change, pods = _change(record), _pods(target, record)
+        counts = {"done": len(_with(target, record, change.wish)), "pods": len(pods)}
+        if record.pod and any(pod.name == record.pod for pod in pods):
+            answer = await self._answer(service, record, change)
+            if answer is not None:
+                state, reason, message = answer
+                if state is ResizeState.ROLLED_BACK:
+                    await self._roll_back(service, target, record, reason=reason, message=message, now=now)
+                else:
+                    _put(service, record, now=now, state=state, reason=reason, message=message, **counts)
+                return
+        lacking = [pod for pod in _lacking(target, record) if pod.name != record.pod]
+        if not lacking:
+            text = f"all {len(pods)} pods have it, until the next rollout; apply the patch to make it last"
+            _put(
+                service, record, now=now, state=ResizeState.RESIZED, reason="Succeeded", message=text, pod="", **counts
+            )
+            if record.state is not ResizeState.RESIZED:
+                _act(service, record, ActionState.APPLIED, text, now=now)
+            return
+        waits = self._waits(target) or await self._forbidden(service)
+        if waits is not None:
+            reason, message = waits
+            _put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message, pod="", **counts)
+            return
+        await self._next(service, target, record, lacking[0], now=now, counts=counts)
+
+    async def _answer(
+        self, service: ServiceWork, record: ResizeStatus, change: _Change
+    ) -> tuple[ResizeState, str, str] | None:
+        """Say what became of the pod under way; None once it has what it was asked for and is ready."""
+        try:
+            pod = await self.pods.read(Key(service.key.namespace, record.pod))
+        except Absent:
+            return None
+        if pod.terminating or not asked(pod, change.wish):
+            return None  # it goes, or somebody gave it another size: the next look counts it anew
+        if pod.pending_reason == INFEASIBLE:
+            return ResizeState.ROLLED_BACK, INFEASIBLE, f"pod {record.pod}: {pod.pending_message or 'infeasible'}"
+        if pod.pending_reason:
+            text = f"pod {record.pod} waits for its node: {pod.pending_message or pod.pending_reason}"
+            return ResizeState.WAITING, pod.pending_reason, text
+        if pod.in_progress and pod.progress_reason:
+            text = f"pod {record.pod}: {pod.progress_message or pod.progress_reason}"
+            return ResizeState.WAITING, pod.progress_reason, text
+        if not granted(pod, change.wish):
+            return (
+                ResizeState.RESIZING,
+                "InProgress",
+                f"the kubelet has not told of the new size of pod {record.pod} yet",
+            )
+        if not pod.ready:
+            return ResizeState.WAITING, "NotReady", f"pod {record.pod} has the new size and is not ready"
+        return None
+
+    @staticmethod
+    def _waits(target: TargetWork) -> tuple[str, str] | None:
+        """Say what the next pod has to wait for."""
+        assert target.facts is not None
+        if target.gates.resize is not None:
+            return str(target.gates.resize.limit), target.gates.resize.message
+        removable = target.running.removable if target.running is not None else None
+        if removable is not None and removable.replicas < 1:
+            return "PodDisruptionBudget", removable.why
+        staying = [pod for pod in target.facts.pods if not pod.terminating]
+        if len({_revision(pod) for pod in staying}) > 1:
+            return "RolloutInProgress", "pods of two revisions run side by side"
+        unready = next((pod.name for pod in staying if not pod.ready), None)
+        if unready is not None:
+            return "NotReady", f"pod {unready} is not ready; one pod at a time, and only while all are well"
+        return None
+
+    async def _forbidden(self, service: ServiceWork) -> tuple[str, str] | None:
+        for verb, subresource in (("get", ""), ("patch", "resize")):
+            attributes = Attributes(verb, "", "pods", namespace=service.key.namespace, subresource=subresource)
+            if not (await self.access.may_i(attributes)).allowed:
+                what = f"pods/{subresource}" if subresource else "pods"
+                text = f"may not {verb} {what} in {service.key.namespace}; set actuation.resize in the chart's values"
+                return "PermissionMissing", text
+        return None
+
+    async def _next(
+        self,
+        service: ServiceWork,
+        target: TargetWork,
+        record: ResizeStatus,
+        pod: PodFacts,
+        *,
+        now: UnixTime,
+        counts: dict[str, int],
+    ) -> None:
+        wish = _change(record).wish
+        # Two rounds never overlap, but a dry run beside one must not make two pods of one.
+        async with self._serial:
+            try:
+                size = await self.pods.read(Key(service.key.namespace, pod.name))
+                restarts = (
+                    size.containers[wish.container].restarts_for if wish.container in size.containers else frozenset()
+                )
+                if wish.resource in restarts and service.settings.modes.resize is not Mode.APPROVE:
+                    text = f"its resizePolicy restarts container {wish.container} for {wish.resource}: a disruption"
+                    _put(
+                        service,
+                        record,
+                        now=now,
+                        state=ResizeState.REFUSED,
+                        reason="RestartContainer",
+                        message=text,
+                        pod="",
+                    )
+                    _act(service, record, ActionState.REFUSED, text, now=now)
+                    return
+                if not counts["done"]:
+                    # The way back is to what is written there now, to the letter.
+                    _put(service, record, now=now, state=record.state, reason=record.reason, from_=_written(size, wish))
+                await self.pods.resize(size, wish)
+            except (Conflict, Absent) as error:
+                text = f"pod {pod.name} changed; tried again next round: {error}"
+                _put(
+                    service,
+                    record,
+                    now=now,
+                    state=ResizeState.WAITING,
+                    reason="Conflict",
+                    message=text,
+                    pod="",
+                    **counts,
+                )
+                return
+            except Denied as error:
+                text = str(error)
+                _put(
+                    service, record, now=now, state=ResizeState.WAITING, reason="Denied", message=text, pod="", **counts
+                )
+                return
+            except Invalid as error:
+                await self._roll_back(service, target, record, reason="Invalid", message=f"refused: {error}", now=now)
+                return
+        text = f"pod {pod.name} was asked; {counts['done']} of {counts['pods']} have the size"
+        _put(service, record, now=now, state=ResizeState.RESIZING, reason="Asked", message=text, pod=pod.name, **counts)
+
+    # going back
+
+    async def _roll_back(
+        self,
+        service: ServiceWork,
+        target: TargetWork,
+        record: ResizeStatus,
+        *,
+        reason: str,
+        message: str,
+        now: UnixTime,
+    ) -> None:
+        under_way = record.pod
+        text = f"{message}; every pod gets {record.from_} back, and it is not tried again on this revision"
+        _put(service, record, now=now, state=ResizeState.ROLLED_BACK, reason=reason, message=text, pod="", done=0)
+        _act(service, record, ActionState.ROLLED_BACK, text, now=now)
+        target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
+        record = next(one for one in service.resizes if one.id == record.id)
+        have = {pod.name: pod for pod in _with(target, record, _change(record).wish)}
+        if under_way:  # the mirror may not know yet that it was asked
+            have |= {pod.name: pod for pod in _pods(target, record) if pod.name == under_way}
+        await self._give_back(service, target, record, list(have.values()), now=now)
+
+    async def _give_back(
+        self, service: ServiceWork, target: TargetWork, record: ResizeStatus, pods: Sequence[PodFacts], *, now: UnixTime
+    ) -> None:
+        """Ask for the old size; what is left over is asked in the next round again."""
+        back = _change(record).back
+        for pod in pods[:_MOST_PODS]:
+            try:
+                await self.pods.resize(await self.pods.read(Key(service.key.namespace, pod.name)), back)
+            except (Conflict, Absent) as error:
+                extra = {"object": str(service.key), "pod": pod.name, "error": str(error)}
+                _LOG.warning("size not given back; tried again", extra=extra)
+        target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
+
+
+def revision_of(target: TargetWork) -> str:
+    """Return the revision of the newest pod that stays; empty where pods bear none."""
+    assert target.facts is not None
+    staying = [pod for pod in target.facts.pods if not pod.terminating]
+    newest = max(staying, key=lambda pod: (pod.created, pod.name), default=None)
+    return "" if newest is None else _revision(newest)
+
+
+def _revision(pod: PodFacts) -> str:
+    return next((pod.labels[label] for label in REVISION_LABELS if pod.labels.get(label)), "")
+
+
+def _offered(service: ServiceWork, target: TargetWork) -> list[tuple[Proposal, RecommendationStatus]]:
+    """Return proposals of sizes that the status shows already, each with its id, in the order of the status."""
+    made = {(one.setting, one.current, one.proposed, one.subject): one for one in target.proposals if one.in_place}
+    found = []
+    for item in service.obj.status.recommendations:
+        proposal = made.get((item.setting, item.current, item.proposed, item.subject))
+        if item.type is RecommendationType.RESOURCES and proposal is not None:
+            found.append((proposal, item))
+    return found
+
+
+def _records(service: ServiceWork, target: TargetWork) -> list[ResizeStatus]:
+    """Return the records of one target: with several targets the subject begins with its name."""
+    if len(service.targets) == 1:
+        return list(service.resizes)
+    return [one for one in service.resizes if one.subject.startswith(f"{target.target.name}/")]
+
+
+def _record(item: RecommendationStatus, change: InPlace, *, revision: str, now: UnixTime) -> ResizeStatus:
+    return ResizeStatus(
+        id=item.id,
+        subject=item.subject,
+        setting=item.setting,
+        from_=_size(change.old_request, change.old_limit),
+        to=_size(change.request, change.limit),
+        state=ResizeState.RESIZING,
+        reason="Begun",
+        revision=revision,
+        at=Time.of(now),
+        patch=item.patch,
+    )
+
+
+def _size(request: str, limit: str) -> str:
+    """Write a size: "500m", or "request 500m, limit 1" where the limit changes too."""
+    if not limit:
+        return request
+    return f"request {request}, limit {limit}" if request else f"limit {limit}"
+
+
+def _written(pod: PodSize, wish: Wish) -> str:
+    """Return the size that a pod has now, of what a wish would change."""
+    container = pod.containers.get(wish.container)
+    if container is None:
+        return ""
+    request = container.requests.get(wish.resource, "") if wish.request else ""
+    return _size(request, container.limits.get(wish.resource, "") if wish.limit else "")
+
+
+def _change(record: ResizeStatus) -> _Change:
+    """Read the wish and the way back out of a record: what `_size` wrote."""
+    container, resource = (
+        record.setting.partition("containers[")[2].partition("]")[0],
+        record.setting.rsplit(".", 1)[-1],
+    )
+
+    def wish(size: str) -> Wish:
+        parts = dict(part.split(" ", 1) for part in size.split(", ") if " " in part)
+        return Wish(container, resource, parts.get("request", "" if parts else size), parts.get("limit", ""))
+
+    return _Change(wish(record.to), wish(record.from_))
+
+
+def _pods(target: TargetWork, record: ResizeStatus) -> list[PodFacts]:
+    """Return the pods of a record's revision that run, by name."""
+    assert target.facts is not None
+    found = [
+        pod
+        for pod in target.facts.pods
+        if not pod.terminating and pod.phase == "Running" and _revision(pod) == record.revision
+    ]
+    return sorted(found, key=lambda pod: pod.name)
+
+
+def _with(target: TargetWork, record: ResizeStatus, wish: Wish) -> list[PodFacts]:
+    """Return the pods whose spec has a size, as mirrored."""
+    return [pod for pod in _pods(target, record) if _mirrored(pod, wish)]
+
+
+def _lacking(target: TargetWork, record: ResizeStatus) -> list[PodFacts]:
+    wish = _change(record).wish
+    return [pod for pod in _pods(target, record) if not _mirrored(pod, wish)]
+
+
+def _mirrored(pod: PodFacts, wish: Wish) -> bool:
+    for one in (*pod.containers, *pod.init_containers):
+        if one.name == wish.container:
+            cpu = wish.resource == "cpu"
+            request = one.cpu_request_cores if cpu else one.memory_request_bytes
+            limit = one.cpu_limit_cores if cpu else one.memory_limit_bytes
+            pairs = ((request, wish.request), (limit, wish.limit))
+            return all(not value or _alike(known, value) for known, value in pairs)
+    return True  # it has no such container: there is nothing to ask for
+
+
+def _alike(known: Value, written: str) -> bool:
+    # Read as floats: 0.7 and 700 x 0.001 differ in the last bit.
+    return not isinstance(known, Unknown) and math.isclose(known, quantity(written), rel_tol=1e-9)
+
+
+def _put(service: ServiceWork, record: ResizeStatus, *, now: UnixTime, state: ResizeState, **changes: object) -> None:
+    """Write down where a resize stands; the time is that of the state."""
+    before = next((one for one in service.resizes if one.id == record.id), None)
+    message = cut(str(changes.pop("message", "")), 1024)
+    at = before.at if before is not None and before.state is state else Time.of(now)
+    known = before or record
+    fresh = known.model_copy(update={"state": state, "message": message, "at": at, **changes})
+    if before is None or before.state is not state:
+        metrics.ACTIONS.labels("Resize", str(state).lower()).inc()
+        extra = {"object": str(service.key), "setting": record.setting, "state": str(state), "why": message}
+        _LOG.info("resize of running pods", extra=extra)
+    others = [one for one in service.resizes if one.id != record.id]
+    service.resizes = (*_kept(others), fresh)
+
+
+def _kept(records: Sequence[ResizeStatus]) -> list[ResizeStatus]:
+    """Leave room for one more: what ended goes first, then what is oldest."""
+    order = sorted(records, key=lambda one: (one.state not in (ResizeState.ENDED, ResizeState.REFUSED), one.at.unix))
+    kept = order[max(0, len(order) - MAX_RESIZES + 1) :]
+    return [one for one in records if one in kept]
+
+
+def _act(service: ServiceWork, record: ResizeStatus, state: ActionState, message: str, *, now: UnixTime) -> None:
+    """Tell the action of a resize; its id is that of the recommendation's only application."""
+    service.actions.append(
+        ActionStatus(
+            id=action_id(recommendation=record.id, started=_NOTHING),
+            recommendation_id=record.id,
+            type=RecommendationType.RESOURCES,
+            subject=record.subject,
+            state=state,
+            from_=record.from_,
+            to=record.to,
+            at=Time.of(now),
+            message=cut(message, 1024),
+        )
+    )
+
+
+def _refuse(target: TargetWork, message: str, *, reason: str = "NotInPlace") -> None:
+    target.refusals = (*target.refusals, Refusal(RecommendationType.RESOURCES, reason, message))
