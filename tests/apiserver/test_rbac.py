@@ -121,6 +121,8 @@ list,watch                 pods                                                -
 list,watch                 nodes                                               -
 list,watch                 persistentvolumeclaims                              -
 list,watch                 persistentvolumes                                   -
+list,watch                 resourceslices.resource.k8s.io                      -
+list,watch                 resourceclaims.resource.k8s.io                      -
 get,list,watch             horizontalpodautoscalers.autoscaling                -
 list,watch                 poddisruptionbudgets.policy                         -
 get,list,watch             deployments.apps                                    -

@@ -18,9 +18,11 @@ from optiinfra.cluster.errors import Unavailable
 from optiinfra.cluster.labels import Operator, Selector, parse_selector
 from optiinfra.cluster.nodes import parse_node
 from optiinfra.cluster.pods import PodRecord, parse_pod
+from optiinfra.cluster.resource_slices import ResourceSlices
 from optiinfra.cluster.scalers import ScalerRecord, parse_scaler
 from optiinfra.cluster.volumes import Volumes
 from optiinfra.cluster.watch import Reflector
+from optiinfra.domain.agent_readings import PhysicalDevice
 from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
 
@@ -51,8 +53,12 @@ class Inventory:
         *,
         namespaces: Sequence[str] = (),
         pool_of: Callable[[Mapping[str, str]], str] | None = None,
+        claims: bool = False,
     ) -> None:
-        """No namespaces means the whole cluster. `pool_of` names the pool of a node from its labels."""
+        """No namespaces means the whole cluster. `pool_of` names the pool of a node from its labels.
+
+        `claims` mirrors what DRA hands out too, where the server has it.
+        """
         self._pool_of = pool_of
         self._pods: dict[Key, PodRecord] = {}
         self._by_label: dict[tuple[str, str, str], set[Key]] = defaultdict(set)
@@ -92,6 +98,7 @@ class Inventory:
         ]
         # Only plans for nodes ask for volumes, and only the whole cluster has nodes.
         self._volumes = None if namespaces else Volumes(client, on_change=self._joined.clear)
+        self._slices = ResourceSlices(client, on_change=self._joined.clear) if claims and not namespaces else None
         self._node_mirrors = (
             [] if namespaces else [Reflector(client, "/api/v1/nodes", parse=parse_node, on_change=self._node_changed)]
         )
@@ -109,6 +116,8 @@ class Inventory:
                 group.create_task(mirror.run(), name=f"mirror {mirror.path}")
             if self._volumes is not None:
                 group.create_task(self._volumes.run(), name="mirror volumes")
+            if self._slices is not None:
+                group.create_task(self._slices.run(), name="mirror claims of devices")
 
     @property
     def synced(self) -> bool:
@@ -133,7 +142,8 @@ class Inventory:
             f"{mirror.path} {key}: {why}" for mirror in self._mirrors for key, why in list(mirror.rejected.items())[:10]
         ]
         volumes = self._volumes.problems() if self._volumes is not None else ()
-        return (*failing, *volumes, *unreadable[:10])
+        slices = self._slices.problems() if self._slices is not None else ()
+        return (*failing, *volumes, *slices, *unreadable[:10])
 
     def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
         """Return the pods that a label selector picks, by name. An empty selector picks none: it is no answer."""
@@ -162,7 +172,8 @@ class Inventory:
             if name not in self._joined:
                 pods = tuple(self._facts(self._pods[key]) for key in sorted(self._by_node.get(name, ())))
                 pool = self._pool_of(node.labels) if self._pool_of is not None else ""
-                self._joined[name] = replace(node, pods=pods, pool=pool)
+                offered = node if self._slices is None else self._slices.joined_node(node)
+                self._joined[name] = replace(offered, pods=pods, pool=pool)
         return dict(self._joined)
 
     def unplaced(self) -> tuple[PodFacts, ...]:
@@ -209,9 +220,14 @@ class Inventory:
         return best
 
     def _facts(self, record: PodRecord) -> PodFacts:
-        if self._volumes is None or not record.facts.claims:
-            return record.facts
-        return self._volumes.joined(record.key.namespace, record.facts)
+        facts = record.facts if self._slices is None else self._slices.joined(record.facts)
+        if self._volumes is None or not facts.claims:
+            return facts
+        return self._volumes.joined(record.key.namespace, facts)
+
+    def device(self, driver: str, pool: str, name: str) -> PhysicalDevice | None:
+        """Return the GPU that a device claimed by DRA is; None where that is not known."""
+        return None if self._slices is None else self._slices.device(driver, pool, name)
 
     def _pod_changed(self, key: Key, old: PodRecord | None, new: PodRecord | None) -> None:
         if old is not None:

@@ -69,6 +69,8 @@ def _blockers(document: JsonObject, spec: JsonObject, owner: tuple[str, str]) ->
             blockers.append("LocalStorage")
     if safe == "false" or (DO_NOT_DISRUPT in annotations and _limited(annotations[DO_NOT_DISRUPT]) is None):
         blockers.append("DoNotDisrupt")
+    if objects(spec, "resourceClaims"):
+        blockers.append("ResourceClaim")
     return tuple(blockers)
 
 

@@ -3,7 +3,7 @@
 Requests are counted as the scheduler counts them (init containers, restartable sidecars, overhead, pod-level
 resources). Environment variables pass only by an allow-list of engine settings, and never when the name smells of a
 secret; of a JVM's options only those of its memory pass. GPUs claimed through resource claims (DRA) are not visible in
-a pod and count as none here.
+a pod and count as none here; `resource_slices` adds them.
 """
 
 import re

@@ -83,6 +83,24 @@ class DeviceClaim(NamedTuple):
     container: str
 
 
+class PhysicalDevice(NamedTuple):
+    """What a device of a ResourceSlice is."""
+
+    gpu_uuid: str
+    model: str
+    """As its driver names it; empty where it does not."""
+    part: bool
+    """It is a part of that GPU (MIG)."""
+
+
+class HeldDevice(NamedTuple):
+    """A GPU that a pod holds by a claim."""
+
+    device: PhysicalDevice
+    shared: bool
+    """Several pods hold it by the same claim."""
+
+
 class Attributor(StrEnum):
     """By what it is known which pod holds which GPU, the surest first."""
 

@@ -1,16 +1,22 @@
 """Which GPUs a pod holds, as far as anybody can know.
 
-The kubelet tells the node's agent (`GpuAllocation`). Where the agent may not ask it, the pod's requests still settle
-one case: pods that together request every GPU of their node hold all of them. Anything else stays unknown: the
-scheduler places pods on nodes, not on GPUs.
+The kubelet tells the node's agent (`GpuAllocation`), or ResourceClaims do. Where nobody tells, the pods' requests still
+settle two cases: pods that together request every GPU of their node hold all of them, and pods of the only workload
+that requests any hold the filled ones, if these are as many as it asks for. Anything else stays unknown: the scheduler
+places pods on nodes, not on GPUs.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
+from optiinfra.domain.agent_readings import Attributor
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import AgentReading, GpuFacts, NodeFacts
+
+EMPTY_BYTES: Final = 1.5 * 2**30
+"""Memory that a driver and a bare context may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,22 @@ def latest(node: NodeFacts, *, now: UnixTime, window: Seconds, stale_after: Seco
     return readings[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class Attributed:
+    """GPUs (uuid) that some pods hold, and by whose word."""
+
+    uuids: frozenset[str]
+    by: Attributor
+
+
 def held_by(pods: Collection[tuple[str, str]], node: NodeFacts, reading: AgentReading) -> frozenset[str] | Unknown:
     """Return the GPUs (uuid) that some pods of a node, each (namespace, name), hold."""
+    found = attributed(pods, node, reading)
+    return found if isinstance(found, Unknown) else found.uuids
+
+
+def attributed(pods: Collection[tuple[str, str]], node: NodeFacts, reading: AgentReading) -> Attributed | Unknown:
+    """Return the GPUs that some pods of a node, each (namespace, name), hold, and by whose word."""
     allocated = frozenset(one.gpu_uuid for one in reading.allocations if (one.namespace, one.pod) in pods)
     others = frozenset(one.gpu_uuid for one in reading.allocations if (one.namespace, one.pod) not in pods)
     if allocated & others:
@@ -50,13 +70,32 @@ def held_by(pods: Collection[tuple[str, str]], node: NodeFacts, reading: AgentRe
     if allocated:
         if len(allocated) < requested:
             return Unknown(UnknownReason.INVALID, f"fewer GPUs of node {node.name} are attributed than requested")
-        return allocated
+        by = reading.attribution.by if reading.attribution is not None else Attributor.KUBELET
+        return Attributed(allocated, by)
     if reading.gpus and requested >= len(reading.gpus) and not others:
-        return frozenset(gpu.uuid for gpu in reading.gpus)
+        return Attributed(frozenset(gpu.uuid for gpu in reading.gpus), Attributor.REQUESTS)
+    alone = not others and not any(pod.gpus > 0 for pod in node.pods if (pod.namespace, pod.name) not in pods)
+    filled = filled_gpus(reading) if alone else None
+    if filled is not None and len(filled) == requested:
+        return Attributed(filled, Attributor.REQUESTS)
     return Unknown(
         UnknownReason.UNSUPPORTED,
         f"which GPUs of node {node.name} are whose is not known (agent without pod-resources)",
     )
+
+
+def filled_gpus(reading: AgentReading) -> frozenset[str] | None:
+    """Return the GPUs in whose memory more than a bare context lies; None where one is shared out or not known.
+
+    Of a node whose GPU pods all belong to one workload these are that workload's, if there are as many as it asks for.
+    """
+    found = set[str]()
+    for gpu in reading.gpus:
+        if isinstance(gpu.memory_used_bytes, Unknown):
+            return None
+        if gpu.memory_used_bytes > EMPTY_BYTES:
+            found.add(gpu.uuid)
+    return frozenset(found)
 
 
 def series(readings: Collection[AgentReading], uuid: str) -> tuple[GpuSample, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optiinfra.domain import gpus
+from optiinfra.domain.agent_readings import Attributor
 from optiinfra.domain.readings import Signal, Unknown, UnknownReason, Value
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import AgentReading, GpuFacts, NodeFacts, PodFacts, WorkloadFacts
@@ -42,6 +43,8 @@ class Utilization:
     node_memory_ratio: Value
     """Of the fullest of the workload's nodes, now."""
     gpu_uuids: tuple[str, ...] = ()
+    attributed_by: Attributor | None = None
+    """By whose word these GPUs are the workload's; of several, the least sure. None where none are known."""
 
 
 def summarise(
@@ -55,7 +58,9 @@ def summarise(
     """Join the agents' readings of the nodes where the workload's pods run."""
     pods = [pod for pod in facts.pods if pod.node and pod.phase == "Running"]
     uses_gpus = [pod for pod in pods if pod.gpus > 0]
-    samples, reason = _gpu_samples(facts.namespace, uses_gpus, nodes, now=now, window=window, stale_after=stale_after)
+    samples, reason, by = _gpu_samples(
+        facts.namespace, uses_gpus, nodes, now=now, window=window, stale_after=stale_after
+    )
     own = {node: nodes[node] for node in sorted({pod.node for pod in pods}) if node in nodes}
     fresh = [
         reading
@@ -80,6 +85,7 @@ def summarise(
         node_cpu_ratio=_node_value(history, fresh, lambda one: one.cpu_utilization_ratio, _mean),
         node_memory_ratio=_node_value(fresh, fresh, _node_memory, max),
         gpu_uuids=tuple(sorted(samples)),
+        attributed_by=max(by, key=list(Attributor).index, default=None) if samples else None,
     )
 
 
@@ -91,10 +97,11 @@ def _gpu_samples(
     now: UnixTime,
     window: Seconds,
     stale_after: Seconds,
-) -> tuple[dict[str, tuple[gpus.GpuSample, ...]], Unknown]:
-    """Return the samples of every GPU that the pods hold, and why there are none or too few."""
+) -> tuple[dict[str, tuple[gpus.GpuSample, ...]], Unknown, set[Attributor]]:
+    """Return the samples of every GPU that the pods hold, why there are none or too few, and whose word it is."""
+    by: set[Attributor] = set()
     if not pods:
-        return {}, _NO_GPUS
+        return {}, _NO_GPUS, by
     found: dict[str, tuple[gpus.GpuSample, ...]] = {}
     reason: Unknown | None = None
     measured = 0.0
@@ -107,10 +114,12 @@ def _gpu_samples(
         if isinstance(reading, Unknown):
             reason = reason or reading
             continue
-        held = gpus.held_by({(pod.namespace or namespace, pod.name) for pod in here}, nodes[name], reading)
-        if isinstance(held, Unknown):
-            reason = reason or held
+        told = gpus.attributed({(pod.namespace or namespace, pod.name) for pod in here}, nodes[name], reading)
+        if isinstance(told, Unknown):
+            reason = reason or told
             continue
+        held = told.uuids
+        by.add(told.by)
         readings = gpus.recent(nodes[name], now=now, window=window)
         series = {uuid: gpus.series(readings, uuid) for uuid in held}
         # A GPU that the newest reading does not show is lost, and speaks for nothing.
@@ -118,8 +127,8 @@ def _gpu_samples(
         found |= present
         measured += sum(pod.gpus for pod in here) if len(present) == len(held) else len(present)
     if measured * 2 < sum(pod.gpus for pod in pods):
-        return {}, reason or Unknown(UnknownReason.NOT_MEASURED, "the agents show none of the workload's GPUs")
-    return found, reason or Unknown(UnknownReason.NOT_MEASURED, "the agents show no such value")
+        return {}, reason or Unknown(UnknownReason.NOT_MEASURED, "the agents show none of the workload's GPUs"), by
+    return found, reason or Unknown(UnknownReason.NOT_MEASURED, "the agents show no such value"), by
 
 
 def _join(

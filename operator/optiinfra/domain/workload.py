@@ -18,6 +18,7 @@ from optiinfra.domain.agent_readings import (
     DeviceClaim,
     GpuFaults,
     GpuTrouble,
+    HeldDevice,
     LinkCounters,
 )
 from optiinfra.domain.pod_rules import NO_RULES, NodeTerm, PodGroup, PodRules, Taint
@@ -89,7 +90,8 @@ class PodFacts:
     restarts: int = 0
     blockers: tuple[str, ...] = ()
     """Reasons why consolidation must not move it: "DaemonSet" (it ends with its node), "BarePod", "BatchJob",
-    "LocalStorage", "LocalVolume", "UnknownVolume", "DoNotDisrupt". Disruption budgets are asked apart."""
+    "LocalStorage", "LocalVolume", "UnknownVolume", "ResourceClaim", "DoNotDisrupt". Disruption budgets are asked
+    apart."""
     cpu_request_cores: float = 0.0
     memory_request_bytes: float = 0.0
     namespace: str = ""
@@ -114,6 +116,8 @@ class PodFacts:
     pod_level: ContainerFacts | None = None
     """Resources of the pod as a whole (spec.resources), which go before its containers'; None where it has none."""
     memory_kills: tuple[MemoryKill, ...] = ()
+    claimed: tuple[HeldDevice, ...] = ()
+    """GPUs that it holds by claims (DRA); `gpus` counts them."""
     container_ids: tuple[tuple[str, str], ...] = ()
     """First digits of each container's id, as node agents shorten it, and its name."""
     vertically_scaled: bool = False

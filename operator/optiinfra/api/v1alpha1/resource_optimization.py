@@ -275,6 +275,9 @@ class UtilizationStatus(ApiModel):
     """Use of the KV cache, highest replica."""
     batch_percent: Percent
     """Running requests against the batch limit."""
+    gpus_attributed_by: Short = ""
+    """By whose word GPUs are the service's: Kubelet, Claims (DRA), or Requests: nobody told, and what the pods of a node
+    request leaves no other answer. Empty while none are known."""
     measured_at: Time
     """Time of the latest measurement in it."""
 

@@ -34,6 +34,10 @@ _BLOCKERS: Final[Mapping[str, tuple[PodReason, str]]] = {
     ),
     "LocalVolume": (PodReason.LOCAL_VOLUME, "its volume lies on this node"),
     "UnknownVolume": (PodReason.UNKNOWN_VOLUME, "it is not known where its volume can be attached"),
+    "ResourceClaim": (
+        PodReason.RESOURCE_CLAIM,
+        "it holds devices by a claim, and only the scheduler can say which other nodes have such devices",
+    ),
     "DoNotDisrupt": (PodReason.DO_NOT_DISRUPT, "an annotation forbids to disrupt it"),
 }
 _NO_BUDGET_PHASES: Final = frozenset({"Pending", "Succeeded", "Failed"})

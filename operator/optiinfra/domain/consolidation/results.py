@@ -43,6 +43,7 @@ class PodReason(StrEnum):
     LOCAL_VOLUME = "LocalVolume"
     UNKNOWN_VOLUME = "UnknownVolume"
     SHARED_VOLUME = "SharedVolume"
+    RESOURCE_CLAIM = "ResourceClaim"
     DO_NOT_DISRUPT = "DoNotDisrupt"
     UNREADABLE_RULES = "UnreadableRules"
     OTHER_SCHEDULER = "OtherScheduler"

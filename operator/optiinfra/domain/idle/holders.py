@@ -1,13 +1,15 @@
 """Who holds a GPU, as far as anybody can know, and what their engines say.
 
 The kubelet tells the node's agent which pods hold which GPU; with MIG or time-slicing these are several. Where it may
-not be asked, one case remains: a node whose only GPU pod requests all of its GPUs. A GPU that nobody requested and
-whose memory is filled is used by a process outside Kubernetes.
+not be asked, the case of a single GPU pod on its node remains: it holds all GPUs where it requests as many, and the
+filled ones where they are as many as it requests. A GPU that nobody requested and whose memory is filled is used by a
+process outside Kubernetes.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from optiinfra.domain import gpus
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import AgentReading, NodeFacts, PodFacts
@@ -62,8 +64,13 @@ def holders_of(uuid: str, node: NodeFacts, reading: AgentReading) -> Held | Unkn
     if len(attributed) >= requested:
         return Held()
     on_gpus = [pod for pod in node.pods if pod.gpus > 0]
-    if len(on_gpus) == 1 and requested >= len(reading.gpus):
-        return Held((f"{on_gpus[0].namespace}/{on_gpus[0].name}",))
+    if len(on_gpus) == 1:
+        only = Held((f"{on_gpus[0].namespace}/{on_gpus[0].name}",))
+        if requested >= len(reading.gpus):
+            return only
+        filled = gpus.filled_gpus(reading)
+        if filled is not None and len(filled) == requested:
+            return only if uuid in filled else Held()
     return Unknown(UnknownReason.UNSUPPORTED, "not known (agent without pod-resources)")
 
 
