@@ -10,9 +10,9 @@ from optiinfra.control.actuation import Actuator, wants_to_act
 from optiinfra.control.effect import effect_of
 from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import Trial
+from optiinfra.control.plan import last_word
 from optiinfra.control.work import ServiceWork, TargetWork, Work
-from optiinfra.domain.evidence import Direction
-from optiinfra.domain.policy import PolicyState
+from optiinfra.domain.policy import Axis
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verification import Outcome, Verdict
 from optiinfra.domain.workload import NodeFacts
@@ -68,11 +68,11 @@ async def _roll_back(
     """Order the last verified count, and end the trial."""
     assert target.order is not None
     # The order of this round gives way: what did harm is undone first, and decided anew afterwards.
-    wanted = max(target.order, track.restored(target, trial.expectation.from_replicas))
+    wanted = max(target.order, last_word(target, track.restored(target, trial.expectation.from_replicas)))
     target.order = target.restore = wanted
     await actuator.carry_out(service, target)
     target.memory.ordered, target.memory.ordered_at = wanted, now
-    target.memory.policy = PolicyState(last_change=now, last_direction=Direction.SCALE_UP)
+    target.memory.policy = target.memory.policy.changed(Axis.SCALE_UP, at=now, in_flight="")
     stands = Seconds(trial.expectation.ready_within + trial.expectation.verify_window)
     track.start_rollback(target, wanted, within=stands, now=now)
     trials.conclude(service, target, trial, verdict, given_back=wanted, now=now)

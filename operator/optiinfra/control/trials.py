@@ -5,6 +5,7 @@ it is kept until a status has it (`memory.untold`). Nothing is changed in the cl
 """
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Final
@@ -19,7 +20,7 @@ from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import verification
 from optiinfra.domain.cost import saving
 from optiinfra.domain.evidence import Direction
-from optiinfra.domain.policy import PolicyState
+from optiinfra.domain.policy import Axis
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.units import Seconds, UnixTime
@@ -82,7 +83,8 @@ def begin(
     )
     note(service, action)
     falls = direction is Direction.SCALE_DOWN
-    memory.policy = PolicyState(last_change=now, last_direction=direction, in_flight=identifier if falls else "")
+    axis = Axis.SCALE_DOWN if falls else Axis.SCALE_UP
+    memory.policy = memory.policy.changed(axis, at=now, in_flight=identifier if falls else "")
     memory.trial = Trial(
         action=action,
         rule=rule_name(direction, str(decision.rule)),
@@ -289,7 +291,7 @@ def conclude(
         at=now,
     )
     memory.trial = None
-    memory.policy = PolicyState(last_change=memory.policy.last_change, last_direction=memory.policy.last_direction)
+    memory.policy = dataclasses.replace(memory.policy, in_flight="")
     note(service, action)
     word = "rolledback" if given_back is not None else str(judgement).lower()
     _show(service, target, action, word, actuation=trial.actuation, now=now)
