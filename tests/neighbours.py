@@ -13,7 +13,6 @@ counted from the API server's audit log, by field manager; replica counts are fo
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -31,7 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 from hack.cluster.aggregated import AggregatedApi, Reply, Request
 from hack.cluster.errors import ApiError, ClusterError
 from tests.engine_pages import APPLY, MERGE, OWN_RESOURCES, EnginePages, Page, Scene, deployment, hpa_path
-from tests.operator_process import Installation, OperatorProcess, eventually, free_port, install
+from tests.operator_process import OperatorProcess, eventually, free_port, install
 
 BUSY = Page(running=60, waiting=400, kv_cache_usage=0.5)
 MAXIMUM = 4
@@ -352,6 +351,10 @@ class Ground:
         fresh, self.seen = found[self.seen :], len(found)
         return fresh
 
+    def all_writes(self) -> list[Write]:
+        """All writes of anybody in the namespace that landed."""
+        return [write for write in self.street.audit.writes(self.namespace) if write.landed]
+
     def by_manager(self) -> dict[str, int]:
         """Writes of everybody to HPAs of the namespace that landed, by field manager; statuses left out."""
         counted: dict[str, int] = {}
@@ -396,7 +399,7 @@ def neighbourhood(cluster: Any, folder: Path, *, values: Mapping[str, str] | Non
     prefix = f"street-{os.getpid()}-{next(_numbers)}"
     with contextlib.ExitStack() as stack:
         pages = stack.enter_context(EnginePages(free_port()))
-        chosen = {"actuation.enabled": "true"} | dict(values or {})
+        chosen = {"actuation.enabled": "true", "externalMetrics.enabled": "true"} | dict(values or {})
         installation = stack.enter_context(
             install(cluster, folder=folder, namespace=f"{prefix}-operator", values=chosen)
         )
@@ -420,6 +423,7 @@ def neighbourhood(cluster: Any, folder: Path, *, values: Mapping[str, str] | Non
         stack.callback(attendant.join, 20)
         stack.callback(street.stop)
         attendant.start()
+        installation.send_external_metrics_to(operator)
         operator.start().wait_ready(seconds=90)
         yield street
 
@@ -430,28 +434,23 @@ def _leave(street: Street) -> None:
             street.cluster.request("DELETE", f"/api/v1/namespaces/{ground.namespace}")
 
 
-def second_operator(street: Street, folder: Path) -> contextlib.AbstractContextManager[OperatorProcess]:
-    """Another installation of the chart in a namespace of its own, which sees the same objects."""
-
-    @contextlib.contextmanager
-    def made() -> Iterator[OperatorProcess]:
-        scene = street.scene
-        with install(
-            street.cluster,
-            folder=folder,
-            namespace=f"{scene.prefix}-second",
-            values={"actuation.enabled": "true", "crds.install": "false"},
-        ) as installation:
-            other = dataclasses.replace(installation)
-            operator = _started(other)
-            street.operators["second"] = operator
-            try:
-                yield operator.wait_ready(seconds=90)
-            finally:
-                operator.kill()
-
-    return made()
-
-
-def _started(installation: Installation) -> OperatorProcess:
-    return installation.operator(**TIMES).start()
+@contextlib.contextmanager
+def second_operator(ground: Ground) -> Iterator[OperatorProcess]:
+    """Another installation of the chart, which sees the namespace of one case and nothing else."""
+    street = ground.street
+    folder = street.folder / f"second-{ground.namespace}"
+    folder.mkdir()
+    values = {
+        "actuation.enabled": "true",
+        "crds.install": "false",
+        "scope": "Namespaces",
+        "watchNamespaces": f"{{{ground.namespace}}}",
+        "agent.enabled": "false",
+    }
+    name = f"second-{next(_numbers)}-{os.getpid()}"
+    with install(street.cluster, folder=folder, namespace=name, values=values) as installation:
+        operator = installation.operator(**TIMES).start()
+        try:
+            yield operator.wait_ready(seconds=90)
+        finally:
+            operator.kill()

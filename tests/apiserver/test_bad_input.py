@@ -163,7 +163,7 @@ CASES = (
         lambda world, namespace: world.hpa(namespace, "theirs", minReplicas=2),
         "FieldOwned",
         "HorizontalPodAutoscaler theirs",
-        "remove minReplicas from the manifest of kubectl-create",
+        "kubectl-create wrote minReplicas",
     ),
     _floor(
         "controller-owner",

@@ -251,12 +251,17 @@ def refusal_of(facts: ScalerFacts) -> FloorRefusal | None:
             return FloorRefusal(FloorCase.APPLY_MANAGER, name, _remedy(name))
     if others:
         name = others[0][0]
-        return FloorRefusal(FloorCase.UPDATE_MANAGER, name, _remedy(name))
+        return FloorRefusal(FloorCase.UPDATE_MANAGER, name, _remedy_of_update(name))
     return None
 
 
 def _remedy(manager: str) -> str:
     return f"remove minReplicas from the manifest of {manager}"
+
+
+def _remedy_of_update(manager: str) -> str:
+    # The API server fills the field in for whoever creates an HPA by anything but server-side apply.
+    return f"{manager} wrote minReplicas, or left it to be filled in: leave it out there and set takeover to Once"
 
 
 def _step(current: int, goal: int, max_step: int | None) -> int:

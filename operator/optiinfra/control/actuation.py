@@ -29,6 +29,8 @@ from optiinfra.domain.workload import ScalerFacts
 _PERMISSION_SECONDS = 60.0
 _LIFETIME_INTERVALS = 3.0
 _LEAST_LIFETIME = 30.0
+_DISABLED = "ScalingDisabled"
+"""What an HPA says whose workload was set to zero by hand."""
 
 
 class OwnWriter(Protocol):
@@ -233,6 +235,10 @@ class Actuator:
             if scaler.held and await self._may(service, target, "patch"):
                 await self.floors.give_back(service, target, scaler)
             return
+        if scaler.scaling_active_reason == _DISABLED:
+            text = f"{target.facts.desired_replicas} replicas were set by hand, which disables HorizontalPodAutoscaler"
+            text = f"{text} {scaler.name} (ScalingDisabled); set one or more to let it scale again"
+            target.effect = Effect(effective=False, reason=Reason.SCALER_INACTIVE, message=text)
         undecided = target.order is None or not isinstance(target.decision, ScalingDecision)
         if (undecided and not scaler.floor_lost) or not await self._may(service, target, "patch"):
             return

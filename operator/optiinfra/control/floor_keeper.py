@@ -1,9 +1,9 @@
 """The floor of one target from round to round: taken, moved, given way with, given back.
 
-What it remembers of an HPA is small and may be lost: how fast the user lets it rise, and which maximum it had. What must
-not be lost is in the object's status: that `takeover: Once` is used up is written there in the round before the forced
-apply, and forced is only what this very process has announced. So a takeover happens once or, after a crash in between,
-not at all; it never happens twice.
+What it remembers of an HPA is small and may be lost: how fast the user lets it rise, and which maximum it had. What
+must not be lost is in the object's status: that `takeover: Once` is used up is written there in the round before the
+forced apply, and forced is only what this very process has announced. So a takeover happens once or, after a crash in
+between, not at all; it never happens twice.
 """
 
 import time
@@ -196,7 +196,7 @@ class FloorKeeper:
             return None
         name = target.target.name
         if target.target.scaling.takeover is not Takeover.ONCE:
-            text = f"HorizontalPodAutoscaler {scaler.name}: {refusal.remedy}, or set scaling.takeover to Once"
+            text = f"HorizontalPodAutoscaler {scaler.name}: {refusal.remedy}"
             return Effect(effective=False, reason=Reason.FIELD_OWNED, message=text)
         used = next((item for item in service.obj.status.takeovers if item.name == name), None)
         if used is None:
