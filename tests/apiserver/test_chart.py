@@ -184,7 +184,7 @@ def test_an_upgrade_leaves_the_holder_of_the_lease_alone(run, cluster):
 
 @pytest.mark.parametrize("case", ["everything", "namespaces"])
 def test_the_server_accepts_a_value_set(run, cluster, case):
-    for namespace in ("inference", "chat"):
+    for namespace in ("inference", "chat", "keda"):
         if f"namespace/{namespace}" not in cluster.kubectl("get", "namespaces", "--output=name").split():
             cluster.kubectl("create", "namespace", namespace)
     # The kinds of the Prometheus operator do not exist here.
