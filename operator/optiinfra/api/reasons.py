@@ -40,6 +40,12 @@ class Reason(StrEnum):
     PODS_PENDING = "PodsPending"
     AT_LIMIT = "AtLimit"
     SCALING_IN_PROGRESS = "ScalingInProgress"
+    WITHIN_TOLERANCE = "WithinTolerance"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    PODS_REFUSED = "PodsRefused"
+    REPLICAS_NOT_READY = "ReplicasNotReady"
+    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
+    PAUSED = "Paused"
     PERMISSION_MISSING = "PermissionMissing"
     # engines, agents, metrics
     NO_PODS = "NoPods"
@@ -182,6 +188,27 @@ EXPLANATIONS: Final = {
         "The decision is capped by a limit.", "Raise maxReplicas, the pool's maxGpus or the budget if that is wanted."
     ),
     Reason.SCALING_IN_PROGRESS: Explanation("The replicas are on their way to the decided count."),
+    Reason.WITHIN_TOLERANCE: Explanation(
+        "The scaler ignores so small a change.", "Set its tolerance to 0 (Kubernetes 1.35) if every replica counts."
+    ),
+    Reason.QUOTA_EXCEEDED: Explanation(
+        "Replicas were asked for and a ResourceQuota refuses their pods.",
+        "Raise the quota that the message names, or lower the maximum.",
+    ),
+    Reason.PODS_REFUSED: Explanation(
+        "Replicas were asked for and their pods are not made.",
+        "See the message and the events of the workload: an admission refuses them.",
+    ),
+    Reason.REPLICAS_NOT_READY: Explanation(
+        "Replicas were asked for and have not become ready in the time that they usually take.",
+        "See the logs and events of the pods that the message names.",
+    ),
+    Reason.ROLLOUT_IN_PROGRESS: Explanation(
+        "A rollout is in progress: replicas come and go with it.", "Wait for it, or undo it where it is stuck."
+    ),
+    Reason.PAUSED: Explanation(
+        "Somebody paused the workload or its scaler.", "Resume it (kubectl rollout resume, or a count above zero)."
+    ),
     Reason.PERMISSION_MISSING: Explanation(
         "The operator may not make this change.", "Enable the actuation Role in the chart's values."
     ),

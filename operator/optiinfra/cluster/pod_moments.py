@@ -20,6 +20,7 @@ _CONDITIONS: Final = frozenset(
 )
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _IMAGE_LENGTH_LIMIT: Final = 512
+_WORDS_LIMIT: Final = 256
 
 
 def with_moments(facts: PodFacts, document: JsonObject) -> PodFacts:
@@ -35,6 +36,7 @@ def with_moments(facts: PodFacts, document: JsonObject) -> PodFacts:
         facts,
         scheduled=_since(conditions, "PodScheduled"),
         unschedulable_since=_since(conditions, "PodScheduled", status="False", reason="Unschedulable"),
+        unschedulable=_unschedulable(conditions),
         sandbox=_since(conditions, "PodReadyToStartContainers"),
         initialised=_since(conditions, "Initialized"),
         started=started,
@@ -42,6 +44,13 @@ def with_moments(facts: PodFacts, document: JsonObject) -> PodFacts:
         lost_readiness=_lost(_since(conditions, "Ready", status="False"), started=started),
         image_id=image_id,
     )
+
+
+def _unschedulable(conditions: Mapping[str, JsonObject]) -> str:
+    """Return why no node takes the pod, in the scheduler's words; thousands of pods of one fleet share the text."""
+    if _since(conditions, "PodScheduled", status="False", reason="Unschedulable") is None:
+        return ""
+    return sys.intern(text(conditions["PodScheduled"], "message")[:_WORDS_LIMIT])
 
 
 def model_container(containers: tuple[ContainerFacts, ...], document: JsonObject) -> str:

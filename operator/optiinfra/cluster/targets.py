@@ -13,18 +13,31 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from optiinfra.cluster.client import KubernetesClient
-from optiinfra.cluster.document import JsonObject, Key, integer, integer_or_none, key_of, mapping, objects, text, texts
+from optiinfra.cluster.document import (
+    JsonObject,
+    Key,
+    flag,
+    integer,
+    integer_or_none,
+    key_of,
+    mapping,
+    objects,
+    text,
+    texts,
+)
 from optiinfra.cluster.errors import Absent, Invalid, TargetWithoutScale
 from optiinfra.cluster.labels import format_selector, selector_of
 from optiinfra.cluster.watch import Reflector
+from optiinfra.domain.workload import Rollout
 
 DISCOVERY_KEPT_S = 600.0
 DISCOVERY_MISS_KEPT_S = 30.0
 MIRROR_FRESH_S = 180.0
 """Bookmarks come about once a minute; a mirror that heard nothing for longer is not believed."""
+_WORDS_LIMIT = 512
 _MIRRORED = {("apps/v1", "Deployment"): "deployments", ("apps/v1", "StatefulSet"): "statefulsets"}
 _GROUP_VERSION = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?v[0-9][a-z0-9]*\Z")
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?\Z")
@@ -52,6 +65,8 @@ class TargetFacts:
     """Of its spec; 0 where the kind does not say."""
     containers: tuple[str, ...] = ()
     """Names of all containers of its pod template; empty for kinds whose template is not known."""
+    rollout: Rollout = field(default_factory=Rollout)
+    """Nothing of it is known of kinds outside apps/v1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +186,24 @@ def parse_workload(document: JsonObject) -> TargetFacts:
         selector=format_selector(selector_of(mapping(document, "spec", "selector"))) if _is_apps(document) else "",
         generation=integer(document, "metadata", "generation"),
         containers=_containers(document) if _is_apps(document) else (),
+        rollout=_rollout(document) if _is_apps(document) else Rollout(),
+    )
+
+
+def _rollout(document: JsonObject) -> Rollout:
+    """Read what the controller says of the pods: counts of both templates, and a Deployment's conditions."""
+    status = mapping(document, "status")
+    conditions = {text(one, "type"): one for one in objects(status, "conditions")}
+    failure, progress = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
+    revisions = text(status, "currentRevision"), text(status, "updateRevision")
+    older = integer(status, "replicas") > integer(status, "updatedReplicas")
+    # A StatefulSet with partitions or OnDelete keeps two revisions for good, and counts what it updated apart.
+    rolling = revisions[0] != revisions[1] and older if any(revisions) else older
+    return Rollout(
+        rolling=rolling,
+        paused=flag(document, "spec", "paused"),
+        stuck=text(progress, "status") == "False" and text(progress, "reason") == "ProgressDeadlineExceeded",
+        refused=text(failure, "message")[:_WORDS_LIMIT] if text(failure, "status") == "True" else "",
     )
 
 

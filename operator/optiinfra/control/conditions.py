@@ -150,7 +150,8 @@ def _effective(service: ServiceWork) -> Wanted:
     if bad is not None:
         return Wanted(kind, _NO, bad.reason, bad.message)
     unsure = next((effect for effect in effects if effect.effective is None), None)
-    if unsure is not None or not effects:
+    # A variant of which nothing is known yet is not known to follow.
+    if unsure is not None or len(effects) < len(service.targets) or not effects:
         return Wanted(
             kind,
             _UNKNOWN,

@@ -99,6 +99,8 @@ class PodFacts:
     """When it was given a node. This and what follows stays empty for pods of a DaemonSet and for mirror pods."""
     unschedulable_since: UnixTime | None = None
     """Since when the scheduler says that no node has room; None once it has one. Whole seconds, as all of these."""
+    unschedulable: str = ""
+    """Why, in the scheduler's words, cut; empty once it has a node."""
     sandbox: UnixTime | None = None
     """When volumes and network were there (PodReadyToStartContainers); None where the kubelet does not say."""
     initialised: UnixTime | None = None
@@ -194,6 +196,20 @@ class ScalerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout:
+    """What a workload's own controller says about its pods."""
+
+    rolling: bool = False
+    """Pods of an older template still exist."""
+    paused: bool = False
+    """Its rollouts are paused (spec.paused)."""
+    stuck: bool = False
+    """Its rollout made no progress within its deadline."""
+    refused: str = ""
+    """Why the API server refuses its pods (a quota, an admission), cut; empty when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadFacts:
     """Everything known about one target at one moment."""
 
@@ -213,6 +229,8 @@ class WorkloadFacts:
     """Names of the containers of its pod template; empty where it is not known. Pods may have more, injected ones."""
     generation: int = 0
     """Of its spec, which moves with every change of it; 0 where it is not known."""
+    rollout: Rollout = Rollout()
+    """Nothing of it is known of kinds other than Deployment and StatefulSet."""
 
     @property
     def gpus_per_replica(self) -> float:
