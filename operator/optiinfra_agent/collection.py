@@ -98,7 +98,7 @@ class Collection:
         self._disks = DiskCollector(settings.procfs)
         self._numa = NumaCollector(settings.sysfs)
         self._own = OwnUsageCollector()
-        self._process = privilege.read_process()
+        self._process = privilege.of_procfs(privilege.read_process(), settings.procfs)
         session = NvmlSession()
         self._gpu = GpuCollector(
             session,
@@ -106,7 +106,7 @@ class Collection:
             longest_pause_s=settings.nvml_backoff_s,
             sysfs=settings.sysfs,
             processes_every_s=settings.processes_interval_s,
-            host_procfs=settings.procfs if privilege.sees_host_pids(self._process, settings.procfs) else None,
+            host_procfs=None if self._process.host_pids else settings.procfs,
         )
         self._mig = MigParents(session)
         self._worker: DeadlineWorker[tuple[GpuPass, Known]] = DeadlineWorker("nvml")

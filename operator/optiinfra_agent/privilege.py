@@ -3,7 +3,7 @@
     tier  adds                                   yields
     0     nothing: the restricted profile        devices, CPU, memory and pressure of the node
     1     the kubelet's pod-resources directory  which container holds which GPU
-    2     the host's PID namespace               GPU processes told apart by pod
+    2     the host's PID namespace, or procfs    GPU processes told apart by pod
     3     CAP_SYS_ADMIN                          aggregates of MIG, profiling before Hopper where it is restricted
 
 A tier is what is really there and not what was asked for: the first is judged by whether the kubelet answered in this
@@ -12,7 +12,7 @@ all below it; a tier that is there on its own is named too. Nothing here needs a
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optiinfra_agent.errors import SourceError
@@ -23,7 +23,6 @@ ATTRIBUTION, PROCESSES, ADMINISTRATION = 1, 2, 3
 _HOST_PID_NAMESPACE = "pid:[4026531836]"
 """PROC_PID_INIT_INO: the number of the first PID namespace is fixed in the kernel."""
 _SYS_ADMIN = 21
-OWN_PROCFS = Path("/proc")
 _CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-fA-F]{1,16})$", re.MULTILINE)
 
 
@@ -51,9 +50,16 @@ def read_process(folder: Path = Path("/proc/self")) -> Process:
     return Process(host_pids=pids, administration=administration)
 
 
-def sees_host_pids(process: Process, procfs: Path) -> bool:
-    """Return whether the procfs that is read shows the host's processes: the own one does so with hostPID only."""
-    return not process.host_pids or procfs != OWN_PROCFS
+def of_procfs(process: Process, procfs: Path) -> Process:
+    """Return what this process may do with that procfs: the host's, mounted elsewhere, shows its processes, too.
+
+    The host's is known by its process 2, which is the kernel's and which no container has.
+    """
+    try:
+        is_hosts = read_text(procfs / "2" / "comm").strip() == "kthreadd"
+    except SourceError:
+        is_hosts = False
+    return replace(process, host_pids="") if is_hosts else process
 
 
 def assess(process: Process, pod_resources: SourceReport) -> Privilege:

@@ -15,14 +15,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from optiinfra_agent.errors import SettingsError
+from optiinfra_agent.settings_file import read_settings_file
+from optiinfra_agent.settings_values import (
+    address,
+    file,
+    folder,
+    folder_or_off,
+    integer,
+    level,
+    name,
+    seconds,
+    switch,
+    url,
+)
 
 PREFIX = "OPTIINFRA_AGENT_"
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)(_|$)")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+FILE = PREFIX + "SETTINGS_FILE"
 _FILES = (
+    "settings_file",
     "kubelet_token_file",
     "kubelet_ca_file",
     "token_file",
@@ -32,102 +45,6 @@ _FILES = (
     "orchestrator_token_file",
     "orchestrator_ca_file",
 )
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
-
-def _seconds(minimum: float, maximum: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not minimum <= value <= maximum:
-            raise ValueError(f"give seconds between {minimum:g} and {maximum:g}")
-        return value
-
-    return parse
-
-
-def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"give a whole number between {minimum} and {maximum}")
-        return int(text)
-
-    return parse
-
-
-def _folder(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute() or not path.is_dir():
-        raise ValueError("give the absolute path of a folder that exists")
-    return path
-
-
-def _folder_or_off(text: str) -> Path | None:
-    if text == "off":
-        return None
-    path = Path(text)
-    if not path.is_absolute():
-        raise ValueError("give an absolute path, or off")
-    return path
-
-
-def _switch(text: str) -> bool:
-    if text not in {"on", "off"}:
-        raise ValueError("give on or off")
-    return text == "on"
-
-
-def _file(text: str) -> Path | None:
-    if not text:
-        return None
-    path = Path(text)
-    if not path.is_absolute():
-        raise ValueError("give an absolute path")
-    return path
-
-
-def _name(text: str) -> str:
-    if text and not _NAME.fullmatch(text):
-        raise ValueError("use letters, digits, '.', '_' and '-', at most 253 characters")
-    return text
-
-
-def _address(text: str) -> str:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, text)
-        except OSError:
-            continue
-        return text
-    raise ValueError("give an IP address; 0.0.0.0 is every IPv4 address, :: is every address")
-
-
-def _url(text: str) -> str:
-    if not text:
-        return text
-    try:
-        parts = urlsplit(text)
-        well_formed = (
-            parts.scheme in {"http", "https"}
-            and bool(parts.hostname)
-            and parts.port != 0
-            and parts.username is None
-            and not parts.query
-            and not parts.fragment
-        )
-    except ValueError:
-        well_formed = False
-    if not well_formed:
-        raise ValueError("give http://host:port or https://host:port, without user, query or fragment")
-    return text.rstrip("/")
-
-
-def _level(text: str) -> str:
-    if text.upper() not in _LEVELS:
-        raise ValueError(f"give one of {', '.join(_LEVELS)}")
-    return text.upper()
 
 
 def _about(variable: str, default: str, parse: Callable[[str], Any], meaning: str) -> dict[str, Any]:
@@ -142,7 +59,7 @@ class Settings:
         metadata=_about(
             "NODE_NAME",
             "",
-            _name,
+            name,
             """Name of the Kubernetes node, from the downward API (spec.nodeName). Default: the host name.
             Danger: in a pod without host network the host name is the pod's, and the operator will not find
             the node.""",
@@ -152,7 +69,7 @@ class Settings:
         metadata=_about(
             PREFIX + "ID",
             "",
-            _name,
+            name,
             """Name under which the agent registers. Default: agent- and the node name. Danger: two agents with
             one name overwrite each other at the orchestrator.""",
         )
@@ -161,7 +78,7 @@ class Settings:
         metadata=_about(
             PREFIX + "LISTEN_ADDRESS",
             "0.0.0.0",  # noqa: S104 - the operator reads the agent by pod address; the chart adds a NetworkPolicy
-            _address,
+            address,
             """Address to listen on. :: listens on IPv4 and IPv6. Danger: the pages name GPUs and their load;
             without a token only a NetworkPolicy keeps others out.""",
         )
@@ -170,7 +87,7 @@ class Settings:
         metadata=_about(
             PREFIX + "LISTEN_PORT",
             "8003",
-            _integer(0, 65535),
+            integer(0, 65535),
             """TCP port of all pages. 0 takes a free one and logs it.""",
         )
     )
@@ -178,7 +95,7 @@ class Settings:
         metadata=_about(
             PREFIX + "INTERVAL",
             "15",
-            _seconds(1, 3600),
+            seconds(1, 3600),
             """Seconds between two collections. A scrape never collects; it serves the last snapshot. Danger:
             every collection takes the driver's global lock; below 5 s the process lists of busy GPUs can be
             felt.""",
@@ -188,7 +105,7 @@ class Settings:
         metadata=_about(
             PREFIX + "PROCFS",
             "/proc",
-            _folder,
+            folder,
             """Folder of the host's procfs. The default is right in a container too, as the files read are not
             namespaced; but network counters need the host's processes: its procfs mounted elsewhere, or hostPID.""",
         )
@@ -197,7 +114,7 @@ class Settings:
         metadata=_about(
             PREFIX + "SYSFS",
             "/sys",
-            _folder,
+            folder,
             """Folder of the host's sysfs, for NUMA nodes. The default is right in a container too.""",
         )
     )
@@ -205,7 +122,7 @@ class Settings:
         metadata=_about(
             PREFIX + "NVML_DEADLINE",
             "5",
-            _seconds(0.1, 60),
+            seconds(0.1, 60),
             """Seconds a whole pass over all GPUs may take before the source counts as stuck. Danger: without
             persistence mode the first call wakes each GPU, which takes seconds.""",
         )
@@ -214,7 +131,7 @@ class Settings:
         metadata=_about(
             PREFIX + "NVML_BACKOFF",
             "60",
-            _seconds(1, 3600),
+            seconds(1, 3600),
             """Longest pause in seconds between two attempts to initialise the driver library; also the time
             after which a freshly installed driver is noticed.""",
         )
@@ -223,7 +140,7 @@ class Settings:
         metadata=_about(
             PREFIX + "NVML_RESTART_AFTER",
             "20",
-            _integer(0, 1_000_000),
+            integer(0, 1_000_000),
             """Collections in a row that may fail with UNKNOWN (access to the GPUs was taken from this
             container) or with a driver version mismatch, after the driver had once answered, before
             /health/live fails: both are cured only by a restart of the container. 0 never asks for one.""",
@@ -233,7 +150,7 @@ class Settings:
         metadata=_about(
             PREFIX + "POD_RESOURCES",
             "/var/lib/kubelet/pod-resources",
-            _folder_or_off,
+            folder_or_off,
             """Folder of the kubelet's pod-resources socket, or off (tier 0). Mount the folder and not the socket:
             a mounted socket is dead after the next restart of the kubelet. Without it the agent does not know
             which pod holds which GPU, and says so.""",
@@ -243,7 +160,7 @@ class Settings:
         metadata=_about(
             PREFIX + "POD_RESOURCES_DEADLINE",
             "2",
-            _seconds(0.1, 30),
+            seconds(0.1, 30),
             """Seconds one call of the kubelet may take in all.""",
         )
     )
@@ -251,7 +168,7 @@ class Settings:
         metadata=_about(
             PREFIX + "CGROUPS",
             "/sys/fs/cgroup",
-            _folder_or_off,
+            folder_or_off,
             """Mount of the host's cgroups, for CPU and memory of each container, or off. In a container the
             default shows only the container's own group, which is said and is no fault: mount the host's
             read-only elsewhere and name that folder.""",
@@ -261,7 +178,7 @@ class Settings:
         metadata=_about(
             PREFIX + "CONTAINERS_INTERVAL",
             "30",
-            _seconds(1, 3600),
+            seconds(1, 3600),
             """Seconds between two readings of all containers' cgroups: three small files each. Between them the
             last reading is served.""",
         )
@@ -270,7 +187,7 @@ class Settings:
         metadata=_about(
             PREFIX + "PROCESSES_INTERVAL",
             "60",
-            _seconds(1, 3600),
+            seconds(1, 3600),
             """Seconds between two readings of the GPUs' process lists, the dearest calls of the driver: who uses a GPU,
             and whether below MPS. Between them the last reading is served. Danger: read often, they hold the driver's
             lock for milliseconds on a GPU with many processes.""",
@@ -280,7 +197,7 @@ class Settings:
         metadata=_about(
             PREFIX + "KUBELET_URL",
             "",
-            _url,
+            url,
             """The kubelet's own server, for instance https://$(HOST_IP):10250, for CPU and working set of containers
             where cgroups are not there (tier 0): its /metrics/resource. Empty: not asked. Danger: needs a token that
             may get nodes/metrics, on every node.""",
@@ -290,7 +207,7 @@ class Settings:
         metadata=_about(
             PREFIX + "KUBELET_TOKEN_FILE",
             "",
-            _file,
+            file,
             """File with the token for the kubelet. Read again at each reading, because it is rotated.""",
         )
     )
@@ -298,7 +215,7 @@ class Settings:
         metadata=_about(
             PREFIX + "KUBELET_CA_FILE",
             "",
-            _file,
+            file,
             """Certificates (PEM) that the kubelet is verified with. Default: those of the image. A kubelet with a
             self-signed certificate needs it named here.""",
         )
@@ -307,7 +224,7 @@ class Settings:
         metadata=_about(
             PREFIX + "TOKEN_FILE",
             "",
-            _file,
+            file,
             """File with a static token. When set, every page but /health* needs "Authorization: Bearer" with
             it. Read again every 10 s. Danger: an unreadable or empty file locks every reader out.""",
         )
@@ -316,7 +233,7 @@ class Settings:
         metadata=_about(
             PREFIX + "TLS_CERTIFICATE_FILE",
             "",
-            _file,
+            file,
             """Certificate (PEM, with its chain) to serve all pages over TLS. Needs the key file. Looked at again every
             10 s when a client connects, so that it can be replaced.""",
         )
@@ -325,7 +242,7 @@ class Settings:
         metadata=_about(
             PREFIX + "TLS_KEY_FILE",
             "",
-            _file,
+            file,
             """Private key of that certificate (PEM).""",
         )
     )
@@ -333,7 +250,7 @@ class Settings:
         metadata=_about(
             PREFIX + "TLS_CLIENT_CA_FILE",
             "",
-            _file,
+            file,
             """CA (PEM) whose client certificates are asked for: every page but /health* needs one. Read once, at the
             start.""",
         )
@@ -342,7 +259,7 @@ class Settings:
         metadata=_about(
             PREFIX + "DCGM_NAMES",
             "off",
-            _switch,
+            switch,
             """on: /metrics shows the GPUs under the legacy names of dcgm-exporter (DCGM_FI_DEV_*) as well, for
             dashboards that ask for those. Danger: on a node with dcgm-exporter every GPU is then shown twice.""",
         )
@@ -351,16 +268,25 @@ class Settings:
         metadata=_about(
             PREFIX + "CONNECTIONS",
             "64",
-            _integer(4, 4096),
+            integer(4, 4096),
             """Open connections at most. One more closes the oldest, so that a flood cannot lock the kubelet
             out.""",
+        )
+    )
+    settings_file: Path | None = field(
+        metadata=_about(
+            FILE,
+            "",
+            file,
+            """File with settings, one NAME=value a line under these names; what the environment says goes before it.
+            Read once, at the start. A line that is not understood, or a name that is not listed here, is an error.""",
         )
     )
     log_level: str = field(
         metadata=_about(
             PREFIX + "LOG_LEVEL",
             "INFO",
-            _level,
+            level,
             """Least level that is logged: DEBUG, INFO, WARNING or ERROR.""",
         )
     )
@@ -368,7 +294,7 @@ class Settings:
         metadata=_about(
             PREFIX + "ENDPOINT",
             "",
-            _url,
+            url,
             """URL under which the orchestrator can reach this agent, for instance http://$(POD_IP):8003.
             Default: http (https with TLS), the node name and the port. Danger: the node name is often not
             resolvable from a pod.""",
@@ -378,7 +304,7 @@ class Settings:
         metadata=_about(
             "ORCHESTRATOR_URL",
             "",
-            _url,
+            url,
             """Base URL of the orchestrator. Empty: the agent registers nowhere. It works on while that server
             is away.""",
         )
@@ -387,7 +313,7 @@ class Settings:
         metadata=_about(
             "ORCHESTRATOR_TOKEN_FILE",
             "",
-            _file,
+            file,
             """File with the token sent to the orchestrator (a projected token of audience optiinfra). Read
             again at each call, because the kubelet rotates it. Danger: over http the token travels in the
             clear.""",
@@ -397,7 +323,7 @@ class Settings:
         metadata=_about(
             "ORCHESTRATOR_CA_FILE",
             "",
-            _file,
+            file,
             """Certificates that an https orchestrator is verified with. Default: those of the image.""",
         )
     )
@@ -405,7 +331,7 @@ class Settings:
         metadata=_about(
             PREFIX + "ORCHESTRATOR_TIMEOUT",
             "5",
-            _seconds(0.1, 60),
+            seconds(0.1, 60),
             """Seconds one call to the orchestrator may take in all.""",
         )
     )
@@ -413,7 +339,7 @@ class Settings:
         metadata=_about(
             PREFIX + "HEARTBEAT",
             "30",
-            _seconds(1, 3600),
+            seconds(1, 3600),
             """Seconds between two heartbeats. Danger: the orchestrator drops agents that stay silent for long.""",
         )
     )
@@ -432,20 +358,21 @@ class Settings:
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """Return the settings that an environment describes; raise SettingsError at the first bad value."""
     values: dict[str, Any] = {}
+    given = {**_from_file(environment), **{name: text for name, text in environment.items() if text.strip()}}
     for one in fields(Settings):
         variable, default = one.metadata["variable"], one.metadata["default"]
         # Set but empty means default: a chart cannot easily leave a variable out.
-        text = environment.get(variable, "").strip() or default
+        text = given.get(variable, "").strip() or default
         try:
             values[one.name] = one.metadata["parse"](text)
         except ValueError as error:
             raise SettingsError(f"{variable}={text[:80]!r} is not usable: {error}") from error
     if not values["node_name"]:
         values["node_name"] = socket.gethostname()
-    for name in _FILES:
-        path = values[name]
+    for setting in _FILES:
+        path = values[setting]
         if path is not None and not path.is_file():
-            variable = next(one.metadata["variable"] for one in fields(Settings) if one.name == name)
+            variable = next(one.metadata["variable"] for one in fields(Settings) if one.name == setting)
             raise SettingsError(f"{variable}={str(path)!r} is not usable: there is no such file; mount it or unset it")
     if (values["tls_certificate_file"] is None) != (values["tls_key_file"] is None):
         raise SettingsError(
@@ -454,6 +381,17 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if values["tls_client_ca_file"] is not None and values["tls_certificate_file"] is None:
         raise SettingsError(f"{PREFIX}TLS_CLIENT_CA_FILE is not usable without {PREFIX}TLS_CERTIFICATE_FILE")
     return Settings(**values)
+
+
+def _from_file(environment: Mapping[str, str]) -> dict[str, str]:
+    variables = {one.metadata["variable"] for one in fields(Settings)} - {FILE}
+    text = environment.get(FILE, "").strip()
+    if not text:
+        return {}
+    path = Path(text)
+    if not path.is_absolute():
+        raise SettingsError(f"{FILE}={text[:80]!r} is not usable: give an absolute path")
+    return read_settings_file(path, known=variables)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -107,3 +107,39 @@ def test_a_typing_error_is_noticed_and_a_service_link_is_not() -> None:
         "OPTIINFRA_AGENT_INTERVAL": "1",
     }
     assert unknown_variables(environment) == ["OPTIINFRA_AGENT_INTERVALL"]
+
+
+def test_settings_from_a_file_and_the_environment_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "agent.env"
+    file.write_text('# of this host\n\nNODE_NAME=gpu-7\nOPTIINFRA_AGENT_INTERVAL = "30"\nORCHESTRATOR_URL=http://o:1\n')
+    settings = read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": str(file), "OPTIINFRA_AGENT_INTERVAL": "10"})
+    assert (settings.node_name, settings.interval_s, settings.orchestrator_url) == ("gpu-7", 10, "http://o:1")
+    # Set but empty means default there, and no word against the file.
+    settings = read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": str(file), "OPTIINFRA_AGENT_INTERVAL": " "})
+    assert settings.interval_s == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("NODE_NAME=a\ngarbage\n", "line 2: write NAME=value"),
+        ("OPTIINFRA_AGENT_INTERVALL=3\n", "line 1: 'OPTIINFRA_AGENT_INTERVALL' means nothing here"),
+        ("NODE_NAME=a\nNODE_NAME=b\n", "line 2: NODE_NAME is given twice"),
+        ("OPTIINFRA_AGENT_INTERVAL=0\n", "OPTIINFRA_AGENT_INTERVAL='0' is not usable"),
+        ("OPTIINFRA_AGENT_SETTINGS_FILE=/etc/other\n", "means nothing here"),
+        ("#" * 70_000, "larger than"),
+    ],
+)
+def test_a_bad_settings_file_is_one_clear_error(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "agent.env"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=words) as caught:
+        read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": str(file)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_settings_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": str(tmp_path / "none")})
+    with pytest.raises(SettingsError, match="absolute path"):
+        read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": "agent.env"})
