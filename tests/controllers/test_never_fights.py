@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 SIDE_BY_SIDE = 8
 HELD_WELL = ("AtLimit", "Succeeded")
 ONCE = {"takeover": "Once"}
+DOWN_AT_ONCE = {"scaleDown": {"stabilizationWindowSeconds": 0}}
 
 
 @dataclass
@@ -391,15 +392,16 @@ def a_paused_deployment(ground, played):
 
 @quick
 def the_maximum_is_lowered_to_the_floor(ground, played):
-    ground.by_apply("argocd", maxReplicas=6)
-    ground.optimize(scaling={"maxReplicas": MAXIMUM})
-    ground.wait_minimum(MAXIMUM)
+    slow = {"scaleUp": {"policies": [{"type": "Pods", "value": 3, "periodSeconds": 1800}]}}
+    ground.by_apply("argocd", maxReplicas=6, behavior=slow | DOWN_AT_ONCE)
+    ground.optimize()
+    ground.wait_minimum(MAXIMUM)  # no further: the HPA itself would add three in half an hour
     ground.wait_replicas(MAXIMUM)
-    played.phase(ground, 1, ground.wait("True", *HELD_WELL))
-    ground.by_apply("argocd", maxReplicas=MAXIMUM)
+    played.phase(ground, 1, ground.condition())
+    ground.by_apply("argocd", maxReplicas=MAXIMUM, behavior=slow | DOWN_AT_ONCE)
     ground.wait("False", "MaximumLowered")
     ground.wait_minimum(1)
-    ground.by_apply("argocd", maxReplicas=3)  # below what the floor was
+    ground.by_apply("argocd", maxReplicas=3, behavior=slow | DOWN_AT_ONCE)  # below what the floor was
     assert len(ground.fresh()) == 2, "an apply of the original, and one that takes our marks off"
     ground.wait_minimum(3)  # after the cooldown
     played.phase(ground, 1, ground.wait("True", *HELD_WELL))

@@ -94,7 +94,7 @@ class FloorKeeper:
         now = UnixTime(self.clock())
         look = Look(now, target.facts.desired_replicas, wanted_floor(target, scaler))
         memory.looks = remember(memory.looks, look, rules=scaler.scale_up)
-        if (lowered := await self._maximum_lowered(service, scaler, memory, now=now)) is not None:
+        if (lowered := await self._maximum_lowered(service, target, scaler, memory, now=now)) is not None:
             return lowered
         current = max(scaler.min_replicas, target.facts.desired_replicas)
         fastest = highest(scaler.scale_up, memory.looks, now=now, current=current)
@@ -138,11 +138,13 @@ class FloorKeeper:
         return Effect(effective=False, reason=Reason.FLOOR_LOST, message=text)
 
     async def _maximum_lowered(
-        self, service: ServiceWork, scaler: ScalerFacts, memory: _Memory, *, now: UnixTime
+        self, service: ServiceWork, target: TargetWork, scaler: ScalerFacts, memory: _Memory, *, now: UnixTime
     ) -> Effect | None:
         """Give way to a maximum that was lowered to the floor; the API server refuses one below it."""
         before, memory.maximum = memory.maximum, scaler.max_replicas
-        lowered = before is not None and scaler.max_replicas < before
+        own = target.target.scaling.max_replicas
+        # With a maximum of the object's own that is no higher, nothing was lowered that it had not asked for itself.
+        lowered = before is not None and scaler.max_replicas < min(before, own if own is not None else before)
         if scaler.held and lowered and scaler.min_replicas >= scaler.max_replicas:
             memory.rests_until = now + service.settings.policy.cooldown
             await self.give_up(service, scaler)

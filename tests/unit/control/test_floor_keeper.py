@@ -85,6 +85,7 @@ class Story:
     now: float = NOW
     takeovers: tuple[TakeoverStatus, ...] = ()
     status_fails: bool = False
+    maximum: int | None = None
 
     def __post_init__(self) -> None:
         self.restart()
@@ -93,7 +94,9 @@ class Story:
         self.keeper = FloorKeeper(self.hpa, clock=lambda: self.now)
 
     def work(self) -> ServiceWork:
-        scaling = {"actuation": "Floor", "takeover": self.takeover, "release": self.release}
+        scaling: dict[str, Any] = {"actuation": "Floor", "takeover": self.takeover, "release": self.release}
+        if self.maximum is not None:
+            scaling["maxReplicas"] = self.maximum
         obj = ro(mode="Auto", scaling=scaling, policy={"cooldown": "5m"})
         obj = obj.model_copy(update={"status": obj.status.model_copy(update={"takeovers": self.takeovers})})
         work = service(obj, decision=decision(self.wanted), order=self.wanted, scalers=(self.hpa.facts,))
@@ -264,6 +267,15 @@ async def test_a_maximum_that_is_raised_again_ends_the_rest():
     story.hpa.facts = replace(story.hpa.facts, max_replicas=10)
     await story.round()
     assert story.hpa.writes[2:] == [("take", 6)]
+
+
+async def test_a_maximum_that_the_object_asked_for_itself_is_no_reason_to_give_way():
+    story = Story(Hpa(), maximum=6)
+    await story.round()
+    story.hpa.facts = replace(story.hpa.facts, max_replicas=6)
+    for _ in range(3):
+        assert await story.round() is None
+    assert story.hpa.writes == [("take", 6)]
 
 
 async def test_a_floor_at_an_old_maximum_is_no_reason_to_give_way():
