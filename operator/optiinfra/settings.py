@@ -108,6 +108,10 @@ class OperatorSettings(BaseSettings):
     hold_seconds: float = Field(default=180.0, ge=0, le=3600)
     """How long load must be known before replicas may fall."""
 
+    patience_seconds: float = Field(default=60.0, ge=5, le=900)
+    """How long what runs may differ from what was decided before `ActuationEffective` asks why: four syncs of the HPA
+    controller at its default of 15 s (`--horizontal-pod-autoscaler-sync-period`)."""
+
     tick_seconds: float = Field(default=15.0, ge=1, le=15)
     """Tick of the scaler. Danger: all that it learned, and every hold of 1 to 40 min, is counted in ticks of 15 s."""
 

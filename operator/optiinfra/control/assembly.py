@@ -207,6 +207,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
             registry=shared.registry,
             memories=shared.memories,
             clock=time.time,
+            namespace=settings.namespace,
         ),
         plans=plans,
         model_files=shared.model_files,
@@ -339,6 +340,7 @@ def _steps(
             hold=Seconds(settings.hold_seconds),
             idle_span=Seconds(settings.idle_span_seconds),
         ),
+        patience=Seconds(settings.patience_seconds),
         actuation_enabled=settings.actuation_enabled,
         stop=shared.switch.stop,
     )

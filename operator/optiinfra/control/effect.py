@@ -1,6 +1,6 @@
 """Whether what was decided has an effect: decided against running, with the reason where they differ.
 
-True means that so many replicas serve as were decided, or did a minute ago. Everything else is False or Unknown with a
+True means that so many replicas serve as were decided. Everything else is False or Unknown with a
 reason and, where it is somebody's, with whose: a decision that nobody follows must never look well. The facts are
 asked in the order in which they stop a replica: nobody asked for it, nobody makes its pod, no node takes it, it does
 not get ready. Nothing is read or changed here.
@@ -17,13 +17,13 @@ from optiinfra.domain.policy import Limit
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.scaling_rules import Rule
-from optiinfra.domain.units import UnixTime
+from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import PodFacts, ScalerFacts, WorkloadFacts
 
-PATIENCE: Final = 60.0
-"""Seconds that a scaler has to follow a new decision: four syncs of the HPA controller at its default of 15 s."""
-LONG_PATIENCE: Final = 5.0 * PATIENCE
-"""After this a decision that changes all the time is no excuse any more."""
+PATIENCE: Final = Seconds(60.0)
+"""That a scaler has to follow a new decision: four syncs of the HPA controller at its default of 15 s."""
+LONG_PATIENCE: Final = 5.0
+"""After so many times the patience a decision that changes all the time is no excuse any more."""
 START_MARGIN: Final = 1.5
 """Replicas may take this many times the 95th percentile of their start-up before they count as not getting ready."""
 _LASTING: Final = frozenset({Limit.MAXIMUM, Limit.POOL_BUDGET})
@@ -32,7 +32,9 @@ _COUNTED_KINDS: Final = frozenset({"Deployment", "StatefulSet"})
 """Kinds of which a replica is a pod."""
 
 
-def effect_of(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> Effect | None:
+def effect_of(
+    service: ServiceWork, target: TargetWork, *, now: UnixTime, patience: Seconds = PATIENCE
+) -> Effect | None:
     """Compare what was decided with what runs; None while nothing is known of the workload."""
     facts = target.facts
     if target.problem is not None:
@@ -49,10 +51,10 @@ def effect_of(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> Eff
         if isinstance(target.decision, Unknown):
             return Effect(effective=None, reason=Reason.NOT_PUBLISHED, message=target.decision.detail)
         return Effect(effective=None, reason=Reason.AWAITING_APPROVAL)
-    return _compared(target, facts, wanted=target.order, now=now)
+    return _compared(target, facts, wanted=target.order, now=now, patience=patience)
 
 
-def _compared(target: TargetWork, facts: WorkloadFacts, *, wanted: int, now: UnixTime) -> Effect:
+def _compared(target: TargetWork, facts: WorkloadFacts, *, wanted: int, now: UnixTime, patience: Seconds) -> Effect:
     memory = target.memory
     floor = target.target.scaling.actuation is Actuation.FLOOR
     asked, ready = facts.desired_replicas, facts.ready_replicas
@@ -64,11 +66,11 @@ def _compared(target: TargetWork, facts: WorkloadFacts, *, wanted: int, now: Uni
     if memory.apart_since is None or memory.apart_since > now:
         memory.apart_since = now
     apart = now - memory.apart_since
-    # A decision that was renewed has a minute anew, but not for ever.
-    waited = max(0.0, now - memory.ordered_at) if apart < LONG_PATIENCE else apart
+    # A decision that was renewed has its time anew, but not for ever.
+    waited = max(0.0, now - memory.ordered_at) if apart < LONG_PATIENCE * patience else apart
     if not reached:
-        return _not_asked_for(target, facts, wanted=wanted, waited=waited)
-    if apart < PATIENCE:
+        return _not_asked_for(target, facts, wanted=wanted, waited=waited, patience=patience)
+    if apart < patience:
         return Effect(effective=None, reason=Reason.SCALING_IN_PROGRESS, message=f"{ready} of {asked} replicas serve")
     return _not_running(target, facts, now=now)
 
@@ -97,11 +99,13 @@ def _whose_maximum(target: TargetWork, facts: WorkloadFacts) -> str:
 # ---- nobody asked for the replicas
 
 
-def _not_asked_for(target: TargetWork, facts: WorkloadFacts, *, wanted: int, waited: float) -> Effect:
+def _not_asked_for(
+    target: TargetWork, facts: WorkloadFacts, *, wanted: int, waited: float, patience: Seconds
+) -> Effect:
     scaler, asked = facts.scaler, facts.desired_replicas
     if scaler is not None:
         limit = _at_its_limit(scaler, asked=asked, wanted=wanted)
-        if limit and waited >= PATIENCE:
+        if limit and waited >= patience:
             return Effect(effective=False, reason=Reason.AT_LIMIT, message=limit)
     floor = target.target.scaling.actuation is Actuation.FLOOR
     if not floor and target.limits is not None and heard(target, wanted) == asked:
@@ -110,7 +114,7 @@ def _not_asked_for(target: TargetWork, facts: WorkloadFacts, *, wanted: int, wai
             f"{wanted} were decided, {asked} run, and HorizontalPodAutoscaler {scaler.name} ignores so small a change"
         )
         return Effect(effective=None, reason=Reason.WITHIN_TOLERANCE, message=text)
-    if waited < PATIENCE:
+    if waited < patience:
         return Effect(effective=None, reason=Reason.SCALING_IN_PROGRESS, message=f"{wanted} were decided just now")
     if scaler is None:
         return Effect(effective=False, reason=Reason.NOBODY_LISTENS, message=_nobody(facts, wanted=wanted))
@@ -120,7 +124,7 @@ def _not_asked_for(target: TargetWork, facts: WorkloadFacts, *, wanted: int, wai
         reason = Reason.PAUSED if paused else Reason.SCALER_INACTIVE
         return Effect(effective=False, reason=reason, message=text)
     on_its_way = scaler.desired_replicas == wanted or (wanted < asked and waited < STABILISED_WITHIN)
-    if on_its_way and waited < max(LONG_PATIENCE, STABILISED_WITHIN):
+    if on_its_way and waited < max(LONG_PATIENCE * patience, STABILISED_WITHIN):
         text = f"HorizontalPodAutoscaler {scaler.name} has the last word; it looks minutes back before it takes away"
         return Effect(
             effective=None,
@@ -142,7 +146,7 @@ def _at_its_limit(scaler: ScalerFacts, *, asked: int, wanted: int) -> str:
 
 def _nobody(facts: WorkloadFacts, *, wanted: int) -> str:
     return (
-        f"{wanted} replicas are published for a minute or more, {facts.desired_replicas} are asked for, and no scaler "
+        f"{wanted} replicas are published for a while, {facts.desired_replicas} are asked for, and no scaler "
         "drives the workload; let a HorizontalPodAutoscaler or KEDA read optiinfra_desired_replicas, or use Own"
     )
 
@@ -150,7 +154,7 @@ def _nobody(facts: WorkloadFacts, *, wanted: int) -> str:
 def _deaf(scaler: ScalerFacts, *, wanted: int) -> str:
     owner = f" of {scaler.controller_owner}" if scaler.controller_owner else ""
     return (
-        f"{wanted} replicas are published for a minute or more, and HorizontalPodAutoscaler {scaler.name}{owner} wants "
+        f"{wanted} replicas are published for a while, and HorizontalPodAutoscaler {scaler.name}{owner} wants "
         f"{scaler.desired_replicas}; let it read optiinfra_desired_replicas, or use actuation Own"
     )
 

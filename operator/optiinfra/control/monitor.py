@@ -7,7 +7,7 @@ running, so that "inert but green" cannot happen: a decision nobody follows says
 
 from optiinfra.control import track, trials
 from optiinfra.control.actuation import Actuator, wants_to_act
-from optiinfra.control.effect import effect_of
+from optiinfra.control.effect import PATIENCE, effect_of
 from optiinfra.control.isolation import isolated
 from optiinfra.control.memory import Trial
 from optiinfra.control.plan import last_word
@@ -18,15 +18,17 @@ from optiinfra.domain.verification import Outcome, Verdict
 from optiinfra.domain.workload import NodeFacts
 
 
-async def monitor(work: Work, actuator: Actuator) -> Work:
+async def monitor(work: Work, actuator: Actuator, *, patience: Seconds = PATIENCE) -> Work:
     """Judge trials, roll back what did harm, and say whether decisions are followed."""
     for service in work.services:
         with isolated(service, step="monitor"):
-            await _monitor(service, actuator, dict(work.nodes), now=work.at)
+            await _monitor(service, actuator, dict(work.nodes), now=work.at, patience=patience)
     return work
 
 
-async def _monitor(service: ServiceWork, actuator: Actuator, nodes: dict[str, NodeFacts], *, now: UnixTime) -> None:
+async def _monitor(
+    service: ServiceWork, actuator: Actuator, nodes: dict[str, NodeFacts], *, now: UnixTime, patience: Seconds
+) -> None:
     if wants_to_act(service):
         # All trails first: one variant's windows are the control of another's.
         for target in service.targets:
@@ -36,7 +38,7 @@ async def _monitor(service: ServiceWork, actuator: Actuator, nodes: dict[str, No
         if trial is not None and target.facts is not None and not service.dry_run:
             await _judge(service, target, trial, actuator, nodes, now=now)
         if target.effect is None:
-            target.effect = effect_of(service, target, now=now)
+            target.effect = effect_of(service, target, now=now, patience=patience)
 
 
 async def _judge(

@@ -34,7 +34,7 @@ from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
 from optiinfra.domain.evidence import Finding, RecommendationType
-from optiinfra.domain.units import UnixTime
+from optiinfra.domain.units import Seconds, UnixTime
 
 _LOG = logging.getLogger(__name__)
 _REPORTS_AT_ONCE = 16
@@ -87,6 +87,7 @@ class Steps:
     insights: InsightsWorker
     savings: SavingsBooks
     times: AnalysisTimes
+    patience: Seconds
     actuation_enabled: bool
     stop: Callable[[], Stop | None]
     """Why nothing may be done now, by the kill switch."""
@@ -116,7 +117,7 @@ class Steps:
 
     async def monitor(self, work: Work, /) -> Work:
         """Judge earlier actions."""
-        return await monitor(work, self.actuator)
+        return await monitor(work, self.actuator, patience=self.patience)
 
     async def report(self, work: Work, /) -> Work:
         """Bring the savings ledgers up to date, and write what changed."""
