@@ -58,7 +58,7 @@ def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> L
         # A floor of ours is not the user's minimum: that one was written down when the floor was taken.
         ours = scaler.held and not scaler.floor_lost
         users = scaler.original_min_replicas if ours and scaler.original_min_replicas is not None else None
-        minimum = max(minimum, scaler.min_replicas if users is None else users)
+        minimum = max(minimum, users_minimum(scaler, lowest=lowest) if users is None else users)
         maximum = scaler.max_replicas if own.max_replicas is None else min(scaler.max_replicas, own.max_replicas)
     elif own.max_replicas is not None:
         maximum = own.max_replicas
@@ -88,12 +88,24 @@ def gpus_of(work: TargetWork, facts: WorkloadFacts) -> float:
     return shape.gpus
 
 
+def users_minimum(scaler: ScalerFacts, *, lowest: int) -> int:
+    """Return the minimum that a scaler stands for: KEDA writes 1 into its HPA where the user's minReplicaCount is 0.
+
+    It takes the last replica away itself, and only where its own minReplicaCount allows that.
+    """
+    return 0 if lowest == 0 and scaler.min_replicas == 1 else scaler.min_replicas
+
+
 def queue_seen_elsewhere(scaler: ScalerFacts | None) -> bool:
     """Tell whether somebody sees requests that come while no replica runs: KEDA, by a trigger of its own.
 
-    Without replicas there is no page that could tell us of a queue; who scales to zero must not be the last to know.
+    Without replicas there is no page that could tell us of a queue; who scales to zero must not be the last to know. A
+    trigger that reads our decision sees none either, so there have to be two: KEDA's HPA has one external metric for
+    each. A formula (`scalingModifiers`) makes one of all, which cannot be told from a single trigger and counts as one.
     """
-    return scaler is not None and scaler.controller_owner.startswith("ScaledObject/")
+    if scaler is None or not scaler.controller_owner.startswith("ScaledObject/"):
+        return False
+    return sum(1 for metric in scaler.metrics if metric.type == "External") >= 2
 
 
 def scaling_input(
@@ -246,8 +258,8 @@ def proposals(service: ServiceWork, target: TargetWork) -> list[Proposal | Refus
     answers: list[Proposal | Refusal] = []
     if target.target.scaling.scale_to_zero.enabled and not queue_seen_elsewhere(facts.scaler):
         text = (
-            "scaleToZero: with no replica left nobody would see the queue; let a KEDA ScaledObject with a trigger of "
-            "its own drive the workload. One replica is kept"
+            "scaleToZero: with no replica left nobody would see the queue; let a KEDA ScaledObject with a second "
+            "trigger that sees it (the gateway's) drive the workload. One replica is kept"
         )
         answers.append(Refusal(RecommendationType.REPLICAS, "QueueNotSeen", text))
     if isinstance(decision, Unknown):

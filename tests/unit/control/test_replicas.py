@@ -13,6 +13,7 @@ from optiinfra.domain.scaler.decision import Infeasibility
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.scaling_rules import Rule
 from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import ScalerMetric
 from tests.unit.control import test_variants as variants
 from tests.unit.control.examples import NOW, decision, facts, limits, page, pod, ro, scaler, service, signals
 
@@ -104,15 +105,34 @@ def test_an_hpa_that_was_switched_off_by_hand_pauses(changes, paused):
     assert not paused or target.decision.desired == 4
 
 
+KEDA = "ScaledObject/chat"
+
+
 @pytest.mark.parametrize(
-    ("owner", "minimum", "refused"), [("", 1, True), ("ScaledObject/chat", 0, False), ("KServe/chat", 1, True)]
+    ("owner", "triggers", "own", "minimum", "refused"),
+    [
+        ("", 2, 0, 1, True),
+        (KEDA, 2, 0, 0, False),
+        (KEDA, 2, 1, 0, False),  # what KEDA writes into its HPA for a minReplicaCount of 0
+        (KEDA, 2, 3, 3, False),
+        (KEDA, 1, 1, 1, True),  # the one trigger is ours, and sees no queue without replicas
+        ("KServe/chat", 2, 0, 1, True),
+    ],
 )
-def test_zero_is_allowed_only_where_somebody_else_sees_the_queue(owner, minimum, refused):
-    known = watched(scaler=scaler(controller_owner=owner, min_replicas=0))
+def test_zero_is_allowed_only_where_somebody_else_sees_the_queue(owner, triggers, own, minimum, refused):
+    metrics = (ScalerMetric(type="External"),) * triggers + (ScalerMetric(type="Resource", resource="cpu"),)
+    known = watched(scaler=scaler(controller_owner=owner, min_replicas=own, metrics=metrics))
     given, target, _ = round_of(known=known, scaling={"scaleToZero": {"enabled": True}})
     assert target.limits.minimum == minimum
     answers = replicas.proposals(given, target)
     assert any(isinstance(one, Refusal) and one.reason == "QueueNotSeen" for one in answers) is refused
+
+
+def test_the_minimum_of_kedas_hpa_holds_where_zero_is_not_allowed():
+    external = (ScalerMetric(type="External"),) * 2
+    known = watched(scaler=scaler(controller_owner=KEDA, min_replicas=1, metrics=external))
+    _, target, _ = round_of(known=known)
+    assert target.limits.minimum == 1
 
 
 def test_what_is_not_known_is_refused_with_its_reason():
