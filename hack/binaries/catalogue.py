@@ -1,8 +1,8 @@
 """What is needed: each binary with its pinned version, where it is released and which Go module builds it.
 
 The versions here and in `hack/go/*/go.mod` move together. Checksums of downloads come from the publisher
-beside the file; a binary whose publisher offers none (kwok) or only an image (the VPA's recommender) is built instead,
-where go.sum verifies.
+beside the file; a binary whose publisher offers none (kwok) or only an image (the VPA's recommender, KEDA) is built
+instead, where go.sum verifies.
 """
 
 import platform
@@ -13,6 +13,7 @@ KUBERNETES = "1.36.3"
 ETCD = "3.6.8"
 KWOK = "0.8.0"
 VERTICAL_POD_AUTOSCALER = "1.8.1"
+KEDA = "2.21.0"
 HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
 
@@ -41,6 +42,7 @@ class Binary:
     name: str
     version: str
     version_arguments: tuple[str, ...]
+    """Empty: it tells its version to nobody without a cluster. Then only one that was built here is believed."""
     minors: tuple[tuple[int, int], ...]
     """Accepted (major, minor) pairs of a binary found outside the cache."""
     module: str
@@ -49,6 +51,8 @@ class Binary:
     linker_flags: tuple[str, ...] = ()
     download: Download | None = None
     other_names: tuple[str, ...] = ()
+    on_demand: bool = False
+    """Not got with all the others: it takes long to build, and only the long suite runs it."""
 
     @property
     def recipe(self) -> str:
@@ -144,6 +148,19 @@ def _helm(name: str, version: str, *, other_names: tuple[str, ...]) -> Binary:
     )
 
 
+def _keda(program: str) -> Binary:
+    return Binary(
+        name=f"keda-{program}",
+        version=KEDA,
+        version_arguments=(),
+        minors=(_minor(KEDA),),
+        module="keda",
+        package=f"github.com/kedacore/keda/v2/cmd/{program}",
+        linker_flags=(f"-X github.com/kedacore/keda/v2/version.Version={KEDA}",),
+        on_demand=True,
+    )
+
+
 CATALOGUE: dict[str, Binary] = {
     binary.name: binary
     for binary in (
@@ -169,6 +186,8 @@ CATALOGUE: dict[str, Binary] = {
             module="vpa",
             package="k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender",
         ),
+        _keda("operator"),
+        _keda("adapter"),
         _helm("helm", HELM_3, other_names=("helm3",)),
         _helm("helm4", HELM_4, other_names=("helm",)),
     )

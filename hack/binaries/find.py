@@ -41,8 +41,9 @@ def _print(text: str) -> None:
 
 
 def ensure(names: Iterable[str] | None = None, *, say: Say = _print) -> dict[str, Path]:
-    """Return the path of each named binary (all of them by default), getting those that are missing."""
-    wanted = [CATALOGUE[name] for name in (names if names is not None else CATALOGUE)]
+    """Return the path of each named binary, getting those that are missing; by default all but those on demand."""
+    always = (name for name, binary in CATALOGUE.items() if not binary.on_demand)
+    wanted = [CATALOGUE[name] for name in (names if names is not None else always)]
     folder = bin_folder()
     found = {binary.name: find(binary, os.environ, folder, say=say) for binary in wanted}
     missing = [binary for binary in wanted if found[binary.name] is None]
@@ -76,7 +77,7 @@ def find(binary: Binary, environment: Mapping[str, str], cache: Path, *, say: Sa
 
 
 def _is_usable(binary: Binary, path: Path, *, say: Say) -> bool:
-    if not os.access(path, os.X_OK):
+    if not binary.version_arguments or not os.access(path, os.X_OK):
         return False
     version = version_of(binary, path)
     if version is not None and binary.accepts(version):
@@ -114,7 +115,7 @@ def _get(missing: list[Binary], folder: Path, *, say: Say) -> None:
                 go = go or build.find_go(folder.parent)
                 say(f"  {binary.name} {binary.version}: building (the first one takes minutes) ...")
                 build.build(binary, go=go, target=target)
-            version = version_of(binary, target)
+            version = version_of(binary, target) if binary.version_arguments else parse_version(binary.version)
             if version is None or not binary.accepts(version):
                 raise BinaryError(f"{binary.name} was {how} but answers with version {version}: not kept")
             _keep(binary, target, folder)
