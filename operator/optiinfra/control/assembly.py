@@ -39,6 +39,7 @@ from optiinfra.cluster.usage import Usage
 from optiinfra.control import attribution
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.analyze import AnalysisTimes
+from optiinfra.control.asking_floor import AskingFloor
 from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.claims import Claims
 from optiinfra.control.collect import Collector
@@ -364,7 +365,7 @@ def _sweep(shared: _Shared, loop: ControlLoop) -> Sweep:
     return Sweep(
         lister=Objects(shared.client, namespaces=shared.namespaces),
         held=shared.inventory,
-        floor=shared.floor,
+        floor=AskingFloor(shared.floor, shared.access, clock=time.monotonic),
         registry=shared.registry,
         events=loop,
         cluster_kind=shared.settings.scope is Scope.CLUSTER,
