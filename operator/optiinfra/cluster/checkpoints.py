@@ -15,6 +15,7 @@ from optiinfra.cluster.errors import Absent, Malformed
 from optiinfra.cluster.objects import API_VERSION, Objects, Resources
 from optiinfra.domain.units import UnixTime
 
+CLUSTER_OWNER = Resources.CLUSTER_RESOURCE_OPTIMIZATION.value.kind
 STATE_LIMIT_BYTES = 12 * 1024
 """What fits into the 16 KiB of base64 that the schema allows."""
 
@@ -29,6 +30,9 @@ class CheckpointRecord:
     state: bytes
     owner_uid: str = ""
     """Uid of the object that it belongs to: one that was made anew under the same name starts from nothing."""
+    owner_kind: str = Resources.RESOURCE_OPTIMIZATION.value.kind
+    owner_name: str = ""
+    """Empty: as the checkpoint itself."""
 
 
 class Checkpoints:
@@ -71,7 +75,7 @@ class Checkpoints:
                 "ownerReferences": [
                     {
                         "apiVersion": API_VERSION,
-                        "kind": Resources.RESOURCE_OPTIMIZATION.value.kind,
+                        "kind": record.owner_kind,
                         "name": owner_name,
                         "uid": owner_uid,
                     }
@@ -95,7 +99,9 @@ def _parse(document: JsonObject) -> CheckpointRecord:
         state = base64.b64decode(text(document, "spec", "state"), validate=True)
     except binascii.Error as error:
         raise Malformed(f"checkpoint {key}: spec.state is not base64: {error}") from error
-    kind = Resources.RESOURCE_OPTIMIZATION.value.kind
-    owners = objects(document, "metadata", "ownerReferences")
-    uid = next((text(owner, "uid") for owner in owners if text(owner, "kind") == kind), "")
-    return CheckpointRecord(key, integer(document, "spec", "version"), taken, state, uid)
+    kinds = (Resources.RESOURCE_OPTIMIZATION.value.kind, CLUSTER_OWNER)
+    owners = [one for one in objects(document, "metadata", "ownerReferences") if text(one, "kind") in kinds]
+    version, owner = integer(document, "spec", "version"), owners[0] if owners else None
+    if owner is None:
+        return CheckpointRecord(key, version, taken, state)
+    return CheckpointRecord(key, version, taken, state, text(owner, "uid"), text(owner, "kind"), text(owner, "name"))

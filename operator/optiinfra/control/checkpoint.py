@@ -22,9 +22,10 @@ from typing import Any, Protocol
 import orjson
 
 from optiinfra import metrics
-from optiinfra.cluster.checkpoints import STATE_LIMIT_BYTES, CheckpointRecord
+from optiinfra.cluster.checkpoints import CLUSTER_OWNER, STATE_LIMIT_BYTES, CheckpointRecord
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import ClusterError
+from optiinfra.control import cluster_checkpoint
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory, TargetMemory
 from optiinfra.control.registry import Registry
@@ -178,6 +179,8 @@ class Checkpointer:
     registry: Registry
     memories: dict[ObjectKey, ObjectMemory]
     clock: Callable[[], float]
+    namespace: str = ""
+    """The operator's own, for the checkpoints of objects that have none."""
 
     async def restore(self) -> int:
         """Read all checkpoints once; returns how many objects got their history back."""
@@ -190,8 +193,10 @@ class Checkpointer:
         for name, why in broken:
             _LOG.warning("checkpoint not usable", extra={"checkpoint": str(name), "error": why})
             metrics.CHECKPOINTS.labels("broken").inc()
-        restored = 0
+        restored = self._restore_clusters(records)
         for record in records:
+            if record.owner_kind == CLUSTER_OWNER:
+                continue
             key = ObjectKey("ResourceOptimization", record.key.namespace, record.key.name)
             memory = self.memories.setdefault(key, ObjectMemory())
             if memory.restored:
@@ -215,6 +220,25 @@ class Checkpointer:
             restored += 1
         return restored
 
+    def _restore_clusters(self, records: Iterable[CheckpointRecord]) -> int:
+        parts: dict[str, list[CheckpointRecord]] = {}
+        for record in records:
+            if record.owner_kind == CLUSTER_OWNER:
+                parts.setdefault(record.owner_name, []).append(record)
+        restored = 0
+        for name, own in parts.items():
+            key = ObjectKey("ClusterResourceOptimization", "", name)
+            known, memory = self.registry.get(key), self.memories.setdefault(key, ObjectMemory())
+            newest = max(own, key=lambda one: one.time)
+            uid = known.metadata.uid if known is not None else memory.uid or newest.owner_uid
+            living = [one for one in own if one.owner_uid in {"", uid}]
+            if memory.restored or not cluster_checkpoint.restore(living, memory):
+                continue
+            memory.restored, memory.uid = True, uid
+            memory.checkpointed_at, memory.checkpoint_pause = max(one.time for one in living), _INTERVAL
+            restored += 1
+        return restored
+
     async def run(self) -> None:
         """Save for ever what is due; cancel to stop."""
         while True:
@@ -226,7 +250,7 @@ class Checkpointer:
         await self.save(self._known().items())
 
     def _known(self) -> Mapping[ObjectKey, ObjectMemory]:
-        return {key: memory for key, memory in self.memories.items() if memory.targets}
+        return {key: memory for key, memory in self.memories.items() if memory.targets or len(memory.gpus)}
 
     def _due(self) -> list[tuple[ObjectKey, ObjectMemory]]:
         now = self.clock()
@@ -251,6 +275,9 @@ class Checkpointer:
             known = self.registry.get(key)
             if known is None:
                 continue
+            if key.kind == "ClusterResourceOptimization":
+                await self._save_cluster(key, memory, uid=known.metadata.uid)
+                continue
             state = await asyncio.to_thread(pack, memory)
             digest = _digest(state)
             if digest == memory.checkpointed_digest:
@@ -269,6 +296,37 @@ class Checkpointer:
                 memory.checkpoint_pause = min(_INTERVAL, max(_FIRST, 2.0 * memory.checkpoint_pause))
                 metrics.CHECKPOINTS.labels("written").inc()
             memory.checkpointed_at = now
+            await asyncio.sleep(_PAUSE)
+
+    async def _save_cluster(self, key: ObjectKey, memory: ObjectMemory, *, uid: str) -> None:
+        """Save the parts of one object's checkpoint that changed."""
+        now = UnixTime(self.clock())
+        records = await asyncio.to_thread(
+            cluster_checkpoint.records_of, key, memory, namespace=self.namespace, uid=uid, now=now
+        )
+        before = memory.checkpointed_digest.split(",")
+        after: list[str] = []
+        for place, record in enumerate(records):
+            digest, known = _digest(record.state), before[place] if place < len(before) else ""
+            if digest == known:
+                metrics.CHECKPOINTS.labels("unchanged").inc()
+            elif await self._write(record, owner_name=key.name, owner_uid=uid):
+                known = digest
+                memory.checkpoint_pause = min(_INTERVAL, max(_FIRST, 2.0 * memory.checkpoint_pause))
+            after.append(known)
+        memory.checkpointed_digest, memory.checkpointed_at = ",".join(after), now
+
+    async def _write(self, record: CheckpointRecord, *, owner_name: str, owner_uid: str) -> bool:
+        try:
+            await self.store.write(record, owner_name=owner_name, owner_uid=owner_uid)
+        except ClusterError as error:
+            metrics.CHECKPOINTS.labels("failed").inc()
+            _LOG.warning("checkpoint not written", extra={"checkpoint": str(record.key), "error": str(error)})
+            return False
+        else:
+            metrics.CHECKPOINTS.labels("written").inc()
+            return True
+        finally:
             await asyncio.sleep(_PAUSE)
 
 

@@ -1,8 +1,8 @@
 """Idle GPUs in a cluster's round: what engines say is joined, every GPU judged, and what stood long enough proposed.
 
 `engines_of` runs in collect, which sees the pages; `judge` and `propose` run in the analysis and touch nothing but the
-work. What is learned of GPUs (pauses, power floors) lives in the object's memory: a ClusterResourceOptimization has no
-checkpoint, so that a restart begins anew, and cautiously.
+work. What is learned of GPUs (pauses, power floors) lives in the object's memory and outlasts a restart in its
+checkpoints (`cluster_checkpoint`); since when each is idle begins anew, because nobody watched meanwhile.
 """
 
 from collections.abc import Iterable, Mapping

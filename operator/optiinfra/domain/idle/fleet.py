@@ -14,7 +14,7 @@ for an empty and a filled memory (a context keeps clocks up). It falls at once a
 which the counters do not show is never taken for a floor.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import Final
@@ -23,7 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optiinfra.domain.idle.gaps import RING, SHORTEST, Flags, Floats, stays_idle
+from optiinfra.domain.idle.samples import Judged, Learned, Samples, Sight
 from optiinfra.domain.idle.states import IdlePolicy
+
+__all__ = ["IdleMemory", "Judged", "Learned", "Samples", "Sight"]
 
 _STEADY_SHARE: Final = 0.8
 _STEADY_SAMPLES: Final = 5.0
@@ -46,29 +49,6 @@ _ONE_QUIET: Final = 1.5
 """Sampling intervals; what lasted longer held a sample without work."""
 _SURE: Final = np.array([0.9, 0.95, 0.98])
 """Highest confidence by how many of power and active multiprocessors agree with the share of busy time."""
-
-
-class Sight(IntEnum):
-    """What is seen of a GPU, or why nothing is."""
-
-    TOO_FEW = 0
-    """Not watched for long enough."""
-    WORK = auto()
-    """It works, or did a moment ago."""
-    LOADING = auto()
-    """Its memory was filled a moment ago."""
-    GAP = auto()
-    """Nothing was measured for a while in the last minutes."""
-    DARK = auto()
-    """Its activity was not known at some moment of the last minutes."""
-    POWER = auto()
-    """Its counters show nothing, and its power contradicts them."""
-    MEMORY = auto()
-    """It does nothing, and what its memory holds is not known."""
-    EXPECTED = auto()
-    """It does nothing, and work is expected: its own pauses were often as long."""
-    IDLE = auto()
-    """It does nothing, and nothing is expected."""
 
 
 class _Row(IntEnum):
@@ -122,62 +102,6 @@ _ZERO: Final = (
 _KEPT_AT_A_JUMP: Final = (_Row.FLOOR_EMPTY, _Row.FLOOR_FILLED, _Row.GAPS, _Row.WORKED)
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """One sample each of some GPUs; all arrays (g). NaN is not known."""
-
-    gpu: NDArray[np.intp]
-    """Columns, each at most once."""
-    time: Floats
-    """Seconds."""
-    duty: Floats
-    """Share of time with any kernel, 0..1."""
-    memory: Floats
-    """Bytes in use."""
-    power: Floats
-    """Watts; of an energy counter's rate and the instant reading the larger."""
-    sm_active: Floats
-    """Share of active multiprocessors, 0..1."""
-    power_limit: Floats
-    """Watts."""
-    transfer: Floats
-    """Bytes a second over PCIe, both ways."""
-    working: Flags
-    """Its engine says that it has work: requests that run or wait, tokens that are made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What is known of some GPUs at their latest samples; all arrays (g)."""
-
-    sight: NDArray[np.int8]
-    """`Sight`."""
-    probability: Floats
-    """That no work comes within the horizon; NaN where it was not asked."""
-    confidence: Floats
-    """The probability, but no more than the signals that were measured allow."""
-    quiet_since: Floats
-    """Since when it surely does nothing; NaN while it works or is not known."""
-    elapsed: Floats
-    """Seconds since work was last seen, or since it was first seen."""
-    used: Floats
-    """Share of the recent time in which activity was high; NaN where it was not known."""
-    peak: Floats
-    """Highest activity of the quiet time."""
-    memory: Floats
-    empty: Flags
-    power_high: Floats
-    """Highest power of the quiet time, watts; NaN where not known."""
-    floor: Floats
-    """Learned power floor, watts; NaN before it is learned."""
-    gaps: Floats
-    """Gaps known of it."""
-    worked: Flags
-    """Work was seen since it was first seen, or may have been done in a hole."""
-    interval: Floats
-    """Seconds between its samples."""
-
-
 @dataclass(slots=True)
 class IdleMemory:
     """The state of a fleet. It grows with the GPUs that are named, and forgets those that are dropped."""
@@ -225,6 +149,43 @@ class IdleMemory:
         for row, values in kept.items():
             self._state[row, columns] = values
         self._state[_Row.BROKEN_BY, columns] = float(Sight.GAP)
+
+    def learned(self) -> list[Learned]:
+        """Return what is worth keeping of each GPU, by node and uuid."""
+        found: list[Learned] = []
+        # A round may add GPUs meanwhile, in another thread.
+        for (node, gpu), column in sorted(self._columns.items()):
+            state, count = self._state[:, column], int(self._state[_Row.GAPS, column])
+            # The ring's oldest gap lies where the next one would be put.
+            places = [place % RING for place in range(max(0, count - RING), count)]
+            found.append(
+                Learned(
+                    node,
+                    gpu,
+                    bool(state[_Row.WORKED] > 0.0),
+                    float(state[_Row.FLOOR_EMPTY]),
+                    float(state[_Row.FLOOR_FILLED]),
+                    tuple(self._lengths[places, column].tolist()),
+                    tuple(self._ends[places, column].tolist()),
+                )
+            )
+        return found
+
+    def relearn(self, learned: Iterable[Learned], *, at: float) -> None:
+        """Take in what was known at a time; GPUs that were seen since then know it better themselves."""
+        for one in learned:
+            if (one.node, one.gpu) in self._columns:
+                continue
+            column, kept = self.column(one.node, one.gpu), min(RING, len(one.lengths))
+            self._lengths[:kept, column] = one.lengths[len(one.lengths) - kept :]
+            self._ends[:kept, column] = one.ends[len(one.ends) - kept :]
+            self._state[_Row.GAPS, column] = kept
+            self._state[_Row.WORKED, column] = float(one.worked)
+            self._state[_Row.FLOOR_EMPTY, column] = one.floor_empty
+            self._state[_Row.FLOOR_FILLED, column] = one.floor_filled
+            # What happens until its next sample nobody sees: that is a hole like any other.
+            self._state[_Row.LAST, column] = at
+            self._state[_Row.BROKEN_BY, column] = float(Sight.GAP)
 
     def observe(self, samples: Samples) -> None:
         """Take one later sample of each of some GPUs; a sample that is not later than the last is left out."""
