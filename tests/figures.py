@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,15 +56,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print all figures, by topic."""
-    rows = list(_rows(Path(os.environ[VARIABLE])))
+    """Print all figures, by topic; the last of several with the same text."""
+    rows = {(row["topic"], row["what"]): row for row in _rows(Path(os.environ[VARIABLE]))}
     if not rows:
         return
     terminalreporter.section("figures")
-    for row in sorted(rows, key=lambda row: (row["topic"], row["what"])):
+    for _, row in sorted(rows.items()):
         terminalreporter.write_line(f"{row['topic']}: {row['what']}: {row['value']:g} {row['unit']}".rstrip())
 
 
-def _rows(path: Path) -> Iterator[dict[str, object]]:
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())

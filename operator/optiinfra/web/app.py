@@ -11,6 +11,7 @@ from optiinfra.web.agents import AgentTable
 from optiinfra.web.authentication import Gate
 from optiinfra.web.leader import follower_proxy
 from optiinfra.web.ports import Forwarder, OperatorView, Reviewer
+from optiinfra.web.problems import CLOSED, OPEN
 
 _BODY_LIMIT = 64 << 10
 
@@ -45,11 +46,9 @@ def create_app(*, operator: OperatorView, reviewer: Reviewer | None, forwarder: 
     app.state.operator = operator
     app.state.gate = Gate(reviewer)
     app.state.agents = AgentTable()
-    app.include_router(health.router)
-    app.include_router(agents.router)
-    app.include_router(optimize.router)
-    app.include_router(patches.router)
-    app.include_router(savings.router)
+    app.include_router(health.router, responses=OPEN)
+    for closed in (agents, optimize, patches, savings):
+        app.include_router(closed.router, responses=CLOSED)
     app.middleware("http")(follower_proxy(operator, forwarder))
     app.middleware("http")(_bound_body)
     return app

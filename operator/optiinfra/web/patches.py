@@ -41,7 +41,7 @@ class PatchQuery(BaseModel):
     """Namespace of the object; needed by those who may not list everywhere."""
 
 
-@router.get("/recommendations/{identifier}/patch", response_model=None)
+@router.get("/recommendations/{identifier}/patch", response_model=None, responses={200: {"content": {_YAML: {}}}})
 async def patch(
     request: Request,
     identifier: Annotated[str, Path(max_length=32, pattern=r"^[0-9a-z]+$")],

@@ -74,7 +74,7 @@ router = APIRouter(prefix="/api/v1", tags=["savings"], dependencies=[Depends(aut
 Document = Mapping[str, Any]
 
 
-@router.get("/savings", response_model=None)
+@router.get("/savings", response_model=None, responses={200: {"content": {"text/csv": {}}}})
 async def savings(
     request: Request,
     *,
