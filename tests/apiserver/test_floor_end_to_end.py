@@ -79,7 +79,7 @@ def follow(scene, case):
         scene.cluster.request("PATCH", path, {"spec": {"replicas": floor}}, content_type=MERGE)
 
 
-def wait_held(scene, case, value=MAXIMUM, *, seconds=30):
+def wait_held(scene, case, value=MAXIMUM, *, seconds=90):
     def held():
         follow(scene, case)
         found = live(scene, case)
@@ -112,7 +112,7 @@ def owners(document):
 
 def test_the_floor_rises_in_steps_that_the_workload_follows_and_says_what_it_was(scene):
     for case in CASES:
-        eventually(lambda case=case: live(scene, case)["spec"]["minReplicas"] == 1 + STEP, seconds=30, what=case)
+        eventually(lambda case=case: live(scene, case)["spec"]["minReplicas"] == 1 + STEP, seconds=60, what=case)
     time.sleep(3.0)  # three rounds in which no replica came
     for case in CASES:
         assert live(scene, case)["spec"]["minReplicas"] == 1 + STEP, "the next step waits for this one"
@@ -238,7 +238,7 @@ def test_release_gives_everything_back_and_stops_the_running_operator(scene):
     installation, namespace = scene.installation, scene.made["released"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OPTIINFRA_")}
     environment |= scene.operator.environment | {"NO_PROXY": "127.0.0.0/8", "no_proxy": "127.0.0.0/8"}
-    command = [str(Path(sys.executable).with_name("optiinfra")), "release", "--all"]
+    command = [str(Path(sys.executable).with_name("optiinfra")), "release", "--all", "--immediate"]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{namespace}/theirs: minReplicas 1" in done.stdout
@@ -261,8 +261,6 @@ def test_release_gives_everything_back_and_stops_the_running_operator(scene):
 
 
 def test_a_person_switches_it_off_and_it_goes_on(scene):
-    scene.cluster.request(
-        "PATCH", scene.installation.switch_path, {"data": {"paused": "false"}}, content_type=MERGE
-    )
+    scene.cluster.request("PATCH", scene.installation.switch_path, {"data": {"paused": "false"}}, content_type=MERGE)
     wait_held(scene, "released")
     assert not scene.operator.complaints()

@@ -10,6 +10,8 @@ from optiinfra.cluster.errors import AlreadyExists, Conflict, Invalid
 from optiinfra.cluster.floor import Floor, FloorCase, FloorHeld, FloorRefusal, FloorReleased
 from optiinfra.cluster.own_scaler import OwnScaler, OwnScalers
 from optiinfra.cluster.scalers import HELD_LABEL, ORIGINAL_ANNOTATION, hpa_path, parse_scaler
+from optiinfra.domain.scale_up_rules import USUAL_RULES, RateKind, RatePolicy, ScaleUpRules, Select
+from optiinfra.domain.units import Seconds
 
 METRICS = [
     {
@@ -199,6 +201,85 @@ async def test_c_an_update_manager_is_not_overwritten(client, key, live, spec):
     refusal = await Floor(client).take(key, uid=uid_of(before), value=4)
     assert (refusal.case, refusal.manager) == (FloorCase.UPDATE_MANAGER, "kubectl-create")
     assert await live() == before
+
+
+@pytest.mark.parametrize(("spec", "original"), [({"minReplicas": 2}, 2), ({}, 1)])
+async def test_c_by_force_only_that_one_field_is_taken_from_update_managers(client, key, live, spec, original):
+    before = await client.create(hpa_path(key.namespace), manifest(**spec), query={"fieldManager": "kubectl-create"})
+    floor, uid = Floor(client), uid_of(before)
+    assert (await floor.take(key, uid=uid, value=4, force=True)).original == original
+    held = await live()
+    assert held["spec"] == before["spec"] | {"minReplicas": 4}
+    assert parse_scaler(held).facts.min_replicas_managers == (("optiinfra", "Apply"),)
+    assert await floor.release(key, uid=uid) == FloorReleased(original, restored=True)
+    assert (await live())["spec"] == before["spec"] | {"minReplicas": original}
+
+
+async def test_c_what_was_written_beside_an_earlier_floor_is_not_taken_for_the_original(client, key, applied, live):
+    uid = uid_of(await applied())
+    floor = Floor(client)
+    await floor.take(key, uid=uid, value=4)
+    await set_by_update(client, key, 3)
+    assert (await floor.take(key, uid=uid, value=6, force=True)).original == 3
+    assert (await live())["metadata"]["annotations"][ORIGINAL_ANNOTATION] == "3"
+
+
+async def test_b_an_apply_manager_is_not_forced_either(client, key, applied, live):
+    before = await applied("flux", minReplicas=2)
+    refusal = await Floor(client).take(key, uid=uid_of(before), value=4, force=True)
+    assert (refusal.case, refusal.manager) == (FloorCase.APPLY_MANAGER, "flux")
+    assert await live() == before
+
+
+async def test_giving_way_leaves_the_value_of_who_wrote_it_and_nothing_of_ours(client, key, applied, live):
+    uid = uid_of(await applied())
+    floor = Floor(client)
+    await floor.take(key, uid=uid, value=4, release_step=2)
+    assert await floor.give_way(key, uid=uid) == FloorHeld(4, 1, (await live())["metadata"]["resourceVersion"])
+    await set_by_update(client, key, 3)
+    assert parse_scaler(await live()).facts.floor_lost
+    assert await floor.give_way(key, uid=uid) == FloorReleased(3, restored=False)
+    after = await live()
+    assert after["spec"]["minReplicas"] == 3
+    assert not after["metadata"].get("labels")
+    assert not after["metadata"].get("annotations")
+    assert "optiinfra" not in {entry["manager"] for entry in after["metadata"]["managedFields"]}
+    assert not parse_scaler(after).facts.floor_lost
+
+
+async def test_the_same_value_by_another_apply_manager_is_shared_and_given_way_to(client, key, applied, live):
+    uid = uid_of(await applied())
+    floor = Floor(client)
+    await floor.take(key, uid=uid, value=4)
+    await applied("argocd", minReplicas=4)
+    assert parse_scaler(await live()).facts.floor_lost
+    assert await floor.give_way(key, uid=uid) == FloorReleased(4, restored=False)
+    await applied("argocd", minReplicas=2)
+    assert (await live())["spec"]["minReplicas"] == 2
+
+
+async def test_the_steps_of_the_way_back_are_written_beside_the_floor(client, key, applied, live):
+    uid = uid_of(await applied())
+    floor = Floor(client)
+    await floor.take(key, uid=uid, value=7, release_step=3)
+    assert parse_scaler(await live()).facts.release_step == 3
+    await floor.move(key, uid=uid, value=6)
+    assert parse_scaler(await live()).facts.release_step == 3
+    assert (await floor.release(key, uid=uid, max_step=3)).value == 3
+    assert parse_scaler(await live()).facts.release_step == 3
+    await floor.release(key, uid=uid)
+    assert not (await live())["metadata"].get("annotations")
+
+
+async def test_the_pace_of_an_hpa_is_read_as_the_server_fills_it_in(client, key, applied, live):
+    await applied(behavior={"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 90}]}})
+    rules = parse_scaler(await live()).facts.scale_up
+    assert rules == ScaleUpRules((RatePolicy(RateKind.PODS, 2, Seconds(90.0)),))
+    await applied(behavior={"scaleUp": {"selectPolicy": "Disabled", "stabilizationWindowSeconds": 60}})
+    rules = parse_scaler(await live()).facts.scale_up
+    assert (rules.select, rules.stabilization) == (Select.DISABLED, 60.0)
+    await applied(behavior=None)
+    assert parse_scaler(await live()).facts.scale_up == USUAL_RULES
 
 
 @pytest.mark.parametrize(

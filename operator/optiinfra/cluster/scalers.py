@@ -78,7 +78,8 @@ def parse_scaler(document: JsonObject) -> ScalerRecord:
         owned_by_us=owned_by_us(document),
         controller_owner=owner,
         min_replicas_managers=managers,
-        held=HELD_LABEL in labels,
+        # A tool may take the label off and leave the floor; what is ours alone is held all the same.
+        held=HELD_LABEL in labels or (managers == (OUR_MANAGER,) and not owned_by_us(document)),
         original_min_replicas=_count(document, ORIGINAL_ANNOTATION),
         tolerance_up=_tolerance(document, "scaleUp"),
         tolerance_down=_tolerance(document, "scaleDown"),

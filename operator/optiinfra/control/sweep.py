@@ -95,13 +95,14 @@ class Sweep:
         """Give back floors that no living object wants, one step of each."""
         if not self.listed or not self.actuation_enabled or self.kill_switch():
             return
-        held = orphans(self.held.held_scalers(), self._wanted)
+        unreadable = self._unreadable()
+        # The spec that cannot be read may be the one that wants it: that is no wish to give it back.
+        seen = [record for record in self.held.held_scalers() if record.key.namespace not in unreadable]
+        held = orphans(seen, self._wanted)
         results = [await release_one(self.floor, record, max_step=step_of(record)) for record in held]
         self.unfinished = not all(result.done for result in results)
 
     def _wanted(self, record: ScalerRecord) -> bool:
-        if any(key.namespace == record.key.namespace for key in self._unreadable()):
-            return True  # its spec may be the one that wants it: not being able to read it is no wish
         for key, obj in self.registry.services():
             if key.namespace != record.key.namespace or obj.metadata.deleting:
                 continue
@@ -114,5 +115,6 @@ class Sweep:
                     return True
         return False
 
-    def _unreadable(self) -> list[ObjectKey]:
-        return [key for key in self.registry.all_keys() if isinstance(self.registry.get(key), Broken)]
+    def _unreadable(self) -> set[str]:
+        """Return the namespaces of objects whose spec cannot be acted on."""
+        return {key.namespace for key in self.registry.all_keys() if isinstance(self.registry.get(key), Broken)}
