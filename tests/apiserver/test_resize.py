@@ -1,4 +1,4 @@
-"""In-place resize against the real API server: what is sent, what it refuses, and what is made of the kubelet's answers.
+"""In-place resize against the real API server: what is sent, what it refuses, and what becomes of a kubelet's answer.
 
 No kubelet runs here. Its part (the sizes in containerStatuses, PodResizePending) is written into the pods' status as a
 kubelet would write it, and every test that rests on that says so by calling `kubelet_*`.
