@@ -36,6 +36,7 @@ scaling:
   actuation: Signal
   scalerRef: {kind: HorizontalPodAutoscaler, name: vllm-llama-70b}
   takeover: Never
+  release: Steps
   minReplicas: 1
   maxReplicas: 16
   scaleToZero: {enabled: false}
@@ -46,12 +47,18 @@ kvCache: {enabled: true}
 tuning: {enabled: true}
 insights: {enabled: true, dailyTokenBudget: 50000}
 priority: 100
+weight: 1
 poolRef: {name: h100}
 policy:
   maxReplicaStep: 4
   maxGpuStep: 32
   cooldown: 5m
+  cooldowns: {scaleUp: 0s, scaleDown: 30m, resize: 24h}
+  minAvailable: 2
   maintenanceWindows: [{days: [Sat, Sun], start: "22:30", duration: 4h, timeZone: Europe/Berlin}]
+  blackoutWindows:
+    - {from: "2026-11-27T00:00:00+01:00", until: "2026-11-30T00:00:00Z", timeZone: UTC, includes: [ScaleUp], note: sale}
+    - {days: [Mon], start: "08:00", duration: 2h, timeZone: Europe/Berlin, includes: [], note: ""}
   verifyWindow: 10m
   rollback: true
 """
@@ -66,10 +73,11 @@ CLUSTER = """
 currency: EUR
 pools:
   - {name: h100, nodeSelector: {example.com/gpu: h100}, gpuModel: NVIDIA H100 80GB HBM3, maxGpus: 64,
-     monthlyBudget: 150000, prices: {gpuHour: "2.50", cpuCoreHour: "0.04", memoryGiBHour: "0.005"}}
+     gpuBudget: 48, monthlyBudget: 150000, prices: {gpuHour: "2.50", cpuCoreHour: "0.04", memoryGiBHour: "0.005"}}
 prices: {gpuHour: 3}
 consolidation: {enabled: true, headroom: 5%}
 idleGpus: {enabled: true, window: 30m}
+disruption: {maxReplicas: 4, maxPods: 8, maxGpus: 32}
 defaults:
   {interval: 15s, mode: Approve, objectives: {lateShare: 2%}, policy: {cooldown: 1m}, insights: {enabled: false}}
 metricsSources: [{type: Prometheus, url: "http://prometheus.monitoring:9090/prometheus"}]
@@ -155,10 +163,12 @@ def test_minimal_object_gets_the_defaults_and_nothing_that_the_cluster_object_de
         "targetRef": TARGET,
         "suspend": False,
         "priority": 100,
+        "weight": 1,
         "engine": {"type": "Auto", "source": "Pods", "port": 8000, "path": "/metrics", "scheme": "http"},
         "scaling": {
             "actuation": "Signal",
             "takeover": "Never",
+            "release": "Steps",
             "scaleToZero": {"enabled": False},
             "forecast": {"enabled": True},
             "startupTime": "Auto",
