@@ -286,7 +286,7 @@ class Ground:
 
     def optimize(self, name: str = "svc", **spec: Any) -> None:
         scaling = {"actuation": "Floor"} | spec.pop("scaling", {})
-        policy = {"cooldown": "20s", "verifyWindow": "30s"}
+        policy = {"cooldown": "10s", "verifyWindow": "30s"}
         target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "svc"}
         self.street.scene.optimize(self.namespace, name, target=target, scaling=scaling, policy=policy, **spec)
 

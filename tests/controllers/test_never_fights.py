@@ -19,7 +19,7 @@ from tests.neighbours import MAXIMUM, Ground, neighbourhood, second_operator
 from tests.operator_process import eventually
 
 pytestmark = pytest.mark.timeout(900)
-SIDE_BY_SIDE = 8
+SIDE_BY_SIDE = 10
 HELD_WELL = ("AtLimit", "Succeeded")
 ONCE = {"takeover": "Once"}
 DOWN_AT_ONCE = {"scaleDown": {"stabilizationWindowSeconds": 0}}
