@@ -95,10 +95,17 @@ def parse_snapshot(body: bytes, *, pods: Container[str] = NO_PODS) -> AgentReadi
         attribution=_attribution(mapping(document, "attribution")),
         claims=tuple(_claim(claim) for claim in claims),
         containers=tuple(_containers(document, pods)) if pods is not NO_PODS else (),
+        containers_at=_moment(mapping(document, "sources", "containers")),
         containers_source=_source(mapping(document, "sources", "containers"), what="source of containers"),
         cpu_pressure_ratio=ratio(mapping(document, "pressure"), "cpu_some_ratio"),
         links=_links(mapping(document, "network")),
     )
+
+
+def _moment(source: JsonObject) -> UnixTime | None:
+    """Return when a source was read; None where that is when the snapshot was made."""
+    moment = plain(source.get("time"))
+    return UnixTime(moment) if moment is not None and moment > 0.0 else None
 
 
 def _gpu(gpu: JsonObject) -> GpuFacts:
@@ -121,6 +128,7 @@ def _gpu(gpu: JsonObject) -> GpuFacts:
         pcie_transmit_bytes=sent,
         pcie_receive_bytes=received,
         pcie_speed=amount(gpu, "pcie_link_bytes_per_second"),
+        utilization_max_ratio=ratio(gpu, "utilization_max_ratio"),
         tensor_active_ratio=ratio(gpu, "tensor_active_ratio"),
         dram_active_ratio=ratio(gpu, "dram_active_ratio"),
         clocks=ClockHolds(

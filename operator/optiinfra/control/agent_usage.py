@@ -22,7 +22,12 @@ _WENT_BACK = Unknown(UnknownReason.INVALID, "its CPU counter went back")
 def use_of(pod: PodFacts, readings: Sequence[AgentReading], *, after: UnixTime | None) -> tuple[PodUsage, ...] | None:
     """Return the use of a pod at every reading later than `after`, oldest first; None where no agent measures it."""
     names = dict(pod.container_ids)
-    seen = [(one.time, rows) for one in readings if (rows := _rows(pod, one, names))]
+    seen: list[tuple[UnixTime, _Rows]] = []
+    for one in readings:
+        at, rows = one.containers_at or one.time, _rows(pod, one, names)
+        # Containers are read more rarely than the rest, and a snapshot in between repeats the last reading.
+        if rows and (not seen or at > seen[-1][0]):
+            seen.append((at, rows))
     if not seen:
         return None
     return tuple(use for use in _uses(seen, names) if after is None or use.time > after)

@@ -21,6 +21,8 @@ from optiinfra.domain.workload import GpuFacts, NodeFacts, WorkloadFacts
 
 _USAGE_LASTS: Final = Seconds(180.0)
 """metrics.k8s.io is read once a minute and averages over up to another."""
+_CONTAINER_WINDOW: Final = Seconds(180.0)
+"""Agents read containers more rarely than GPUs, and a rate needs two readings."""
 _NO_LIMIT: Final = Unknown(UnknownReason.UNSUPPORTED, "the engine's container has no CPU limit")
 
 
@@ -78,7 +80,8 @@ def _service_nodes(
         readings = () if node is None else gpus.recent(node, now=now, window=window)
         if readings and now - readings[-1].time > stale_after:
             readings = ()
-        found.append(ServiceNode(name, readings, held, own))
+        longer = gpus.recent(node, now=now, window=_CONTAINER_WINDOW) if node is not None and readings else ()
+        found.append(ServiceNode(name, readings, held, longer=longer, containers=own))
     return found
 
 

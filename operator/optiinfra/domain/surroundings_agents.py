@@ -56,6 +56,8 @@ class ServiceNode:
     """GPUs that the service holds there, by uuid."""
     containers: Mapping[tuple[str, str], OwnContainer] = field(default_factory=dict)
     """Its containers by the pod's uid and the first digits of their id."""
+    longer: tuple[AgentReading, ...] = ()
+    """Of a longer window, for containers, which agents read more rarely; none: the window's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +187,15 @@ _Own = list[tuple[str, OwnContainer, _Rows]]
 
 def _containers(node: ServiceNode) -> list[tuple[OwnContainer, _Rows]]:
     found: dict[tuple[str, str], _Rows] = {}
-    for reading in node.readings:
+    for reading in node.longer or node.readings:
         for row in reading.containers:
             key = row.pod_uid, row.id[:ID_DIGITS]
-            if key in node.containers:
-                found.setdefault(key, []).append((reading.time, row))
+            if key not in node.containers:
+                continue
+            at, rows = reading.containers_at or reading.time, found.setdefault(key, [])
+            # A snapshot between two readings of the containers repeats the last one.
+            if not rows or at > rows[-1][0]:
+                rows.append((at, row))
     return [(node.containers[key], rows) for key, rows in found.items()]
 
 

@@ -259,6 +259,8 @@ class GpuFacts:
     """Counter: to the GPU."""
     pcie_speed: Value = NOT_REPORTED
     """Bytes per second that its link carries in each direction."""
+    utilization_max_ratio: Value = NOT_REPORTED
+    """Busiest moment of the driver's own samples since the reading before."""
     tensor_active_ratio: Value = NOT_REPORTED
     dram_active_ratio: Value = NOT_REPORTED
     clocks: ClockHolds = NO_CLOCKS
@@ -298,6 +300,8 @@ class AgentReading:
     """Devices held by claims; once they are joined with ResourceSlices they are allocations too."""
     containers: tuple[ContainerCounters, ...] = ()
     """Of the pods that were asked for; empty on older readings, where nobody needs them any more."""
+    containers_at: UnixTime | None = None
+    """When they were read, which agents do more rarely than the rest; None: at `time`."""
     containers_source: Value = NOT_REPORTED
     """1.0 when containers were read, else why not."""
     cpu_pressure_ratio: Value = NOT_REPORTED

@@ -130,3 +130,13 @@ def test_an_agent_that_does_not_listen_for_xids_says_nothing_about_them():
     document = changed(("gpus", 0, "xid_errors"), None)
     document["gpus"][0]["unknown"] = {"xid_errors": "denied"}
     assert read(document).gpus[0].faults.xids.reason is UnknownReason.REFUSED
+
+
+def test_containers_that_were_read_earlier_say_when():
+    document = DOCUMENT | {"sources": {"containers": {"state": "ok", "time": 1794999970.5}}}
+    assert read(document).containers_at == 1794999970.5
+    assert read().containers_at is None
+
+
+def test_the_busiest_moment_of_the_driver_s_samples():
+    assert read(changed(("gpus", 0, "utilization_max_ratio"), 0.75)).gpus[0].utilization_max_ratio == 0.75

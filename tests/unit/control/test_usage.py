@@ -257,3 +257,12 @@ async def test_where_neither_measures_the_reason_of_the_metrics_server_stays():
     await read(table, measured_pod())
     assert table.unknown["inference"] is NOT_SERVED
     assert table.source(KEY, "vllm") == ""
+
+
+async def test_a_snapshot_between_two_readings_of_the_containers_is_no_sample():
+    """Agents read containers once a minute and write a snapshot every 15 s."""
+    first, second = by_agent((0.0, 100.0, GIB)), by_agent((60.0, 220.0, GIB))
+    repeated = [replace(first[0], time=UnixTime(NOW + at), containers_at=NOW) for at in (15.0, 30.0, 45.0)]
+    table = agent_table(NOT_SERVED, (*first, *repeated, *second))
+    await read(table, measured_pod())
+    assert [one.cpu_cores for one in table.take(KEY, "vllm")][1:] == [pytest.approx(2.0)]

@@ -1,5 +1,7 @@
 """Idle verdicts: what counts, what vetoes, and what is never called idle."""
 
+from dataclasses import replace
+
 import pytest
 
 from optiinfra.domain import idle
@@ -183,3 +185,11 @@ def test_a_service_that_rarely_works_is_under_used():
 )
 def test_a_service_is_not_idle_by_missing_data(changes):
     assert isinstance(idle.workload_idle(signals_of(**(QUIET | changes)), used(0.0)), Unknown)
+
+
+def test_a_burst_between_two_readings_is_work():
+    quiet = [agent(at, replace(gpu(), utilization_max_ratio=0.0)) for at in TIMES]
+    burst = [*quiet[:-3], agent(TIMES[-3], replace(gpu(), utilization_max_ratio=0.6)), *quiet[-2:]]
+    for readings, expected in ((quiet, GpuState.IDLE_UNALLOCATED), (burst, None)):
+        (found,) = idle.verdicts(node(*readings), now=NOW, window=1800.0, stale_after=120.0)
+        assert (found.state is GpuState.IDLE_UNALLOCATED) == (expected is not None)

@@ -93,6 +93,13 @@ def test_a_container_is_judged_by_its_limit_and_named():
     assert found["cpu_throttled"].place == "container vllm of pod vllm-1 on node n1"
 
 
+def test_containers_are_rated_over_the_times_at_which_they_were_read():
+    rows = [(100.0, 100.0, 0.0), (100.0, 115.0, 0.0), (100.0, 130.0, 0.0), (160.0, 160.0, 60.0)]
+    readings = [replace(reading(at, rows=[row(used)]), containers_at=read) for read, at, used in rows]
+    latest = replace(node(*readings[-1:]), longer=tuple(readings))
+    assert measured([latest])["container_cpu"].value == pytest.approx(0.25)
+
+
 def test_without_pressure_in_the_container_that_of_the_node_counts():
     found = measured([node(reading(100.0, pressure=0.2), reading(160.0, pressure=0.4))])
     assert (found["cpu_pressure"].value, found["cpu_pressure"].place) == (pytest.approx(0.3), "node n1")

@@ -195,7 +195,9 @@ def _row(gpu: GpuFacts, time: float, before: GpuFacts | None, passed: float) -> 
     if memory > _number(gpu.memory_total_bytes) * _ABOVE:
         memory = math.nan
     limit = _number(gpu.power_limit_watts)
-    duty, active = _share(gpu.utilization_ratio), _share(gpu.sm_active_ratio)
+    # The busiest moment since the reading before misses no burst; the reading itself sees the last second at most.
+    most, active = _share(gpu.utilization_max_ratio), _share(gpu.sm_active_ratio)
+    duty = _share(gpu.utilization_ratio) if math.isnan(most) else most
     return time, duty, memory, power, active, limit if limit > 0.0 else math.nan, transfer
 
 
