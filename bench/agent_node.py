@@ -28,6 +28,12 @@ START_S = 30.0
 RULES = (
     "gpus 8",
     "value processes -1 4",
+    "value process_memory -1 17179869184",
+    "value memory_used -1 68719476736",
+    "value power -1 612345",
+    "value energy -1 123456789012",
+    # Figures as long as those of a node that has served for weeks: the size of a snapshot is made of digits.
+    *(f"value field_{number} -1 {1234567890123 + number}" for number in (197, 198, 138, 139, 74, 270)),
     "value utilization -1 73",
     "value gpm -1 1",
     "value gpm_2 -1 61.5",
@@ -152,6 +158,8 @@ def full_node(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     kubelet.serve(*holders, *others, allocatable=[device(gpu) for gpu in gpus])
     kubelet.start()
     _make_cgroups(folder / "cgroup")
+    _make_sysfs(folder / "sys")
+    library["OPTIINFRA_AGENT_SYSFS"] = str(folder / "sys")
     pods = {
         "OPTIINFRA_AGENT_POD_RESOURCES": str(kubelet.folder),
         "OPTIINFRA_AGENT_CGROUPS": str(folder / "cgroup"),
@@ -178,6 +186,22 @@ def _uuids(environment: dict[str, str]) -> list[str]:
     command = [sys.executable, "-m", "optiinfra_agent", "--once"]
     done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
     return [gpu["uuid"] for gpu in json.loads(done.stdout)["gpus"]]
+
+
+def _make_sysfs(root: Path) -> None:
+    """Write two NUMA nodes, and which of them each GPU is near to."""
+    nodes = root / "devices" / "system" / "node"
+    for number in range(2):
+        (nodes / f"node{number}").mkdir(parents=True)
+        lines = (
+            f"Node {number} {name}: {kilobytes} kB\n" for name, kilobytes in (("MemTotal", 2**29), ("MemFree", 2**28))
+        )
+        (nodes / f"node{number}" / "meminfo").write_text("".join(lines), encoding="ascii")
+    (nodes / "online").write_text("0-1\n", encoding="ascii")
+    for gpu in range(GPUS):
+        device_folder = root / "bus" / "pci" / "devices" / f"0000:{0x18 + gpu:02x}:00.0"
+        device_folder.mkdir(parents=True)
+        (device_folder / "numa_node").write_text(f"{gpu % 2}\n", encoding="ascii")
 
 
 def _make_cgroups(root: Path) -> None:

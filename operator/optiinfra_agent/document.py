@@ -92,9 +92,9 @@ def _plain(reading: _Row, hidden: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _texts(one: Allocation | Claim) -> dict[str, Any]:
-    # What is empty is left out: hundreds of these may be in one document.
+    # What is empty or false is left out: hundreds of these may be in one document.
     plain = {field.name: getattr(one, field.name) for field in fields(one)}
-    return {name: value for name, value in plain.items() if value != ""}
+    return {name: value for name, value in plain.items() if value}
 
 
 def _attribution(attribution: Attribution) -> dict[str, Any]:
@@ -183,12 +183,14 @@ def _sources(snapshot: Snapshot, names: Collection[SourceName]) -> dict[str, Any
 
 
 def _source(snapshot: Snapshot, name: SourceName) -> dict[str, Any]:
-    # The time is left out where it is that of the whole, which it is unless a source is read more rarely.
+    # Left out: a reason that is none, and the time of the whole, which it is unless a source is read more rarely.
     report = snapshot.sources[name]
-    shown: dict[str, Any] = {"state": report.state.value, "reason": report.reason}
+    shown: dict[str, Any] = {"state": report.state.value}
+    if report.reason:
+        shown["reason"] = report.reason
     if report.time != snapshot.time:
         shown["time"] = report.time
-    return shown | {"duration_s": report.duration_s}
+    return shown | {"duration_s": round(report.duration_s, 4)}
 
 
 def _system(snapshot: Snapshot) -> dict[str, Any]:
@@ -211,7 +213,7 @@ def _gpus(snapshot: Snapshot) -> dict[str, Any]:
         "value_sources": sources,
         "mig_devices": [_plain(part) for part in snapshot.mig_devices],
         "sharing": [_plain(one) for one in snapshot.sharing],
-        **({"gpu_user_fields": USER_FIELDS, "gpu_users": users} if users else {}),
+        **({"gpu_users": users} if users else {}),
     }
 
 

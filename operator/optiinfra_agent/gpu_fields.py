@@ -85,4 +85,4 @@ def _value(one: _Field, answer: Any) -> Measured:
     value = float(getattr(answer.value, member)) * one.scale
     if not math.isfinite(value) or not 0.0 <= value < one.limit:
         return Unknown(Reason.FAILED)
-    return round(value, 6)
+    return round(value, 3)

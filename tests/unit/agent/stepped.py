@@ -39,7 +39,7 @@ class Step:
     @property
     def reason(self) -> str:
         """Why it is in that state."""
-        return self.snapshot["sources"]["nvml"]["reason"]
+        return self.snapshot["sources"]["nvml"].get("reason", "")
 
     @property
     def gpu(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ LACKING = {
 
 def nvml(snapshot: dict[str, Any]) -> tuple[str, str]:
     source = snapshot["sources"]["nvml"]
-    return source["state"], source["reason"]
+    return source["state"], source.get("reason", "")
 
 
 def test_no_library_is_unavailable_and_the_rest_is_measured() -> None:

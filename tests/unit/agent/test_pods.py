@@ -187,7 +187,6 @@ def test_pages_of_a_node_with_pods(start: Callable[..., Agent], stub: Stub, kube
         "namespace": "inference",
         "pod": "llama-0",
         "container": "engine",
-        "shared": False,
         "resource": "nvidia.com/gpu",
     }
     assert [one["device"] for one in snapshot["claims"]] == ["gpu-2"]
@@ -223,7 +222,7 @@ def test_devices_by_minor_number_and_a_gpu_pass_that_fails(
     agent = start(
         OPTIINFRA_AGENT_PROCFS=str(procfs), OPTIINFRA_AGENT_POD_RESOURCES=str(kubelet.folder), **stub.environment
     )
-    held = {one["pod"]: (one["gpu_uuid"], one["shared"]) for one in agent.snapshot()["allocations"]}
+    held = {one["pod"]: (one["gpu_uuid"], one.get("shared", False)) for one in agent.snapshot()["allocations"]}
     assert held == {"a": ("GPU-0a-1b", True), "b": ("GPU-other", False)}
     # Without the driver what needs it is unresolved, and what the kubelet says outright still stands.
     stub.rules("gpus 0")
@@ -262,9 +261,9 @@ def test_kubelet_that_hangs_restarts_and_comes_back(start: Callable[..., Agent],
     assert agent.request("/health/live")[0] == 200
     kubelet.kill()
     eventually(lambda: state() == "failed")
-    assert "nobody listens" in agent.snapshot()["sources"]["pod_resources"]["reason"]
+    assert "nobody listens" in agent.snapshot()["sources"]["pod_resources"].get("reason", "")
     kubelet.stop()
-    eventually(lambda: "does not exist" in agent.snapshot()["sources"]["pod_resources"]["reason"])
+    eventually(lambda: "does not exist" in agent.snapshot()["sources"]["pod_resources"].get("reason", ""))
     kubelet.fault("ok")
     kubelet.start()
     eventually(lambda: state() == "ok")

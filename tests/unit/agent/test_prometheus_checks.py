@@ -234,7 +234,13 @@ def live(passes: int, settings: dict[str, str]) -> dict[str, float]:
 def test_memory_does_not_grow_with_collections(stub: Stub, kubelet: Kubelet, tmp_path: Path, driver: str) -> None:
     settings: dict[str, str] = {}
     if driver != "absent":
-        stub.rules("gpus 8", *BUSY, *(["code nvmlInitWithFlags -1 9"] if driver == "failing" else []))
+        stub.rules(
+            "gpus 8",
+            *BUSY,
+            "value processes -1 4",
+            "value mps -1 2",
+            *(["code nvmlInitWithFlags -1 9"] if driver == "failing" else []),
+        )
         (tmp_path / "cgroups").mkdir()
         kubelet.serve(*(pod(f"llama-{index}", device(uuid)) for index, uuid in enumerate(uuids(8))))
         settings = {name: value for name, value in stub.environment.items() if name != "NVML_STUB_CALLS"} | {
