@@ -1,0 +1,122 @@
+"""A day of churn at speed: objects, services and pods come and go all the time, and the operator's memory stays flat.
+
+A day at the default interval is 2,880 rounds of an object. Here rounds come every second, so that as many pass in
+48 minutes; in each of them some objects are made, changed and deleted, which a real day hardly sees.
+"""
+
+import contextlib
+import itertools
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine_pages import EnginePages, Page, Scene
+from tests.operator_process import eventually, free_port, install
+
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.soak]
+
+ROUNDS = int(os.environ.get("OPTIINFRA_CHURN_ROUNDS", "2880"))
+EVERY = 1.0
+ALIVE = 12
+TOPIC = "churn"
+GROWTH_MIB = 8.0
+"""Between the median of the second quarter and that of the last: history of living objects may still fill up."""
+
+
+def resident_mib(process):
+    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.fixture
+def scene(apiserver, tmp_path):
+    prefix = f"churn-{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        pages = stack.enter_context(EnginePages(free_port()))
+        installation = stack.enter_context(
+            install(apiserver, folder=tmp_path, namespace=f"{prefix}-operator", values={"actuation.enabled": "true"})
+        )
+        operator = installation.operator(
+            OPTIINFRA_INTERVAL_SECONDS=str(EVERY),
+            OPTIINFRA_SCRAPE_INTERVAL_SECONDS="1",
+            OPTIINFRA_SIGNAL_WINDOW_SECONDS="10",
+        )
+        made = Scene(apiserver, installation, operator, pages, prefix)
+        stack.callback(made.remove)
+        stack.callback(operator.kill)
+        made.namespace("a")
+        operator.start().wait_ready()
+        yield made
+
+
+class Churn:
+    """Makes, changes and deletes services with their objects, by chance of one seed."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.space = scene.made["a"]
+        self.chance = random.Random(24)
+        self.numbers = itertools.count(1)
+        self.alive = {}
+        self.made = self.changed = self.deleted = 0
+
+    def step(self):
+        if len(self.alive) < ALIVE or self.chance.random() < 0.3:
+            self.make()
+        if len(self.alive) > ALIVE:
+            self.delete(self.chance.choice(list(self.alive)))
+        if self.alive:
+            self.change(self.chance.choice(list(self.alive)))
+
+    def make(self):
+        name = f"svc-{next(self.numbers)}"
+        page = Page(running=self.chance.randrange(60), waiting=self.chance.choice((0, 0, 200)))
+        self.alive[name] = self.scene.engines(self.space, name, page)
+        if self.chance.random() < 0.5:
+            self.scene.hpa(self.space, name, manager="argocd", target=name)
+        self.scene.optimize(self.space, name, scaling={"actuation": self.chance.choice(("Signal", "Floor"))})
+        self.made += 1
+
+    def change(self, name):
+        mode = self.chance.choice(("Auto", "Recommend", "Approve"))
+        self.scene.change(self.space, {"mode": mode, "suspend": self.chance.random() < 0.2}, name)
+        for address in self.alive[name]:
+            self.scene.pages.serve(address, Page(running=self.chance.randrange(60)))
+        self.changed += 1
+
+    def delete(self, name):
+        request, space = self.scene.cluster.request, self.space
+        request("DELETE", self.scene.path(space, name))
+        request("DELETE", f"/apis/apps/v1/namespaces/{space}/deployments/{name}")
+        request("DELETE", f"/api/v1/namespaces/{space}/pods/{name}-0?gracePeriodSeconds=0")
+        for address in self.alive.pop(name):
+            self.scene.pages.stop(address)
+        self.deleted += 1
+
+
+def test_a_day_of_churn_leaves_memory_flat(scene, figures):
+    churn, resident = Churn(scene), []
+    began = time.monotonic()
+    for number in range(ROUNDS):
+        churn.step()
+        resident.append(resident_mib(scene.operator.process))
+        time.sleep(max(0.0, began + (number + 1) * EVERY - time.monotonic()))
+        assert scene.operator.running
+    quarter = ROUNDS // 4
+    middle, last = (sorted(part)[quarter // 2] for part in (resident[quarter : 2 * quarter], resident[-quarter:]))
+    figures.add(TOPIC, "objects made, each with its service", churn.made)
+    figures.add(TOPIC, "objects changed", churn.changed)
+    figures.add(TOPIC, "objects deleted", churn.deleted)
+    figures.add(TOPIC, "resident memory in the second quarter", round(middle, 1), "MiB")
+    figures.add(TOPIC, "resident memory in the last quarter", round(last, 1), "MiB")
+    assert not scene.operator.complaints()
+    names = {name for name, _ in zip(churn.alive, range(3), strict=False)}
+    eventually(
+        lambda: all(scene.status(churn.space, name).get("conditions") for name in names),
+        seconds=60,
+        what="those that live have their status",
+    )
+    assert last - middle <= GROWTH_MIB
