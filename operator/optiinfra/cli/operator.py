@@ -153,7 +153,7 @@ async def _keda_scaler(
     if not settings.keda_scaler_enabled or certificate is None or key is None:
         yield {}
         return
-    # Not imported by those who do not use it: HTTP/2 takes 2 MiB and a tenth of a second.
+    # Not imported by those who do not use it: it takes 5 MiB and a tenth of a second.
     keda, scaler = await asyncio.to_thread(
         lambda: [importlib.import_module(f"optiinfra.web.keda.{name}") for name in ("server", "scaler")]
     )
