@@ -109,6 +109,9 @@ class KubernetesClient:
         self._slots = asyncio.Semaphore(self.limits.concurrency)
         self._connections = Connections()
         self._session: aiohttp.ClientSession | None = None
+        self._urgent: aiohttp.ClientSession | None = None
+        """For Leases alone: a try must not get one of many idle connections that a dead load balancer left open, each
+        of which costs a time-out."""
 
     @classmethod
     def from_environment(
@@ -124,24 +127,28 @@ class KubernetesClient:
 
     async def __aenter__(self) -> Self:
         await self._credentials.load()
+        self._session, self._urgent = self._new_session(), self._new_session()
+        return self
+
+    def _new_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=0,
             ssl=self._credentials.ssl_context or True,
             keepalive_timeout=60.0,
             socket_factory=self._connections.open,
         )
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18
         )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
+        if self._session is not None and self._urgent is not None:
             await self._session.close()
+            await self._urgent.close()
             await self._connections.end()
-            self._session = None
+            self._session = self._urgent = None
 
     def fenced(self, before_write: BeforeWrite) -> Self:
         """Return the same open client with another hook, for writes that may be stopped while others go on."""
@@ -353,7 +360,8 @@ class KubernetesClient:
     async def _open(
         self, call: _Call, *, times: aiohttp.ClientTimeout, force_refresh: bool
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        if self._session is None:
+        session = self._urgent if call.urgent else self._session
+        if session is None:
             raise Unavailable("the client is not open: use `async with`", verb=call.verb, path=call.path)
         if not _PATH.match(call.path) or "/." in call.path or "//" in call.path:
             # Names come from users' specs; one with dots and slashes would lead to another object.
@@ -371,7 +379,7 @@ class KubernetesClient:
             verdict = self.before_write()
             if inspect.isawaitable(verdict):
                 await verdict
-        async with self._session.request(
+        async with session.request(
             call.method,
             self._credentials.host + call.path,
             params=call.query,

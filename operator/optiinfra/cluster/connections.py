@@ -14,6 +14,16 @@ from collections.abc import Callable
 
 import aiohttp
 
+_LIVENESS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
+"""A peer that vanished without a goodbye (its node died, a router forgot us) is noticed within half a minute, also by a
+watch that only listens."""
+
 END_SECONDS = 2.0
 """How long the event loop may need to let go of sockets that are shut down: a few turns, on any machine."""
 
@@ -27,6 +37,8 @@ class _Socket(socket.socket):
         family, kind, protocol, _, _ = address
         self._on_close = on_close
         super().__init__(family=family, type=kind, proto=protocol)
+        for level, name, value in _LIVENESS:
+            self.setsockopt(level, name, value)
 
     def close(self) -> None:
         super().close()

@@ -75,6 +75,8 @@ class ControlLoop:
     interval_override: float | None = None
     leading: bool = False
     last_round: float = field(default_factory=time.monotonic)
+    gap: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when deletions may have gone unseen; the sweep clears it."""
     tickets: dict[ObjectKey, str] = field(default_factory=dict)
     """Ids promised to callers of `/optimize/run` for the next round of an object."""
     previews: dict[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
@@ -191,6 +193,10 @@ class ControlLoop:
         if self.leading:
             for key, _ in self.registry.services():
                 self.queue.add(key, delay=random.uniform(0.0, within))  # noqa: S311  spread
+
+    def relisted(self) -> None:
+        """Take note that a kind was listed anew, so that deletions before it may have gone unseen."""
+        self.gap.set()
 
     # leadership
 

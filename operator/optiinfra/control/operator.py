@@ -43,6 +43,12 @@ from optiinfra.settings import OperatorSettings
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_INTERVAL = 600.0
+_SHORTEST_SWEEP = 60.0
+_SWEEP_PER_OBJECT = 0.12
+"""Seconds an object: a list of few objects costs little, and what a watch lost is then found within a minute."""
+_AFTER_GAP = 3.0
+_BETWEEN_GAPS = 15.0
+"""A server that expires every watch at once must not be asked for all objects each time."""
 _STEP_PAUSE = 15.0
 """Between two steps of giving a floor back: the HPA controller's default sync."""
 _MIRROR_LAG = 2.0
@@ -184,11 +190,15 @@ class Operator:
 
     async def _until_next_sweep(self) -> None:
         """Wait; meanwhile floors go back in steps, and at once when their object goes."""
-        due = time.monotonic() + _SWEEP_INTERVAL
+        began = time.monotonic()
+        wanted = _SWEEP_PER_OBJECT * len(self.registry.all_keys())
+        due = began + min(_SWEEP_INTERVAL, max(_SHORTEST_SWEEP, wanted))
         while (left := due - time.monotonic()) > 0.0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _STEP_PAUSE) if self.sweep.unfinished else left):
-                    await self.sweep.object_gone.wait()
+            within = min(left, _STEP_PAUSE) if self.sweep.unfinished else left
+            await _either(self.sweep.object_gone, self.loop.gap, within=within)
+            if self.loop.gap.is_set():
+                self.loop.gap.clear()
+                due = min(due, max(began + _BETWEEN_GAPS, time.monotonic() + _AFTER_GAP))
             self.sweep.object_gone.clear()
             # A round under way may take a floor in this very moment, and the mirror of HPAs lags a little behind.
             await asyncio.sleep(_MIRROR_LAG)
@@ -312,6 +322,16 @@ class Operator:
     def decisions(self, namespace: str) -> list[Published]:
         """Return all published decisions of a namespace."""
         return self.board.of(namespace) if self.leading else []
+
+
+async def _either(*events: asyncio.Event, within: float) -> None:
+    """Return when one of the events is set, or after so many seconds."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _first(stop: asyncio.Event, task: "asyncio.Task[None]") -> None:

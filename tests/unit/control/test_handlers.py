@@ -1,22 +1,29 @@
 """Kopf's part: events on our kinds, and nothing that would leave a trace on an object."""
 
+import asyncio
+import threading
 from typing import Any
 
 import kopf
 import pytest
 
 from optiinfra import handlers
+from optiinfra.settings import OperatorSettings
 
 
 class Events:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
+        self.lists = 0
 
     def seen(self, kind: str, body: Any) -> None:
         self.calls.append(("seen", kind, body["metadata"]["name"]))
 
     def gone(self, kind: str, body: Any) -> None:
         self.calls.append(("gone", kind, body["metadata"]["name"]))
+
+    def relisted(self) -> None:
+        self.lists += 1
 
 
 def watched(registry: kopf.OperatorRegistry) -> dict[str, Any]:
@@ -56,6 +63,33 @@ async def test_an_event_is_one_call(event, call, plural, kind):
     body = {"metadata": {"name": "svc"}}
     assert await handler.fn(event={"type": event, "object": body}, body=body, logger=None, memo=None) is None
     assert events.calls == [(call, kind, "svc")]
+    assert events.lists == (event is None), "what a list no longer holds is told by nobody"
+
+
+async def test_a_kopf_that_ends_by_itself_is_started_again_and_takes_nothing_with_it(monkeypatch):
+    """It ends for good on a list that expired, and cancels what runs beside it in its own loop."""
+    lives, beside = [], asyncio.create_task(asyncio.sleep(60.0))
+    stop, third = asyncio.Event(), threading.Event()
+
+    async def operator(*, stop_flag: Any, **_: Any) -> None:
+        lives.append(threading.current_thread().name)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        if len(lives) < 3:
+            raise RuntimeError("410 Gone")
+        third.set()
+        await asyncio.to_thread(stop_flag.wait)
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    monkeypatch.setattr(handlers, "_FIRST_PAUSE", 0.01)
+    running = asyncio.create_task(handlers.run(Events(), OperatorSettings(), stop=stop))
+    async with asyncio.timeout(30.0):
+        await asyncio.to_thread(third.wait)
+        stop.set()
+        await running
+    assert lives == ["kopf"] * 3
+    assert not beside.done()
+    beside.cancel()
 
 
 def test_kopf_writes_nothing_and_keeps_to_the_measured_limits():
@@ -65,7 +99,7 @@ def test_kopf_writes_nothing_and_keeps_to_the_measured_limits():
     assert settings.peering.standalone is True
     assert settings.scanning.disabled is True
     assert settings.queueing.worker_limit is None
-    assert settings.watching.inactivity_timeout < settings.watching.server_timeout < settings.watching.client_timeout
+    assert settings.watching.server_timeout < settings.watching.inactivity_timeout < settings.watching.client_timeout
     assert settings.watching.reconnect_backoff >= 1.0
     progress = settings.persistence.progress_storage
     assert isinstance(progress, kopf.AnnotationsProgressStorage)
