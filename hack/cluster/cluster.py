@@ -189,6 +189,10 @@ class Cluster:
         self.stop_apiserver()
         self.start_apiserver()
 
+    def pause(self, name: str, *, seconds: float) -> None:
+        """Let one process stand still for so long, "etcd" or "kube-apiserver"."""
+        self._running().process(name).pause(seconds=seconds)
+
     # ---- up and down
 
     def up(self, *, owned: bool = False) -> Self:

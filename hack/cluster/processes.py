@@ -54,6 +54,14 @@ class Process:
         if not self._wait(KILL_SECONDS):
             raise ClusterError(f"{self.name} (pid {self.pid}) did not end within {KILL_SECONDS:.0f} s of SIGKILL")
 
+    def pause(self, *, seconds: float) -> None:
+        """Let it stand still for so long; its connections stay open and nobody is told."""
+        self._signal(signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            self._signal(signal.SIGCONT)
+
     def _signal(self, number: signal.Signals) -> None:
         if self.alive:
             with contextlib.suppress(ProcessLookupError):

@@ -103,6 +103,7 @@ class FaultProxy:
         self._released = asyncio.Event()
         self._refusing = False
         self._connections: set[asyncio.Task[None]] = set()
+        self._watching: set[_Link] = set()
         self._memory: dict[str, collections.deque[tuple[float, bytes]]] = {}
 
     def __enter__(self) -> Self:
@@ -153,6 +154,15 @@ class FaultProxy:
     def heal(self) -> None:
         """Let everything pass again, what was on its way included."""
         self._run(self._heal())
+
+    def end_watches(self) -> None:
+        """Break off every watch that is open, so that new ones are opened under the rules of now."""
+
+        async def end() -> None:
+            for link in tuple(self._watching):
+                link.abort()
+
+        self._run(end())
 
     def let_go(self) -> None:
         """Let calls that `Hold` keeps reach the server."""
@@ -323,6 +333,7 @@ class FaultProxy:
                 lost=lambda number: self.counts.update({"watch events lost": number}),
             )
         link.writer.write(response.encode())
+        self._watching.add(link)
         relay = asyncio.create_task(self._relay(link, events))
         ended = asyncio.create_task(link.reader.read(1))
         try:
@@ -330,6 +341,7 @@ class FaultProxy:
             if relay.done():
                 relay.result()
         finally:
+            self._watching.discard(link)
             for task in (relay, ended):
                 task.cancel()
             await asyncio.gather(relay, ended, return_exceptions=True)
