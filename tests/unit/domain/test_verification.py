@@ -205,7 +205,7 @@ def rate(count, outcome=Outcome.REGRESSED, **how):
 @pytest.mark.parametrize(("level", "deviation", "correlation"), [(0.6, 0.2, 0.3), (0.95, 0.2, 0.3), (0.8, 0.2, 0.6)])
 def test_noise_is_seldom_called_harm(level, deviation, correlation):
     found, _ = rate(100, level=level, effect=1.0, deviation=deviation, correlation=correlation)
-    assert found <= 0.10, "a chance of 5 % is allowed; of a hundred more than ten would come once in 100 seeds"
+    assert found <= 0.10, "of a hundred actions that did nothing, three are expected to be called harmful at worst"
 
 
 def test_latencies_that_double_past_the_objective_are_seen():
@@ -228,14 +228,14 @@ def test_how_often_noise_is_called_harm_and_harm_is_seen(figures):
         (0.95, 0.2, 0.3, 0.0, 3),
     ):
         how = {"level": level, "deviation": deviation, "correlation": correlation, "spikes": spikes}
-        found, _ = rate(1000, effect=1.0, windows=windows, **how)
+        found, _ = rate(400, effect=1.0, windows=windows, **how)
         worst = max(worst, found)
         name = (
             f"noise {deviation:g}, like neighbours {correlation:g}, spikes {spikes:g}, at {level:.0%} of the objective"
         )
         figures.add("verification", f"false alarms: {name}, {windows} windows before", 100.0 * found, "%")
     for effect in (1.25, 1.5, 2.0, 3.0, 5.0):
-        found, took = rate(300, level=0.7, effect=effect, deviation=0.2, correlation=0.3)
+        found, took = rate(200, level=0.7, effect=effect, deviation=0.2, correlation=0.3)
         figures.add("verification", f"harm seen: latencies x {effect:g} from 70% of the objective", 100.0 * found, "%")
         figures.add("verification", f"windows until harm is seen: latencies x {effect:g}", took, "windows")
     assert worst <= 0.06

@@ -27,7 +27,7 @@ from optiinfra.domain.verification.expectation import Expectation
 from optiinfra.domain.verification.shift import shift
 from optiinfra.domain.verification.trail import Block
 
-FALSE_ALARM: Final = 0.05
+FALSE_ALARM: Final = 0.03
 LEAST_RATIO: Final = 1.1
 """Less worse than this is no harm, however certain it is."""
 LEAST_EARLY: Final = 2
