@@ -59,6 +59,7 @@ SCRAPE_SECONDS = Histogram(
 )
 FINDINGS = Gauge("optiinfra_findings", "Findings that stand now.", ["type", "reason"], registry=REGISTRY)
 RECOMMENDATIONS = Gauge("optiinfra_recommendations", "Recommendations that stand now.", ["type"], registry=REGISTRY)
+AGENTS = Gauge("optiinfra_agents", "Agents that registered, by what became of them.", ["state"], registry=REGISTRY)
 UNHEALTHY_GPUS = Gauge(
     "optiinfra_unhealthy_gpus", "GPUs that are not well, by what is wrong.", ["reason"], registry=REGISTRY
 )

@@ -1,22 +1,32 @@
 """The orchestrator side of the agents' three calls, and the list of who is there.
 
 This table informs people; it decides nothing. Which agents are read, and what is believed of them, follows from the
-pods that the API server knows, never from what somebody posted here. Bounded; an agent that stays silent for five
-minutes is dropped.
+pods that the API server knows, never from what somebody posted here. An agent is registered while it sends heartbeats
+(every 30 s), silent once three are missing, and expired after five minutes: then it has to register again, and stays on
+the list for an hour, so that people see who went without saying so. Bounded. A new leader starts with an empty table,
+and every agent is back with its next heartbeat.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from optiinfra import metrics
 from optiinfra.web.authentication import authenticated
 
 _MOST = 20_000
-_SILENT_SECONDS = 300.0
+SILENT_AFTER = 90.0
+"""Seconds: three heartbeats."""
+EXPIRED_AFTER = 300.0
+FORGOTTEN_AFTER = 3900.0
+"""An hour after it expired."""
 _Name = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$")]
 
 
@@ -48,23 +58,36 @@ class Heartbeat(BaseModel):
     ] = {}
 
 
+class AgentState(StrEnum):
+    """What became of an agent that registered."""
+
+    REGISTERED = "Registered"
+    """It sends heartbeats."""
+    SILENT = "Silent"
+    """Three heartbeats or more are missing."""
+    EXPIRED = "Expired"
+    """Nothing was heard for five minutes; it has to register again."""
+
+
 class Agent(Registration):
     """An agent as listed."""
 
     registered_at: float
     last_heartbeat: float
     metrics: dict[str, Any] = {}
+    state: AgentState = AgentState.REGISTERED
 
 
 @dataclass(slots=True)
 class AgentTable:
     """Registered agents by id."""
 
+    clock: Callable[[], float] = time.time
     _agents: OrderedDict[str, Agent] = field(default_factory=OrderedDict)
 
     def register(self, registration: Registration) -> Agent:
         """Add or replace an agent."""
-        now = time.time()
+        now = self.clock()
         agent = Agent(**registration.model_dump(), registered_at=now, last_heartbeat=now)
         self._agents[agent.agent_id] = agent
         self._agents.move_to_end(agent.agent_id)
@@ -75,10 +98,10 @@ class AgentTable:
     def heartbeat(self, heartbeat: Heartbeat) -> bool:
         """Note a sign of life; False when the agent is not registered (it then registers again)."""
         agent = self._agents.get(heartbeat.agent_id)
-        if agent is None:
+        if agent is None or self._state(agent) is AgentState.EXPIRED:
             return False
         self._agents[heartbeat.agent_id] = agent.model_copy(
-            update={"status": heartbeat.status, "metrics": heartbeat.metrics, "last_heartbeat": time.time()}
+            update={"status": heartbeat.status, "metrics": heartbeat.metrics, "last_heartbeat": self.clock()}
         )
         return True
 
@@ -87,11 +110,28 @@ class AgentTable:
         return self._agents.pop(agent_id, None) is not None
 
     def all(self) -> list[Agent]:
-        """Agents heard of lately, in order of registration."""
-        limit = time.time() - _SILENT_SECONDS
+        """Return the agents with their states as of now, in order of registration."""
+        limit = self.clock() - FORGOTTEN_AFTER
         for agent_id in [key for key, agent in self._agents.items() if agent.last_heartbeat < limit]:
             del self._agents[agent_id]
-        return list(self._agents.values())
+        return [agent.model_copy(update={"state": self._state(agent)}) for agent in self._agents.values()]
+
+    def count(self, state: AgentState) -> int:
+        """Return how many agents are in a state now."""
+        limit = self.clock() - FORGOTTEN_AFTER
+        known = (agent for agent in tuple(self._agents.values()) if agent.last_heartbeat >= limit)
+        return Counter(self._state(agent) for agent in known)[state]
+
+    def show(self) -> None:
+        """Let the metric count this table whenever it is read: agents fall silent without anybody calling."""
+        for state in AgentState:
+            metrics.AGENTS.labels(state).set_function(partial(self.count, state))
+
+    def _state(self, agent: Agent) -> AgentState:
+        silent = self.clock() - agent.last_heartbeat
+        if silent < SILENT_AFTER:
+            return AgentState.REGISTERED
+        return AgentState.SILENT if silent < EXPIRED_AFTER else AgentState.EXPIRED
 
 
 router = APIRouter(prefix="/api/v1/agents", tags=["agents"], dependencies=[Depends(authenticated)])
@@ -128,6 +168,6 @@ async def deregister(request: Request, agent_id: Annotated[str, Path(max_length=
 
 @router.get("")
 async def agents(request: Request) -> list[Agent]:
-    """List the agents heard of in the last five minutes."""
+    """List the agents that registered, with their states; expired ones for an hour."""
     await request.app.state.gate.demand(request, verb="list", resource="agents")
     return _table(request).all()

@@ -46,6 +46,7 @@ def create_app(*, operator: OperatorView, reviewer: Reviewer | None, forwarder: 
     app.state.operator = operator
     app.state.gate = Gate(reviewer)
     app.state.agents = AgentTable()
+    app.state.agents.show()
     app.include_router(health.router, responses=OPEN)
     for closed in (agents, optimize, patches, savings):
         app.include_router(closed.router, responses=CLOSED)

@@ -5,8 +5,10 @@ import gc
 
 import pytest
 from fastapi import HTTPException
+from prometheus_client import generate_latest
 
 from optiinfra.cluster.errors import Unavailable
+from optiinfra.metrics import REGISTRY
 from optiinfra.web.agents import AgentTable, Heartbeat, Registration
 from optiinfra.web.authentication import Gate
 from optiinfra.web.ports import Caller
@@ -107,6 +109,47 @@ def test_the_table_of_agents_is_bounded_and_keeps_the_newest():
     assert ids[0] == "n5"
     assert not table.heartbeat(Heartbeat(agent_id="n0", status="healthy", timestamp=1.0))
     assert table.heartbeat(Heartbeat(agent_id="n20004", status="healthy", timestamp=1.0))
+
+
+def test_an_agent_that_falls_silent_is_seen_to_and_has_to_register_again():
+    now = [1_000_000.0]
+    table = AgentTable(clock=lambda: now[0])
+    beat = Heartbeat(agent_id="n1", status="healthy", timestamp=1.0)
+    table.register(Registration(agent_id="n1", agent_type="gpu"))
+    told = []
+    for passed in (0.0, 89.0, 90.0, 299.0, 300.0, 3899.0, 3901.0):
+        now[0] = 1_000_000.0 + passed
+        told.append([str(agent.state) for agent in table.all()])
+    assert told == [["Registered"]] * 2 + [["Silent"]] * 2 + [["Expired"]] * 2 + [[]]
+    assert not table.heartbeat(beat)
+
+
+def test_a_heartbeat_ends_silence_and_not_expiry():
+    now = [1_000_000.0]
+    table = AgentTable(clock=lambda: now[0])
+    beat = Heartbeat(agent_id="n1", status="healthy", timestamp=1.0)
+    table.register(Registration(agent_id="n1", agent_type="gpu"))
+    now[0] += 200.0
+    assert table.heartbeat(beat)
+    assert [agent.state for agent in table.all()] == ["Registered"]
+    now[0] += 301.0
+    assert not table.heartbeat(beat), "the 404 asks it to register again"
+    table.register(Registration(agent_id="n1", agent_type="gpu"))
+    assert [agent.state for agent in table.all()] == ["Registered"]
+
+
+def test_the_metric_counts_agents_by_state_as_time_goes_by():
+    now = [1_000_000.0]
+    table = AgentTable(clock=lambda: now[0])
+    table.show()
+    for number, age in enumerate((0.0, 100.0, 100.0, 1000.0, 9000.0)):
+        now[0] = 1_000_000.0 - age
+        table.register(Registration(agent_id=f"n{number}", agent_type="gpu"))
+    now[0] = 1_000_000.0
+    page = generate_latest(REGISTRY).decode()
+    counts = {state: f'optiinfra_agents{{state="{state}"}} {count}' for state, count in
+              (("Registered", "1.0"), ("Silent", "2.0"), ("Expired", "1.0"))}  # fmt: skip
+    assert all(line in page for line in counts.values())
 
 
 async def test_a_flood_of_tokens_is_turned_away_before_it_reaches_the_api_server():
