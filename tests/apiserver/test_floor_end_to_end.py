@@ -79,6 +79,15 @@ def follow(scene, case):
         scene.cluster.request("PATCH", path, {"spec": {"replicas": floor}}, content_type=MERGE)
 
 
+def replicas_come(scene, case, page):
+    """What the Deployment's controllers would do: the pods that the floor asks for."""
+    for number in range(1, MAXIMUM):
+        address = scene.address()
+        scene.pages.serve(address, page)
+        labels = {"app": "svc"}
+        ready_pod(scene.cluster, scene.made[case], f"svc-{number}", address, labels=labels, node="engine-node")
+
+
 def wait_held(scene, case, value=MAXIMUM, *, seconds=90):
     def held():
         follow(scene, case)
@@ -116,7 +125,18 @@ def test_the_floor_rises_in_steps_that_the_workload_follows_and_says_what_it_was
     time.sleep(3.0)  # three rounds in which no replica came
     for case in CASES:
         assert live(scene, case)["spec"]["minReplicas"] == 1 + STEP, "the next step waits for this one"
-        found = wait_held(scene, case)
+
+    def risen():
+        for case in CASES:
+            follow(scene, case)
+        values = {case: live(scene, case)["spec"]["minReplicas"] for case in CASES}
+        assert set(values.values()) == {MAXIMUM}, values
+        return True
+
+    # An HPA without a behavior of its own doubles, or adds four, every 15 seconds; a floor is no faster.
+    eventually(risen, seconds=120, what="all floors at the maximum")
+    for case in CASES:
+        found = live(scene, case)
         assert found["metadata"]["labels"][HELD] == "true"
         assert found["metadata"]["annotations"][ORIGINAL] == "1"
         assert owners(found) == {("optiinfra", "Apply")}
@@ -128,6 +148,7 @@ def test_the_floor_rises_in_steps_that_the_workload_follows_and_says_what_it_was
 def test_the_decision_is_effective_when_the_workload_follows(scene):
     wait_held(scene, "manifest")
     follow(scene, "manifest")
+    replicas_come(scene, "manifest", BUSY)
 
     def effective():
         found = scene.condition(scene.made["manifest"], "ActuationEffective")
@@ -165,10 +186,7 @@ def test_a_maximum_below_the_floor_needs_the_floor_to_be_given_back_first(scene)
 def test_the_floor_falls_only_while_the_hpa_is_active(scene):
     namespace = scene.made["falling"]
     wait_held(scene, "falling")
-    for number in range(1, MAXIMUM):  # the replicas that the floor brought: what is starting is never shrunk
-        address = scene.address()
-        scene.pages.serve(address, CALM)
-        ready_pod(scene.cluster, namespace, f"svc-{number}", address, labels={"app": "svc"}, node="engine-node")
+    replicas_come(scene, "falling", CALM)  # what is starting is never shrunk
     scene.pages.serve(scene.engine_of["falling"], CALM)
 
     def one_way():

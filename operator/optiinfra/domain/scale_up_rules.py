@@ -44,8 +44,8 @@ class ScaleUpRules:
     """`behavior.scaleUp` of an HPA; the built-in values are those of Kubernetes."""
 
     policies: tuple[RatePolicy, ...] = (
-        RatePolicy(RateKind.PERCENT, 100, Seconds(15.0)),
         RatePolicy(RateKind.PODS, 4, Seconds(15.0)),
+        RatePolicy(RateKind.PERCENT, 100, Seconds(15.0)),
     )
     select: Select = Select.MAX
     stabilization: Seconds = Seconds(0.0)
