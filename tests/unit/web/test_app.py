@@ -32,6 +32,7 @@ PROTECTED = [
     ("GET", "/api/v1/optimize/status", None),
     ("GET", "/api/v1/optimize/status?namespace=a&name=x", None),
     ("GET", "/api/v1/recommendations", None),
+    ("GET", "/api/v1/recommendations/abc123/patch", None),
     ("GET", "/api/v1/savings", None),
     ("GET", "/api/v1/decisions/a", None),
 ]
