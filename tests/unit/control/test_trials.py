@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 
 from optiinfra import metrics
+from optiinfra.api.conditions import ConditionStatus
+from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1.action_status import ActionState, Judgement
+from optiinfra.cluster.events import EventOutcome
 from optiinfra.control import track
 from optiinfra.control.checkpoint import VERSION, pack, unpack
 from optiinfra.control.execute import _note
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.monitor import monitor
-from optiinfra.control.report import merge_actions
+from optiinfra.control.report import InsightState, merge_actions
+from optiinfra.control.steps import Steps
 from optiinfra.control.trials import show_known
 from optiinfra.control.work import Work
 from optiinfra.domain.evidence import Direction
@@ -314,6 +318,59 @@ def test_old_actions_keep_their_words_and_lose_their_numbers():
     assert len(kept) == 32
     assert [bool(action.expected) for action in kept] == [False] * 24 + [True] * 8
     assert all(action.message for action in kept)
+
+
+class Quiet:
+    """Plays savings, insights, reporter and events; the first status is not written."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+        self.notes: list[str] = []
+        self.fails = True
+
+    async def observe(self, _work: Any) -> None: ...
+
+    def shown(self, *_: Any) -> None: ...
+
+    def consider(self, *_: Any) -> None: ...
+
+    def state(self, *_: Any) -> InsightState:
+        return InsightState(ConditionStatus.FALSE, Reason.NOT_CONFIGURED)
+
+    def get(self, *_: Any) -> None: ...
+
+    async def report(self, _key: Any, _obj: Any, status: Any, **_: Any) -> bool:
+        self.written.append(status)
+        self.fails, failed = False, self.fails
+        return not failed
+
+    async def record(self, _about: Any, **event: Any) -> EventOutcome:
+        self.notes.append(f"{event['reason']} {event['note']}")
+        return EventOutcome.WRITTEN
+
+    @property
+    def board(self) -> "Quiet":
+        return self
+
+
+async def test_an_action_whose_status_was_not_written_is_told_with_the_next_one():
+    play, quiet = Play(), Quiet()
+    work = await play.fall()
+    action = play.last
+    steps = Steps.__new__(Steps)
+    for part in ("savings", "reporter", "events", "insights", "actuator"):
+        setattr(steps, part, quiet)
+    play.memory.untold[action.id] = action
+    await steps.report(Work("r1", UnixTime(play.at), (), services=[work]))
+    assert quiet.notes == []
+    assert list(play.memory.untold) == [action.id]
+    work.actions = []
+    await steps.report(Work("r2", UnixTime(play.at), (), services=[work]))
+    assert not play.memory.untold
+    assert [one.id for one in quiet.written[-1].actions] == [action.id]
+    (note,) = [one for one in quiet.notes if one.startswith("ActionApplied")]
+    assert note.startswith(f"ActionApplied {action.id}: vllm from 4 to 3: Signal: ")
+    assert "time_to_first_token_p95 at most 2 s" in note
 
 
 @pytest.mark.parametrize("trials", [0, 1, 5, 100])
