@@ -30,18 +30,18 @@ def fast_cluster(**settings: Any) -> Cluster:
 
 
 class Stage:
-    """Workloads by name, each with the function that answers for its metric; a context manager."""
+    """Workloads by name in `namespace`, each with the function that answers for its metric; a context manager."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._namespace = f"real-hpa-{os.getpid()}-{next(_numbers)}"
+        self.namespace = f"real-hpa-{os.getpid()}-{next(_numbers)}"
         self._answers: dict[str, Answer] = {}
         self._api: MetricsApi | None = None
-        self.scalers = RealScalers(cluster, namespace=self._namespace)
+        self.scalers = RealScalers(cluster, namespace=self.namespace)
 
     def __enter__(self) -> Self:
-        self._cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": self._namespace}})
-        api = MetricsApi(self._cluster, namespace=self._namespace, answer=self._answer)
+        self._cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        api = MetricsApi(self._cluster, namespace=self.namespace, answer=self._answer)
         api.__enter__()
         self._api = api
         return self
@@ -51,7 +51,7 @@ class Stage:
     ) -> None:
         assert self._api is not None
         self._api.__exit__(kind, error, trace)
-        self._cluster.request("DELETE", f"/api/v1/namespaces/{self._namespace}")
+        self._cluster.request("DELETE", f"/api/v1/namespaces/{self.namespace}")
 
     def add(self, name: str, *, replicas: int, answer: Answer) -> None:
         """Create a workload; nobody scales it yet."""
