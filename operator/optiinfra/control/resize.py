@@ -23,6 +23,7 @@ from optiinfra.api.status_from import cut
 from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.api.v1alpha1.status_parts import MAX_RESIZES, RecommendationStatus, ResizeState, ResizeStatus
+from optiinfra.cluster import rehearsal
 from optiinfra.cluster.access import Attributes, Verdict
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import Absent, ClusterError, Conflict, Denied, Invalid
@@ -491,7 +492,7 @@ def _put(service: ServiceWork, record: ResizeStatus, *, now: UnixTime, state: Re
     at = before.at if before is not None and before.state is state else Time.of(now)
     known = before or record
     fresh = known.model_copy(update={"state": state, "message": message, "at": at, **changes})
-    if before is None or before.state is not state:
+    if (before is None or before.state is not state) and rehearsal.current() is None:
         metrics.ACTIONS.labels("Resize", str(state).lower()).inc()
         extra = {"object": str(service.key), "setting": record.setting, "state": str(state), "why": message}
         _LOG.info("resize of running pods", extra=extra)
