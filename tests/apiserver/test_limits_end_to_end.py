@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from optiinfra.api.reasons import Reason
+from optiinfra.cluster.client import KubernetesClient, PatchKind
+from optiinfra.control.kill_switch import ActsStopped, Stop
 from tests.engine_pages import MERGE, EnginePages, Page, Scene, hpa_path
 from tests.operator_process import eventually, free_port, install
 
@@ -161,6 +164,24 @@ def test_the_first_write_into_a_users_object_comes_after_the_question_whether_it
     kinds = [(event["verb"], event["objectRef"]["resource"]) for event in mine if "objectRef" in event]
     write = kinds.index(("patch", "horizontalpodautoscalers"))
     assert ("create", "selfsubjectaccessreviews") in kinds[:write]
+
+
+async def test_a_write_that_waited_while_the_switch_was_turned_does_not_leave(scene):
+    """The last question is asked when the bytes are about to go; what is no act of ours goes on."""
+    path = scene.installation.switch_path
+    stop = Stop(Reason.KILL_SWITCH, "somebody turned it a moment ago")
+
+    def forbid():
+        raise ActsStopped(stop)
+
+    async with KubernetesClient.from_environment(str(scene.cluster.kubeconfig)) as client:
+        before = (await client.get(path))["metadata"]["resourceVersion"]
+        acting = client.fenced(forbid)
+        with pytest.raises(ActsStopped, match="a moment ago"):
+            await acting.patch(path, {"metadata": {"labels": {"x": "y"}}}, kind=PatchKind.MERGE)
+        assert (await acting.get(path))["metadata"]["resourceVersion"] == before, "reading is no act"
+        written = await client.patch(path, {"metadata": {"labels": {"x": "y"}}}, kind=PatchKind.MERGE)
+        assert written["metadata"]["resourceVersion"] != before
 
 
 def test_leader_and_follower_obey_the_kill_switch_within_seconds(scene, figures):
