@@ -34,7 +34,11 @@ def costs(nvml: Any, handle: Any) -> list[Cost]:
         "nvmlDeviceGetCurrentClocksEventReasons": (),
         "nvmlDeviceGetFieldValues": (fields,),
         "nvmlDeviceGetMigMode": (),
+        "nvmlDeviceGetSamples": (nvml.NVML_GPU_UTILIZATION_SAMPLES, 0),
         "nvmlDeviceGetComputeRunningProcesses_v3": (),
+        "nvmlDeviceGetMPSComputeRunningProcesses_v3": (),
+        "nvmlDeviceGetProcessUtilization": (0,),
+        "nvmlDeviceGetComputeMode": (),
     }
     found = [
         _cost(nvml, name, lambda name=name, more=more: getattr(nvml, name)(handle, *more))
@@ -64,6 +68,8 @@ def _cost(nvml: Any, name: str, call: Any) -> Cost:
         try:
             call()
         except nvml.NVMLError as error:
-            return Cost(name, None, str(error))
+            # The binding takes an empty list of busy processes for an error, under the code of success.
+            if error.value:
+                return Cost(name, None, str(error))
         times.append((time.perf_counter() - began) * 1e6)
     return Cost(name, median(times))
