@@ -1,13 +1,9 @@
 """A client from KEDA's published proto (grpcio-tools), certificates, and an external scaler over real TLS."""
 
 import contextlib
-import importlib
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -17,27 +13,17 @@ from optiinfra.web.keda.connection import Limits
 from optiinfra.web.keda.scaler import ExternalScaler
 from optiinfra.web.keda.server import KedaServer, TlsFiles, serving
 from optiinfra.web.ports import Decision
+from tests.keda_client import generate
 from tests.unit.web.certificates import Authority, Pair
 from tests.unit.web.outside import Leader, View, document
 
-PROTO = Path(__file__).resolve().parents[3] / "data" / "keda" / "externalscaler.proto"
 KIND = "ResourceOptimization"
 
 
 @pytest.fixture(scope="session")
 def keda(tmp_path_factory):
     """Messages and client as protobuf's own compiler makes them of KEDA's file."""
-    folder = tmp_path_factory.mktemp("keda-client")
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTO.parent}", PROTO.name]
-    command += [f"--python_out={folder}", f"--grpc_python_out={folder}"]
-    subprocess.run(command, check=True, timeout=60)
-    sys.path.insert(0, str(folder))
-    try:
-        messages = importlib.import_module("externalscaler_pb2")
-        stubs = importlib.import_module("externalscaler_pb2_grpc")
-    finally:
-        sys.path.remove(str(folder))
-    return SimpleNamespace(messages=messages, Stub=stubs.ExternalScalerStub)
+    return generate(tmp_path_factory.mktemp("keda-client"))
 
 
 @dataclass(frozen=True)
