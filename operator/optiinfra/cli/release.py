@@ -2,7 +2,8 @@
 
 It first turns the kill switch on (the key `paused` of a ConfigMap), so that a running leader writes nothing any more,
 then releases each held HPA by the same rules as always: only what is still ours, in the steps that are written beside
-it (`policy.maxReplicaStep`, or all at once with `release: Immediate`) unless the caller says otherwise.
+it (`policy.maxReplicaStep`, or all at once with `release: Immediate`) unless the caller says otherwise. Where those
+would take longer than an uninstall waits, steps are larger.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from optiinfra.cluster.kill_switch import KillSwitch
 from optiinfra.cluster.own_scaler import MANAGED_BY_LABEL, OwnScalers
 from optiinfra.cluster.scalers import HELD_LABEL, ScalerRecord, hpa_path, parse_scaler
 from optiinfra.control.kill_switch import OBEYED_WITHIN
-from optiinfra.control.release import Released, delete_own, release_all, step_of
+from optiinfra.control.release import Released, delete_own, release_all, step_in_time
 from optiinfra.errors import SettingsError
 from optiinfra.settings import OperatorSettings, Scope, read_settings
 
@@ -62,7 +63,7 @@ def release(*, everything: bool, max_step: int | None, immediate: bool, keep_swi
         raise click.UsageError("--immediate and --max-step contradict each other: give one of them")
 
     def step(record: ScalerRecord) -> int | None:
-        return None if immediate else max_step or step_of(record)
+        return None if immediate else max_step or step_in_time(record)
 
     try:
         settings = read_settings()

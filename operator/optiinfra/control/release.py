@@ -6,6 +6,7 @@ objects; whose value somebody else changed since is left as it is.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 _STEP_PAUSE = 15.0
 """The HPA controller's default sync: a second step before it would be one jump."""
 _MOST_STEPS = 100
+STEPS_IN_TIME = 16
+"""Steps that fit into the five minutes that Helm and the chart's Job give an uninstall."""
 USUAL_STEP = 4
 """Replicas by which a floor goes back at a time when nothing beside it says otherwise; policy's built-in value."""
 
@@ -52,6 +55,14 @@ def step_of(record: ScalerRecord) -> int | None:
     """Return the replicas by which this floor is to go back at a time, as its object wanted; None: all at once."""
     written = record.facts.release_step
     return None if written == 0 else written or USUAL_STEP
+
+
+def step_in_time(record: ScalerRecord) -> int | None:
+    """Return the step of `step_of`, or a larger one where an uninstall would not wait for so many of them."""
+    step, original = step_of(record), record.facts.original_min_replicas
+    if step is None or original is None:
+        return step
+    return max(step, math.ceil((record.facts.min_replicas - original) / STEPS_IN_TIME))
 
 
 def orphans(held: Iterable[ScalerRecord], wanted: Callable[[ScalerRecord], bool]) -> list[ScalerRecord]:

@@ -9,7 +9,7 @@ from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import Absent, Conflict, Unavailable
 from optiinfra.cluster.floor import FloorCase, FloorHeld, FloorRefusal, FloorReleased
 from optiinfra.cluster.scalers import ScalerRecord
-from optiinfra.control.release import delete_own, orphans, release_all, release_one
+from optiinfra.control.release import USUAL_STEP, delete_own, orphans, release_all, release_one, step_in_time
 from tests.unit.control import virtual
 from tests.unit.control.examples import scaler
 
@@ -47,6 +47,15 @@ def released(floors: Floors, *names: str, max_step: int | None = 4, pause: float
         return found, virtual.now()
 
     return virtual.run(story)
+
+
+@pytest.mark.parametrize(
+    ("floor", "written", "expected"),
+    [(9, 4, 4), (9, 1, 1), (9, 0, None), (9, None, USUAL_STEP), (161, 1, 10), (17, 1, 1)],
+)
+def test_giving_everything_back_fits_into_an_uninstall(floor, written, expected):
+    held = scaler(held=True, min_replicas=floor, original_min_replicas=1, release_step=written)
+    assert step_in_time(ScalerRecord(Key("inference", "a"), held, "Deployment", "of-a")) == expected
 
 
 def test_orphans_are_those_nobody_wants():
