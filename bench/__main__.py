@@ -28,6 +28,7 @@ NAMES = (
     "domain",
     "drain",
     "agent",
+    "agent_read",
     "operator",
     "simulator",
 )

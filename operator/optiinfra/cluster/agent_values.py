@@ -7,11 +7,14 @@ are read without a detour.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from optiinfra.cluster.document import JsonObject
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 
+_LARGE: Final = 1 << 1000
+"""Integers from here on may be too large for a float."""
 _RATIO_CEILING: Final = 1.05
 """Sampling jitter lets a busy ratio exceed 1 a little; it is then 1."""
 _REASONS: Final[Mapping[str, UnknownReason]] = {
@@ -38,7 +41,13 @@ def plain(value: object) -> float | None:
 
 def amount(holder: JsonObject, name: str) -> Value:
     """Return a number of at least 0."""
-    return amount_of(holder.get(name), holder.get("unknown"), name)
+    value = holder.get(name)
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
+    # Agents write whole numbers without a point, and most numbers are.
+    if type(value) is int and 0 <= value < _LARGE:
+        return float(value)
+    return amount_of(value, holder.get("unknown"), name)
 
 
 def amount_of(value: object, unknown: Any, name: str) -> Value:
@@ -47,12 +56,17 @@ def amount_of(value: object, unknown: Any, name: str) -> Value:
         return value
     if value is None:
         said = unknown.get(name) if isinstance(unknown, dict) else None
-        reason = _REASONS.get(str(said), UnknownReason.NOT_MEASURED)
-        return Unknown(reason, f"agent: {name} {said or 'not reported'}"[:256])
+        return _absent(name, str(said or "not reported")[:128])
     number = plain(value)
     if number is None or number < 0.0:
         return Unknown(UnknownReason.INVALID, f"agent: {name} is not a number of that kind")
     return number
+
+
+@lru_cache(maxsize=1024)
+def _absent(name: str, said: str) -> Unknown:
+    """Return why a value is null; the same few are said of every GPU of a fleet, and share one object."""
+    return Unknown(_REASONS.get(said, UnknownReason.NOT_MEASURED), f"agent: {name} {said}")
 
 
 def ratio(holder: JsonObject, name: str) -> Value:

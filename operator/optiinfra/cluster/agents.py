@@ -210,8 +210,8 @@ def _containers(document: JsonObject, pods: Container[str]) -> list[ContainerCou
     columns = [(name, places.get(name)) for name in _COUNTERS]
     found: list[ContainerCounters] = []
     for pod in objects(document, "pods"):
-        uid = text(pod, "uid")
-        if uid not in pods:
+        uid = pod.get("uid")
+        if not isinstance(uid, str) or uid not in pods:
             continue
         rows = pod.get("containers")
         if not isinstance(rows, list):

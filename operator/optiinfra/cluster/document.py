@@ -45,6 +45,19 @@ def decode(data: bytes, *, what: str) -> JsonObject:
 
 
 def _find(document: Mapping[str, Any], path: tuple[str, ...], kind: type[_T]) -> _T | None:
+    # Most fields lie at the top of a dictionary; asking an abstract class whether it is one costs more than the rest.
+    if len(path) == 1 and type(document) is dict:
+        value: Any = document.get(path[0])
+    else:
+        value = _descend(document, path)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise Malformed(f"field {'.'.join(path)} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _descend(document: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     value: Any = document
     for depth, step in enumerate(path):
         if value is None:
@@ -52,10 +65,6 @@ def _find(document: Mapping[str, Any], path: tuple[str, ...], kind: type[_T]) ->
         if not isinstance(value, Mapping):
             raise Malformed(f"field {'.'.join(path[:depth])} is {type(value).__name__}, not an object")
         value = value.get(step)
-    if value is None:
-        return None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise Malformed(f"field {'.'.join(path)} is {type(value).__name__}, not {kind.__name__}")
     return value
 
 
