@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 
 from hack.cluster.aggregated import AggregatedApi, refusal
 from tests.engine_pages import EnginePages, Page, Scene, deployment
+from tests.keda_client import generate
 from tests.operator_process import eventually, free_port, install
+from tests.unit.web.certificates import Authority
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hpa-external-metric.yaml"
 BUSY = Page(running=60, waiting=200, kv_cache_usage=0.5)
@@ -62,7 +65,17 @@ def scene(control_plane, tmp_path_factory):
         installation = stack.enter_context(
             install(control_plane, folder=folder, namespace=f"{prefix}-operator", values=values)
         )
+        authority = Authority("keda", folder)
+        (folder / "ca.crt").write_text(authority.pem)
+        server = authority.sign("optiinfra-operator", server=True)
+        port = free_port()
         operator = installation.operator(
+            OPTIINFRA_HTTP_HOST="0.0.0.0",
+            OPTIINFRA_KEDA_SCALER_ENABLED="true",
+            OPTIINFRA_KEDA_SCALER_PORT=str(port),
+            OPTIINFRA_KEDA_CERTIFICATE_FILE=str(server.certificate),
+            OPTIINFRA_KEDA_KEY_FILE=str(server.key),
+            OPTIINFRA_KEDA_CLIENT_CA_FILE=str(folder / "ca.crt"),
             OPTIINFRA_INTERVAL_SECONDS="1",
             OPTIINFRA_SCRAPE_INTERVAL_SECONDS="1",
             OPTIINFRA_SIGNAL_WINDOW_SECONDS="10",
@@ -72,6 +85,7 @@ def scene(control_plane, tmp_path_factory):
         )
         stack.callback(operator.kill)
         made = Scene(control_plane, installation, operator, pages, prefix)
+        made.authority, made.keda_port, made.folder = authority, port, folder
         namespace = f"{prefix}-service"
         control_plane.kubectl("create", "namespace", namespace)
         made.made["service"] = namespace
@@ -130,6 +144,12 @@ def test_the_example_follows_our_count_and_its_second_metric_when_ours_is_gone(s
     eventually(followed, seconds=120, what="the HPA controller follows the decision")
     assert conditions(scene)["ScalingActive"][0] == "True"
 
+    # KEDA would be told the same by the same process.
+    active, count = keda_is_told(scene)
+    assert active
+    assert count >= DESIRED
+    assert scene.operator.detailed()["components"]["keda_scaler"]["status"] == "healthy"
+
     # Now nobody answers for the engines: the operator is unsure, its metric is absent, and nothing may shrink.
     scene.operator.kill()
     before = replicas(scene)
@@ -150,3 +170,17 @@ def test_the_example_follows_our_count_and_its_second_metric_when_ours_is_gone(s
 def _failing(scene):
     events = scene.cluster.request("GET", f"/api/v1/namespaces/{scene.made['service']}/events")["items"]
     return any(event["reason"] == "FailedGetExternalMetric" for event in events)
+
+
+def keda_is_told(scene):
+    """What KEDA's calls are answered over mutual TLS: active, and the metric."""
+    keda = generate(scene.folder)
+    pair = scene.authority.sign("keda-client")
+    files = (scene.authority.pem.encode(), pair.key.read_bytes(), pair.certificate.read_bytes())
+    with grpc.secure_channel(f"127.0.0.1:{scene.keda_port}", grpc.ssl_channel_credentials(*files)) as channel:
+        stub = keda.Stub(channel)
+        reference = keda.messages.ScaledObjectRef(
+            name="any", namespace=scene.made["service"], scalerMetadata={"resourceOptimization": "llama-70b"}
+        )
+        values = stub.GetMetrics(keda.messages.GetMetricsRequest(scaledObjectRef=reference), timeout=30).metricValues
+        return stub.IsActive(reference, timeout=30).result, values[0].metricValue
