@@ -19,7 +19,7 @@ from optiinfra.api.crd import KINDS, crd_of
 from optiinfra.api.reasons import Reason
 from optiinfra.cli.main import COMMANDS
 from optiinfra.settings import OperatorSettings
-from optiinfra.web import agents, health, optimize, savings
+from optiinfra.web import agents, health, optimize, patches, savings
 from optiinfra.web.app import create_app
 from optiinfra.web.external_metrics import ExternalMetrics
 from optiinfra_agent import settings as agent_settings
@@ -329,7 +329,7 @@ def test_every_metric_named_exists(page):
 def operator_routes():
     """(method, path) -> whether a token is needed."""
     found = {}
-    for router in (health.router, agents.router, optimize.router, savings.router):
+    for router in (health.router, agents.router, optimize.router, patches.router, savings.router):
         for route in router.routes:
             needs = any(part.call.__name__ == "authenticated" for part in route.dependant.dependencies)
             found |= {(method, route.path): needs for method in route.methods}
