@@ -208,9 +208,10 @@ int nvmlDeviceGetSamples(void *device, unsigned kind, uint64_t last, unsigned *t
     *type = 1;
     if (!list) { *count = (unsigned)fresh; return SUCCESS; }
     if (fresh > *count) fresh = *count;
+    unsigned usual = (unsigned)VALUE("utilization", 0);
     for (uint64_t i = 0; i < fresh; i++) {
         list[i].stamp = newest - (fresh - 1 - i) * window;
-        list[i].value.small = (unsigned)VALUE("utilization", 0);
+        list[i].value.small = usual;
     }
     if (VALUE("sample_burst", -1) >= 0) list[0].value.small = (unsigned)VALUE("sample_burst", 0);
     if (VALUE("sample_last", -1) >= 0) list[fresh - 1].value.small = (unsigned)VALUE("sample_last", 0);
