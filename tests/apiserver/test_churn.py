@@ -92,8 +92,7 @@ class Churn:
         request("DELETE", self.scene.path(space, name))
         request("DELETE", f"/apis/apps/v1/namespaces/{space}/deployments/{name}")
         request("DELETE", f"/api/v1/namespaces/{space}/pods/{name}-0?gracePeriodSeconds=0")
-        for address in self.alive.pop(name):
-            self.scene.pages.stop(address)
+        del self.alive[name]
         self.deleted += 1
 
 

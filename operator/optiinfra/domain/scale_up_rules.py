@@ -79,7 +79,9 @@ def highest(rules: ScaleUpRules, looks: Sequence[Look], *, now: UnixTime, curren
         return current
     proposed = [_allowed(policy, _at(looks, now - policy.period, current)) for policy in rules.policies]
     allowed = max(proposed) if rules.select is Select.MAX else min(proposed)
-    return max(current, min(allowed, _stood(rules, looks, now=now, current=current)))
+    if rules.stabilization > 0.0:
+        allowed = min(allowed, _stood(rules, looks, now=now, current=current))
+    return max(current, allowed)
 
 
 def remember(looks: Sequence[Look], look: Look, *, rules: ScaleUpRules) -> tuple[Look, ...]:
@@ -114,10 +116,8 @@ def _at(looks: Sequence[Look], time: float, current: int) -> int:
     return looks[0].replicas if looks else current
 
 
-def _stood(rules: ScaleUpRules, looks: Sequence[Look], *, now: UnixTime, current: int) -> float:
+def _stood(rules: ScaleUpRules, looks: Sequence[Look], *, now: UnixTime, current: int) -> int:
     """Return the least that was needed at any time of the stabilisation window."""
-    if rules.stabilization <= 0.0:
-        return math.inf
     since = now - rules.stabilization
     within = [look.needed for look in looks if look.time > since]
     before = [look.needed for look in looks if look.time <= since]

@@ -78,7 +78,12 @@ class World:
     def actuator(self) -> Actuator:
         board = DecisionBoard(clock=lambda: 1000.0)
         return Actuator(
-            board=board, floors=FloorKeeper(self), own=self, access=self, external=lambda: self.external, server_minor=36
+            board=board,
+            floors=FloorKeeper(self),
+            own=self,
+            access=self,
+            external=lambda: self.external,
+            server_minor=36,
         )
 
 

@@ -276,8 +276,8 @@ class UtilizationStatus(ApiModel):
     batch_percent: Percent
     """Running requests against the batch limit."""
     gpus_attributed_by: Short = ""
-    """By whose word GPUs are the service's: Kubelet, Claims (DRA), or Requests: nobody told, and what the pods of a node
-    request leaves no other answer. Empty while none are known."""
+    """By whose word GPUs are the service's: Kubelet, Claims (DRA), or Requests: nobody told, and what the pods of a
+    node request leaves no other answer. Empty while none are known."""
     measured_at: Time
     """Time of the latest measurement in it."""
 
