@@ -44,7 +44,7 @@ UNHEARD = Unknown(UnknownReason.UNREACHABLE, "the agent does not answer")
 
 def utilization(**changes: Any) -> Utilization:
     known: dict[str, Any] = {field.name: UNHEARD for field in fields(Utilization)}
-    known |= {"measured": None, "gpus_expected": 4.0, "gpus_measured": 0, "gpu_uuids": ()}
+    known |= {"measured": None, "gpus_expected": 4.0, "gpus_measured": 0, "gpu_uuids": (), "attributed_by": None}
     return Utilization(**(known | changes))
 
 
