@@ -277,7 +277,7 @@ def test_only_its_own_lease_may_be_changed(installed):
             for verb in ("get", "update", "patch")
         ]
 
-    assert may("plain", "plain", "optiinfra-operator") == [True, True, True]
+    assert may("plain", "plain", "optiinfra-operator") == [True, True, False]
     assert may("plain", "plain", "kube-controller-manager") == [False, False, False]
     assert may("plain", "acting", "optiinfra-operator") == [False, False, False]
 
@@ -399,7 +399,7 @@ spec:
 
 async def exercise(client: KubernetesClient, release: str) -> None:
     """Do everything that the operator does, once."""
-    inventory, targets = Inventory(client), Targets(client)
+    inventory, targets = Inventory(client, claims=True), Targets(client)
     objects = Objects(client)
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(inventory.run()), group.create_task(targets.run())]
@@ -477,7 +477,9 @@ async def exercise(client: KubernetesClient, release: str) -> None:
     uid = (await objects.get(Resources.RESOURCE_OPTIMIZATION, Key(OURS, "vllm")))["metadata"]["uid"]
 
     checkpoints = Checkpoints(client)
-    checkpoint = CheckpointRecord(Key(OURS, "vllm"), 1, UnixTime(1_700_000_000.0), b"state")
+    checkpoint = CheckpointRecord(
+        Key(OURS, "vllm"), 1, UnixTime(1_700_000_000.0), b"state", owner_uid=uid, owner_name="vllm"
+    )
     await checkpoints.write(checkpoint, owner_name="vllm", owner_uid=uid)
     assert await checkpoints.read(checkpoint.key) == checkpoint
     assert await checkpoints.list() == ((checkpoint,), ())

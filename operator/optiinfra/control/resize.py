@@ -11,7 +11,6 @@ that an HPA divides by, and, by itself, containers that a resize would restart.
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -27,22 +26,24 @@ from optiinfra.cluster import rehearsal
 from optiinfra.cluster.access import Attributes, Verdict
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import Absent, ClusterError, Conflict, Denied, Invalid
-from optiinfra.cluster.quantities import quantity
 from optiinfra.cluster.resize import INFEASIBLE, PodSize, Wish, asked, granted
+from optiinfra.control.resize_pods import (
+    SizeChange,
+    change_of,
+    pods_lacking,
+    pods_of,
+    pods_with,
+    revision_label,
+    revision_of,
+)
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import policy
 from optiinfra.domain.evidence import InPlace, Proposal, RecommendationType, Refusal
 from optiinfra.domain.policy import Axis
-from optiinfra.domain.readings import Unknown, Value
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import PodFacts
 
 _LOG = logging.getLogger(__name__)
-REVISION_LABELS: Final = (
-    "pod-template-hash",
-    "controller-revision-hash",
-    "leaderworkerset.sigs.k8s.io/template-revision-hash",
-)
 _MOST_PODS: Final = 256
 _UNDER_WAY: Final = (ResizeState.RESIZING, ResizeState.WAITING)
 _NOTHING: Final = UnixTime(0.0)
@@ -66,14 +67,6 @@ class PermissionReader(Protocol):
 
     async def may_i(self, attributes: Attributes) -> Verdict:
         """SelfSubjectAccessReview."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What a resize is about, as read from its record."""
-
-    wish: Wish
-    back: Wish
 
 
 @dataclass(slots=True)
@@ -115,12 +108,14 @@ class Resizer:
             return
         current = [record for record in _records(service, target) if record.revision == revision]
         for record in current:
-            if record.state is ResizeState.ROLLED_BACK and (left := _with(target, record, _change(record).wish)):
+            if record.state is ResizeState.ROLLED_BACK and (left := pods_with(target, record, change_of(record).wish)):
                 await self._give_back(service, target, record, left, now=now)
                 return
         active = next((record for record in current if record.state in _UNDER_WAY), None)
         if active is None:
-            active = next((one for one in current if one.state is ResizeState.RESIZED and _lacking(target, one)), None)
+            active = next(
+                (one for one in current if one.state is ResizeState.RESIZED and pods_lacking(target, one)), None
+            )
         if active is None:
             active = await self._begin(service, target, current, revision=revision, now=now)
         if active is not None:
@@ -195,8 +190,8 @@ class Resizer:
     # going on
 
     async def _advance(self, service: ServiceWork, target: TargetWork, record: ResizeStatus, *, now: UnixTime) -> None:
-        change, pods = _change(record), _pods(target, record)
-        counts = {"done": len(_with(target, record, change.wish)), "pods": len(pods)}
+        change, pods = change_of(record), pods_of(target, record)
+        counts = {"done": len(pods_with(target, record, change.wish)), "pods": len(pods)}
         if record.pod and any(pod.name == record.pod for pod in pods):
             answer = await self._answer(service, record, change)
             if answer is not None:
@@ -206,7 +201,7 @@ class Resizer:
                 else:
                     _put(service, record, now=now, state=state, reason=reason, message=message, **counts)
                 return
-        lacking = [pod for pod in _lacking(target, record) if pod.name != record.pod]
+        lacking = [pod for pod in pods_lacking(target, record) if pod.name != record.pod]
         if not lacking:
             text = f"all {len(pods)} pods have it, until the next rollout; apply the patch to make it last"
             _put(
@@ -223,7 +218,7 @@ class Resizer:
         await self._next(service, target, record, lacking[0], now=now, counts=counts)
 
     async def _answer(
-        self, service: ServiceWork, record: ResizeStatus, change: _Change
+        self, service: ServiceWork, record: ResizeStatus, change: SizeChange
     ) -> tuple[ResizeState, str, str] | None:
         """Say what became of the pod under way; None once it has what it was asked for and is ready."""
         try:
@@ -260,7 +255,7 @@ class Resizer:
         if removable is not None and removable.replicas < 1:
             return "PodDisruptionBudget", removable.why
         staying = [pod for pod in target.facts.pods if not pod.terminating]
-        if len({_revision(pod) for pod in staying}) > 1:
+        if len({revision_label(pod) for pod in staying}) > 1:
             return "RolloutInProgress", "pods of two revisions run side by side"
         unready = next((pod.name for pod in staying if not pod.ready), None)
         if unready is not None:
@@ -286,7 +281,7 @@ class Resizer:
         now: UnixTime,
         counts: dict[str, int],
     ) -> None:
-        wish = _change(record).wish
+        wish = change_of(record).wish
         # Two rounds never overlap, but a dry run beside one must not make two pods of one.
         async with self._serial:
             try:
@@ -354,16 +349,16 @@ class Resizer:
         _act(service, record, ActionState.ROLLED_BACK, text, now=now)
         target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
         record = next(one for one in service.resizes if one.id == record.id)
-        have = {pod.name: pod for pod in _with(target, record, _change(record).wish)}
+        have = {pod.name: pod for pod in pods_with(target, record, change_of(record).wish)}
         if under_way:  # the mirror may not know yet that it was asked
-            have |= {pod.name: pod for pod in _pods(target, record) if pod.name == under_way}
+            have |= {pod.name: pod for pod in pods_of(target, record) if pod.name == under_way}
         await self._give_back(service, target, record, list(have.values()), now=now)
 
     async def _give_back(
         self, service: ServiceWork, target: TargetWork, record: ResizeStatus, pods: Sequence[PodFacts], *, now: UnixTime
     ) -> None:
         """Ask for the old size; what is left over is asked in the next round again."""
-        back = _change(record).back
+        back = change_of(record).back
         for pod in pods[:_MOST_PODS]:
             try:
                 await self.pods.resize(await self.pods.read(Key(service.key.namespace, pod.name)), back)
@@ -371,18 +366,6 @@ class Resizer:
                 extra = {"object": str(service.key), "pod": pod.name, "error": str(error)}
                 _LOG.warning("size not given back; tried again", extra=extra)
         target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
-
-
-def revision_of(target: TargetWork) -> str:
-    """Return the revision of the newest pod that stays; empty where pods bear none."""
-    assert target.facts is not None
-    staying = [pod for pod in target.facts.pods if not pod.terminating]
-    newest = max(staying, key=lambda pod: (pod.created, pod.name), default=None)
-    return "" if newest is None else _revision(newest)
-
-
-def _revision(pod: PodFacts) -> str:
-    return next((pod.labels[label] for label in REVISION_LABELS if pod.labels.get(label)), "")
 
 
 def _offered(service: ServiceWork, target: TargetWork) -> list[tuple[Proposal, RecommendationStatus]]:
@@ -432,57 +415,6 @@ def _written(pod: PodSize, wish: Wish) -> str:
         return ""
     request = container.requests.get(wish.resource, "") if wish.request else ""
     return _size(request, container.limits.get(wish.resource, "") if wish.limit else "")
-
-
-def _change(record: ResizeStatus) -> _Change:
-    """Read the wish and the way back out of a record: what `_size` wrote."""
-    container, resource = (
-        record.setting.partition("containers[")[2].partition("]")[0],
-        record.setting.rsplit(".", 1)[-1],
-    )
-
-    def wish(size: str) -> Wish:
-        parts = dict(part.split(" ", 1) for part in size.split(", ") if " " in part)
-        return Wish(container, resource, parts.get("request", "" if parts else size), parts.get("limit", ""))
-
-    return _Change(wish(record.to), wish(record.from_))
-
-
-def _pods(target: TargetWork, record: ResizeStatus) -> list[PodFacts]:
-    """Return the pods of a record's revision that run, by name."""
-    assert target.facts is not None
-    found = [
-        pod
-        for pod in target.facts.pods
-        if not pod.terminating and pod.phase == "Running" and _revision(pod) == record.revision
-    ]
-    return sorted(found, key=lambda pod: pod.name)
-
-
-def _with(target: TargetWork, record: ResizeStatus, wish: Wish) -> list[PodFacts]:
-    """Return the pods whose spec has a size, as mirrored."""
-    return [pod for pod in _pods(target, record) if _mirrored(pod, wish)]
-
-
-def _lacking(target: TargetWork, record: ResizeStatus) -> list[PodFacts]:
-    wish = _change(record).wish
-    return [pod for pod in _pods(target, record) if not _mirrored(pod, wish)]
-
-
-def _mirrored(pod: PodFacts, wish: Wish) -> bool:
-    for one in (*pod.containers, *pod.init_containers):
-        if one.name == wish.container:
-            cpu = wish.resource == "cpu"
-            request = one.cpu_request_cores if cpu else one.memory_request_bytes
-            limit = one.cpu_limit_cores if cpu else one.memory_limit_bytes
-            pairs = ((request, wish.request), (limit, wish.limit))
-            return all(not value or _alike(known, value) for known, value in pairs)
-    return True  # it has no such container: there is nothing to ask for
-
-
-def _alike(known: Value, written: str) -> bool:
-    # Read as floats: 0.7 and 700 x 0.001 differ in the last bit.
-    return not isinstance(known, Unknown) and math.isclose(known, quantity(written), rel_tol=1e-9)
 
 
 def _put(service: ServiceWork, record: ResizeStatus, *, now: UnixTime, state: ResizeState, **changes: object) -> None:
