@@ -140,6 +140,9 @@ class NumberName(StrEnum):
     GPUS_REQUESTED = "gpus_requested"
     LOADS_SEEN = "loads_seen"
     SAMPLES = "samples"
+    GPUS_SHOWN = "gpus_shown"
+    RECOVERY_ACTION = "recovery_action"
+    REMAP_FAILED = "remap_failed"
 
     @classmethod
     def of(cls, text: str) -> "NumberName | None":

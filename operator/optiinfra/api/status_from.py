@@ -80,7 +80,7 @@ def to_evidence(evidence: Evidence) -> EvidenceStatus:
         window=Duration.of(min(max(evidence.window, 0.0), _MAX_WINDOW)),
         source=cut(evidence.source, 64),
         statistic=cut(evidence.statistic, 64),
-        place=cut(evidence.place, 256),
+        place=cut(evidence.place, 256) or None,
     )
 
 

@@ -17,7 +17,7 @@ from optiinfra.domain.units import UnixTime
 
 Json: TypeAlias = "str | float | int | bool | Mapping[str, Json] | Sequence[Json] | None"
 
-_NO_SIGNALS = frozenset({"time", "window"})
+_NO_SIGNALS = frozenset({"time", "window", "places", "sources"})
 
 
 @dataclass(frozen=True, slots=True)

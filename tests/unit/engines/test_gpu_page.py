@@ -11,6 +11,7 @@ from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
 from optiinfra.domain.surroundings_readings import GpuQuantity, NodeQuantity
 from optiinfra.engines import gpu_page, page
 from optiinfra.engines.errors import PageError
+from optiinfra_agent import gpu_families as agent_gpu_families
 from optiinfra_agent import metrics as agent_metrics
 from tests.unit.engines.recorded import BATCH_BOUND, raw
 
@@ -116,7 +117,7 @@ def test_the_agents_own_page():
 
 
 def test_the_names_read_are_those_that_the_agent_exports():
-    source = Path(agent_metrics.__file__).read_text()
+    source = "".join(Path(module.__file__).read_text() for module in (agent_metrics, agent_gpu_families))
     exported = {f"optiinfra_{name}" for name in re.findall(r'"((?:gpu|node)_[a-z0-9_]+)"', source)}
     read_here = {name for name in gpu_page.tables.FAMILIES if name.startswith("optiinfra_")}
     assert read_here <= exported

@@ -79,8 +79,8 @@ class EvidenceStatus(Measured):
     """Where it was measured: engine, agent, kubernetes, derived."""
     statistic: Short = "last"
     """How the window was summed up: last, mean, max, p95, sum, rate."""
-    place: Annotated[str, Field(max_length=256)] = ""
-    """Where it was measured: node, and GPU or container; empty where it is about the whole subject."""
+    place: Annotated[str, Field(max_length=256)] | None = None
+    """Where it was measured: node, and GPU or container; absent where it is about the whole subject."""
 
 
 class EffectStatus(ApiModel):
