@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -278,13 +279,13 @@ async def test_a_checkpoint_survives_and_belongs_to_its_object(client, namespace
     owner = {"owner_name": "llama", "owner_uid": created["metadata"]["uid"]}
     assert await checkpoints.read(key) is None
     for state in (b"first", bytes(range(256)) * 48):
-        record = CheckpointRecord(key, 1, float(int(time.time())), state)
+        record = CheckpointRecord(key, 1, float(int(time.time())), state, **owner)
         await checkpoints.write(record, **owner)
         assert await checkpoints.read(key) == record
     document = await Objects(client).get(Resources.OPTIMIZATION_CHECKPOINT, key)
     assert document["metadata"]["ownerReferences"][0]["uid"] == created["metadata"]["uid"]
     with pytest.raises(Malformed):
-        await checkpoints.write(CheckpointRecord(key, 1, record.time, b"x" * 12_289), **owner)
+        await checkpoints.write(replace(record, state=b"x" * 12_289), **owner)
     assert await checkpoints.list() == ((record,), ())
 
 

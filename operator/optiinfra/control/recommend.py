@@ -111,7 +111,8 @@ def _as_issued(
 ) -> Proposal:
     """Return a proposal of replicas with the counts under which it was issued, while it lies in that envelope.
 
-    How many replicas are needed changes with every tick. Were each number a new id, nobody could approve any.
+    How many replicas are needed changes with every tick. Were each number a new id, nobody could approve any. What is
+    saved is that of the shown counts.
     """
     if proposal.type is not RecommendationType.REPLICAS or not (
         proposal.current.isdecimal() and proposal.proposed.isdecimal()
@@ -126,9 +127,14 @@ def _as_issued(
         )
         if not same or item.envelope is None:
             continue
-        if not holds(item.envelope, int(proposal.current), int(proposal.proposed)):
+        counts = (int(proposal.current), int(proposal.proposed))
+        shown = sorted((int(item.current), int(item.proposed)))
+        within = all(shown[0] <= count <= shown[1] for count in counts)  # more than was shown is another proposal
+        if not within or counts[0] == counts[1] or not holds(item.envelope, *counts):
             continue
-        issued = dataclasses.replace(proposal, current=item.current, proposed=item.proposed)
+        ratio = (int(item.proposed) - int(item.current)) / (counts[1] - counts[0])
+        saved = proposal.savings.scaled(ratio)
+        issued = dataclasses.replace(proposal, current=item.current, proposed=item.proposed, savings=saved)
         identifier = recommendation_id(
             object_uid=object_uid, target_uid=target_uid, proposal=issued, issued=UnixTime(item.issued_at.unix)
         )

@@ -119,6 +119,15 @@ class Savings:
     per_month: Money | None = None
     """None when no price is configured. Money that is saved once the freed capacity is really given back."""
 
+    def scaled(self, ratio: float) -> "Savings":
+        """Return what a change of so many times the size would save."""
+        return Savings(
+            gpus_freed=self.gpus_freed * ratio,
+            cpu_cores_freed=self.cpu_cores_freed * ratio,
+            memory_bytes_freed=self.memory_bytes_freed * ratio,
+            per_month=None if self.per_month is None else Money(self.per_month * ratio),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
