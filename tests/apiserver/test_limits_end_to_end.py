@@ -160,7 +160,9 @@ def test_the_first_write_into_a_users_object_comes_after_the_question_whether_it
     eventually(lambda: floor(scene)["spec"].get("minReplicas", 1) > 1, seconds=60, what="a floor is taken")
     audit = [json.loads(line) for line in scene.cluster.audit_log.read_text().splitlines() if '"optiinfra"' in line]
     account = f"system:serviceaccount:{scene.installation.namespace}:optiinfra-operator"
-    mine = [event for event in audit if event["user"].get("username") == account and event["stage"] == "ResponseComplete"]
+    mine = [
+        event for event in audit if event["user"].get("username") == account and event["stage"] == "ResponseComplete"
+    ]
     kinds = [(event["verb"], event["objectRef"]["resource"]) for event in mine if "objectRef" in event]
     write = kinds.index(("patch", "horizontalpodautoscalers"))
     assert ("create", "selfsubjectaccessreviews") in kinds[:write]
