@@ -232,7 +232,8 @@ class Cluster:
             return False
         _stop(record)
         if not keep:
-            shutil.rmtree(self.folder)
+            # Several processes may clear away the same dead cluster at once: what is gone is gone.
+            shutil.rmtree(self.folder, ignore_errors=True)
         return True
 
     def status(self) -> dict[str, bool]:
