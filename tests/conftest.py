@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hack.binaries import ensure
 from hack.cluster import Cluster, Node
@@ -20,6 +21,9 @@ from hack.cluster.foreign import AnyCluster, ForeignCluster
 from hack.cluster.sessions import session_folder, sweep
 
 pytest_plugins = ["tests.figures"]
+# No test is judged by time, an example of a property neither: other processes share the machine.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 E2E = "OPTIINFRA_E2E_KUBECONFIG"
 TIERS = ("apiserver", "controllers", "node")
 _LONGEST_FIRST = ("controllers", "apiserver", "node", "unit")
