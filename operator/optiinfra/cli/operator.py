@@ -22,8 +22,8 @@ import click
 from aiohttp import web
 
 from optiinfra import handlers, logs
-from optiinfra.cluster.access import Access, Attributes
-from optiinfra.cluster.errors import ClusterError
+from optiinfra.cluster.access import Access, Attributes, RequestHeaders
+from optiinfra.cluster.errors import Absent, ClusterError, Denied
 from optiinfra.cluster.proxy import LeaderProxy
 from optiinfra.control.assembly import running
 from optiinfra.control.operator import Operator
@@ -36,6 +36,8 @@ from optiinfra.web.ports import Caller, Component, Decision, Preview, PreviewedT
 _LOG = logging.getLogger(__name__)
 _HTTP_WAITS = 2.0
 """Seconds that HTTP may come after the first statuses, as on a replica that does not lead and has none to write."""
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between the tries to read what external metrics cannot be served without."""
 _KOPF_STARTED = 2.0
 """Seconds after which Kopf has surely set its signal handlers."""
 
@@ -123,7 +125,7 @@ async def _external_metrics(
     if not settings.external_metrics_enabled:
         yield
         return
-    headers = await operator.access.request_headers()
+    headers = await _request_headers(operator.access)
     view = _View(operator)
     decisions = LeaderDecisions(view, proxy, settings.proxy_token_file)
     api = ExternalMetrics(decisions=decisions.of, permit=reviewed(reviewer), headers=headers)
@@ -142,6 +144,19 @@ async def _external_metrics(
         yield
     finally:
         await runner.cleanup()
+
+
+async def _request_headers(access: Access) -> RequestHeaders:
+    """Read the front proxy's configuration, patiently: an API server in trouble must not end the whole operator."""
+    for pause in _PAUSES:
+        try:
+            return await access.request_headers()
+        except (Absent, Denied):
+            raise
+        except ClusterError as error:
+            _LOG.warning("the front proxy's configuration is read again", extra={"error": str(error)})
+            await asyncio.sleep(pause)
+    return await access.request_headers()
 
 
 @contextlib.asynccontextmanager

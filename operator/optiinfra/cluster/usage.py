@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.document import JsonObject, key_of, mapping, objects, text, time_of
-from optiinfra.cluster.errors import Absent, Denied, Malformed, Throttled, Unavailable
+from optiinfra.cluster.errors import Absent, ClusterError, Denied, Malformed
 from optiinfra.cluster.quantities import quantity_in, value_in
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
@@ -53,7 +53,7 @@ class Usage:
             return Unknown(UnknownReason.REFUSED, error.message)
         except Malformed as error:
             return Unknown(UnknownReason.INVALID, error.message)
-        except (Unavailable, Throttled) as error:
+        except ClusterError as error:
             return Unknown(UnknownReason.UNREACHABLE, error.message)
 
 

@@ -148,7 +148,7 @@ class Operator:
                     async with asyncio.timeout(_FIRST_PRICES):
                         await self.prices.told.wait()
             group.create_task(self.loop.run(self.workflow))
-            group.create_task(self.loop.upkeep())
+            group.create_task(self._resilient("upkeep", self.loop.upkeep))
             # A fleet's first pages keep the processor as busy as its first statuses, which people wait for: after them.
             await self._first_statuses()
             group.create_task(self._resilient("scraper", self.scraper.run))
