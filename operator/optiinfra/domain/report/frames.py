@@ -28,6 +28,8 @@ class Question:
     """Names of the series it reads: they are counted before it is asked, and without any it is not asked."""
     split_by: str = "namespace"
     """Label by which it may be cut into parts when it would read too many series; "" if it may not be."""
+    latest: bool = False
+    """Only its newest point matters: it may be asked once, at the end of the range, and its frame then has that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Frame:
     keys: tuple[tuple[str, ...], ...]
     """One a row, values of `question.by`; sorted, none twice."""
     times: FloatArray
-    """(points,) Unix seconds on equal steps, the same for all frames of a report."""
+    """(points,) Unix seconds on equal steps, the same for all frames of a report but those of `latest` questions."""
     values: FloatArray
     """(rows, points); NaN where nothing was measured."""
     samples: int
