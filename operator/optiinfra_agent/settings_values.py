@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_BARE_IPV6 = re.compile(r"(https?://)([0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*)(:[0-9]{1,5})/?")
 
 
 def seconds(minimum: float, maximum: float) -> Callable[[str], float]:
@@ -90,9 +91,15 @@ def address(text: str) -> str:
 
 
 def url(text: str) -> str:
-    """Read the base URL of a server."""
+    """Read the base URL of a server.
+
+    An IPv6 address without brackets, as the downward API writes one (`https://$(HOST_IP):10250`), gets them.
+    """
     if not text:
         return text
+    bare = _BARE_IPV6.fullmatch(text)
+    if bare:
+        text = f"{bare[1]}[{bare[2]}]{bare[3]}"
     try:
         parts = urlsplit(text)
         well_formed = (

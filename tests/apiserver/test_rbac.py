@@ -47,6 +47,8 @@ RELEASES = {
         "modelConfigMaps.enabled=true",
         f"modelConfigMaps.namespaces={{{OURS}}}",
         "prices.configMap=node-prices",
+        "agent.containerUsage=false",
+        "agent.kubeletMetrics.enabled=true",
         "crds.install=false",
     ],
     "narrow": ["actuation.enabled=true", f"actuation.namespaces={{{OURS}}}", "crds.install=false"],
@@ -325,6 +327,25 @@ def test_the_agent_may_only_register_itself(installed):
         ("create", "tokenreviews", "authentication.k8s.io"),
     ]:
         assert not may(verb, resource, group)
+
+
+def test_the_agent_reads_the_kubelets_metrics_only_where_that_is_switched_on(installed):
+    def may(release, verb, resource):
+        return allowed(installed, release, verb, resource, namespace="", account="agent")
+
+    assert may("acting", "get", "nodes/metrics")
+    assert not may("plain", "get", "nodes/metrics")
+    for verb, resource in [
+        ("list", "nodes/metrics"),
+        ("get", "nodes"),
+        ("get", "nodes/proxy"),
+        ("create", "nodes/proxy"),
+        ("get", "nodes/stats"),
+        ("get", "nodes/log"),
+        ("get", "nodes/pods"),
+        ("list", "pods"),
+    ]:
+        assert not may("acting", verb, resource), (verb, resource)
 
 
 def test_nothing_of_the_chart_has_a_wildcard_or_touches_secrets(installed):

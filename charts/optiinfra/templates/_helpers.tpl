@@ -105,6 +105,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and (gt (int .Values.agent.intervalSeconds) 20) (not (hasKey .Values.operator.environment "OPTIINFRA_STALE_AFTER_SECONDS")) -}}
 {{- fail "agent.intervalSeconds above 20 makes snapshots older than the operator believes: set operator.environment.OPTIINFRA_STALE_AFTER_SECONDS to three times as much" -}}
 {{- end -}}
+{{- if and .Values.agent.kubeletMetrics.enabled .Values.agent.containerUsage (gt (int .Values.agent.tier) 0) -}}
+{{- fail "agent.kubeletMetrics.enabled has no effect beside agent.containerUsage from tier 1 on: cgroups say more, so switch one of them off" -}}
+{{- end -}}
 {{- $tls := .Values.externalMetrics.tls -}}
 {{- if ne (empty $tls.secretName) (empty $tls.caBundle) -}}
 {{- fail "externalMetrics.tls needs secretName and caBundle (the CA that signed its certificate), or neither" -}}

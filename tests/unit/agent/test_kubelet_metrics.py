@@ -1,5 +1,6 @@
 """Containers by the kubelet's `/metrics/resource`, where the agent may not see cgroups: a server, and its faults."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from optiinfra_agent.errors import (
 from optiinfra_agent.kubelet_metrics import KubeletMetrics, parse_resource_metrics
 from optiinfra_agent.snapshot import NamedContainer, Reason, Unknown
 from tests.unit.agent.conftest import once
+from tests.unit.web.certificates import Authority
 
 PAGE = """# HELP container_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by the container
 # TYPE container_cpu_usage_seconds_total counter
@@ -36,7 +38,7 @@ pod_cpu_usage_seconds_total{namespace="inference",pod="llama-0"} 1234.6 17952732
 class Kubelet:
     """A server that answers as the kubelet does, or fails in the way `mode` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.mode = "ok"
         self.tokens: list[str] = []
         outer = self
@@ -62,7 +64,9 @@ class Kubelet:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_port}"
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -127,6 +131,27 @@ def test_nobody_listens_no_token_and_a_peer_that_is_no_server(silent_port: int, 
 def test_tls_is_verified(server: Kubelet) -> None:
     with pytest.raises(SourceFailedError, match="SSL"):
         client(server.url.replace("http:", "https:")).collect()
+
+
+def test_with_the_token_and_the_authority_that_the_chart_mounts(tmp_path: Path) -> None:
+    authority = Authority("cluster", tmp_path)
+    pair = authority.sign("kubelet", server=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    (tmp_path / "ca.crt").write_text(authority.pem)
+    (tmp_path / "token").write_text("of-the-service-account")
+    kubelet = Kubelet(context)
+    try:
+        snapshot = once(
+            OPTIINFRA_AGENT_KUBELET_URL=kubelet.url,
+            OPTIINFRA_AGENT_KUBELET_TOKEN_FILE=str(tmp_path / "token"),
+            OPTIINFRA_AGENT_KUBELET_CA_FILE=str(tmp_path / "ca.crt"),
+        )
+    finally:
+        kubelet.close()
+    assert snapshot["sources"]["containers"]["state"] == "ok"
+    assert len(snapshot["named_pods"]) == 2
+    assert kubelet.tokens == ["Bearer of-the-service-account"]
 
 
 def test_the_snapshot_names_them_and_says_why_by_name(server: Kubelet) -> None:

@@ -143,3 +143,11 @@ def test_a_settings_file_that_is_not_there(tmp_path: Path) -> None:
         read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": str(tmp_path / "none")})
     with pytest.raises(SettingsError, match="absolute path"):
         read_settings({"OPTIINFRA_AGENT_SETTINGS_FILE": "agent.env"})
+
+
+def test_an_ipv6_address_of_the_downward_api_gets_its_brackets() -> None:
+    given = {"OPTIINFRA_AGENT_KUBELET_URL": "https://fd00::1:10250", "OPTIINFRA_AGENT_ENDPOINT": "http://::1:8003"}
+    settings = read_settings(given)
+    assert (settings.kubelet_url, settings.endpoint) == ("https://[fd00::1]:10250", "http://[::1]:8003")
+    for usual in ("https://10.0.0.7:10250", "https://[fd00::1]:10250", "https://node-a"):
+        assert read_settings({"OPTIINFRA_AGENT_KUBELET_URL": usual}).kubelet_url == usual
