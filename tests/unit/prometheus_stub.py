@@ -1,4 +1,4 @@
-"""A Prometheus-compatible server over a real socket: query_range as it is documented, with its limits and refusals.
+"""A Prometheus-compatible server over a real socket: its queries as they are documented, with limits and refusals.
 
 It evaluates no PromQL: a query is a name for functions of time. What it refuses, it refuses in the words of Prometheus
 (3.x: `web/api/v1/api.go`, `promql/engine.go`), and it can be told to answer the next calls with anything else.
@@ -47,22 +47,42 @@ class Stub:
         return f"http://127.0.0.1:{self.port}"
 
     async def query_range(self, request: web.Request) -> web.Response:
+        return await self._served(request, self._range)
+
+    async def query(self, request: web.Request) -> web.Response:
+        return await self._served(request, self._moment)
+
+    async def _served(self, request, answer):
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            return await self._answer(request)
+            given = dict(await request.post()) if request.method == "POST" else dict(request.query)
+            self.asked.append(given)
+            self.headers.append(request.headers)
+            self.methods.append(request.method)
+            if self.scripted:
+                return self.scripted.pop(0)
+            if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+                return web.Response(status=401, text="Unauthorized")
+            return await answer(given)
         finally:
             self.running -= 1
 
-    async def _answer(self, request):
-        given = dict(await request.post()) if request.method == "POST" else dict(request.query)
-        self.asked.append(given)
-        self.headers.append(request.headers)
-        self.methods.append(request.method)
-        if self.scripted:
-            return self.scripted.pop(0)
-        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            return web.Response(status=401, text="Unauthorized")
+    async def _moment(self, given):
+        at = float(given["time"])
+        await asyncio.sleep(self.delay_s)
+        if given["query"] not in self.queries:
+            return refusal(400, "bad_data", f'invalid parameter "query": 1:1: parse error: {given["query"][:20]}')
+        values = {labels: value(at) for labels, value in self.queries[given["query"]].items()}
+        found = [
+            {"metric": dict(labels), "value": [at, written(number)]}
+            for labels, number in values.items()
+            if number is not None
+        ]
+        document = {"status": "success", "data": {"resultType": "vector", "result": found}}
+        return web.json_response(document | ({"warnings": self.warnings} if self.warnings else {}))
+
+    async def _range(self, given):
         start, end, step = (float(given[name]) for name in ("start", "end", "step"))
         points = math.floor((end - start) / step + 1e-9) + 1
         if points > self.delay_over:
@@ -103,6 +123,7 @@ def prometheus(**what):
     async def serve():
         app = web.Application()
         app.router.add_route("*", "/api/v1/query_range", stub.query_range)
+        app.router.add_route("*", "/api/v1/query", stub.query)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

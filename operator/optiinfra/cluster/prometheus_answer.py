@@ -6,7 +6,7 @@ nothing): it is left out and counted, like the points that are missing. An answe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class Matrix:
 
 def matrix(body: bytes, piece: Piece, *, most_series: int) -> Matrix:
     """Read an answer. Raises `Malformed` or `Invalid`."""
-    document = _document(body)
+    document = read_document(body)
     if document.get("status") != "success":
         raise Malformed(f"status {str(document.get('status'))[:32]!r}: {error_words(body)}")
     data = document.get("data")
@@ -81,10 +81,7 @@ def matrix(body: bytes, piece: Piece, *, most_series: int) -> Matrix:
     found = data["result"]
     if len(found) > most_series:
         raise Invalid(f"{len(found)} series came back; aggregate the query, for example with sum()")
-    warnings = document.get("warnings") or []
-    if not isinstance(warnings, list):
-        raise Malformed("its warnings are no list")
-    told = tuple(" ".join(str(one).split())[:_LONGEST_WARNING] for one in warnings[:_MOST_WARNINGS])
+    told = told_warnings(document)
     return Matrix(tuple(_series(one, piece) for one in found), told)
 
 
@@ -119,7 +116,19 @@ def error_words(body: bytes) -> str:
     return str(words or "no message")[:500]
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def told_warnings(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the server says beside its answer, bounded. Raises `Malformed`."""
+    warnings = document.get("warnings") or []
+    if not isinstance(warnings, list):
+        raise Malformed("its warnings are no list")
+    told = [" ".join(str(one).split())[:_LONGEST_WARNING] for one in warnings[:_MOST_WARNINGS]]
+    if document.get("isPartial") is True:
+        told.append("the answer is partial: some of its storage nodes did not answer")
+    return tuple(told)
+
+
+def read_document(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of an answer. Raises `Malformed`."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

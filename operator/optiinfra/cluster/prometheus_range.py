@@ -47,6 +47,8 @@ class QueryLimits:
     """The same where not even a connection came about."""
     longest_wait_s: float = 30.0
     """Between two tries, whatever the server asks for."""
+    at_once: int = 2
+    """Calls at the same moment, at most."""
 
 
 DEFAULT_LIMITS: Final = QueryLimits()

@@ -1,0 +1,135 @@
+"""One HTTP session with a Prometheus-compatible server: a call in, a body out, or an error that says what to do.
+
+Bounded in connections, bytes and time; no redirects, which would carry the token elsewhere, no proxies from the
+environment, no cookies. What the server refuses is told in its own words, without the token or the value of a header.
+Nothing is retried here, and no answer is understood.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+from optiinfra.cluster.connections import Connections
+from optiinfra.cluster.errors import ClusterError, Invalid, Malformed, Unavailable, Unconfigured
+from optiinfra.cluster.prometheus_answer import error_words
+from optiinfra.cluster.prometheus_range import QueryLimits, TooSlow
+from optiinfra.cluster.prometheus_server import Access, PrometheusServer
+
+_HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "optiinfra"}
+_GET_MOST: Final = 1_500
+"""Longer queries go into the body: addresses are often cut at 2,000 characters on the way."""
+_FOREIGN_CA: Final = "its certificate is not signed by a CA that is trusted here: name it with --ca-file"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A body, and what came with it."""
+
+    body: bytes
+    seconds: float
+    """From the call to the last byte."""
+    server_time: float | None
+    """Unix seconds by the server's header `Date`, which counts whole seconds; None without one."""
+
+
+class PrometheusHttp:
+    """Calls to one server. Use as an async context manager; entering it reads files and raises `Unconfigured`."""
+
+    def __init__(self, server: PrometheusServer, *, limits: QueryLimits) -> None:
+        self.server = server
+        self._limits = limits
+        self._access = Access(server)
+        self._connections = Connections()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._access.open()
+        timeout_s = self._limits.timeout_s
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._limits.at_once, socket_factory=self._connections.open),
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(10.0, timeout_s)),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            await self._connections.end()
+            self._session = None
+
+    async def call(self, path: str, given: Mapping[str, str]) -> Reply:
+        """Ask `path` below the address. Raises `ClusterError` for everything but status 200."""
+        assert self._session is not None, "use it as an async context manager"
+        headers = _HEADERS | self._access.headers()
+        url = self.server.url.with_query(None).with_fragment(None) / path
+        short = sum(len(value) for value in given.values()) <= _GET_MOST
+        began = time.monotonic()
+        try:
+            async with self._session.request(
+                "GET" if short else "POST",
+                url,
+                params=given if short else None,
+                data=None if short else given,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._access.tls,
+            ) as response:
+                body = await self._body(response)
+                if response.status != 200:
+                    raise self._refused(response, body, path)
+        except TimeoutError as error:
+            raise self.error(TooSlow, f"no answer within {self._limits.timeout_s:g} s") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self.error(Unconfigured, _FOREIGN_CA) from error
+        except aiohttp.InvalidURL as error:
+            raise self.error(Unconfigured, "not an address: write it like http://prometheus:9090") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self.error(Unavailable, f"{type(error).__name__}: {error}") from error
+        return Reply(body, time.monotonic() - began, _date(response.headers.get("Date", "")))
+
+    def error(
+        self, kind: type[ClusterError] | None, text: str, *, code: int = 0, retry_after_s: float | None = None
+    ) -> ClusterError:
+        """Build an error of this server, without its secrets; `kind` None: by its HTTP code."""
+        return self.server.error(kind, self._access.redacted(text), code=code, retry_after_s=retry_after_s)
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in {"identity", ""}:
+            raise self.error(Malformed, f"content encoding {encoding[:32]!r}, which was not asked for")
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > self._limits.bytes:
+                # Else the connection would be drained to be used again.
+                response.close()
+                text = f"the answer is too large: more than {self._limits.bytes >> 20} MiB; aggregate the query"
+                raise self.error(Invalid, text, code=413)
+        return bytes(body)
+
+    def _refused(self, response: aiohttp.ClientResponse, body: bytes, path: str) -> ClusterError:
+        code = response.status
+        if 300 <= code < 400:
+            return self.error(Invalid, "redirects are not followed: name the address it redirects to", code=code)
+        if code == 404:
+            return self.error(Invalid, f"it has no /{path}: is a path missing in the address?", code=code)
+        after = response.headers.get("Retry-After", "")
+        retry = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else None
+        return self.error(None, error_words(body), code=code, retry_after_s=retry)
+
+
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
