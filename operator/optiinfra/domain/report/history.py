@@ -22,6 +22,9 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Course: TypeAlias = FloatArray | Unknown
 """One quantity over the grid, (points,); NaN: not measured at that moment. Unknown: nobody measures it."""
 
+LATE_FIRST_TOKEN_S: Final = 2.5
+"""The bound of the engines' buckets next to the usual objective of 2 s; SGLang's is at 2 s."""
+LATE_TOKEN_S: Final = 0.1
 NOT_ASKED: Final = Unknown(UnknownReason.NOT_MEASURED, "no series of it on this server")
 
 
@@ -60,6 +63,8 @@ class Lack(StrEnum):
     FUTURE = "FutureSamples"
     SHORT = "ShortHistory"
     COUNTER_RESETS = "CounterResets"
+    SEVERAL_CLUSTERS = "SeveralClusters"
+    """Series of several clusters, whose objects may share names."""
     UNANSWERED = "Unanswered"
     """A question that was not answered."""
 
@@ -130,7 +135,7 @@ class Load:
     waiting: Course = NOT_ASKED
     """Requests that wait for room, sum; the mean over each step."""
     waiting_highest: Course = NOT_ASKED
-    """Largest sum within each step."""
+    """Sum over pods of the most that waited in each within the step: no fewer than ever waited at once."""
     kv_usage: Course = NOT_ASKED
     """Ratio, mean over pods."""
     kv_usage_highest: Course = NOT_ASKED
@@ -144,11 +149,16 @@ class Load:
     external_hit_ratio: Course = NOT_ASKED
     """Share found in a cache outside the engine (LMCache and others), of what was asked of it."""
     ttft_mean: Course = NOT_ASKED
-    """Seconds to the first token; the requests that got one within each step. Here and below."""
-    ttft_p95: Course = NOT_ASKED
+    """Seconds to the first token; of the requests that got one within each step. So below."""
+    ttft_late: Course = NOT_ASKED
+    """Share of first tokens that took longer than `LATE_FIRST_TOKEN_S`."""
     itl_mean: Course = NOT_ASKED
     """Seconds between tokens."""
-    itl_p95: Course = NOT_ASKED
+    itl_late: Course = NOT_ASKED
+    """Share of tokens that took longer than `LATE_TOKEN_S`."""
+    ttft_p95: Value = NOT_ASKED
+    """Seconds, over the last day of the window: reading all buckets of two weeks would bring a server down."""
+    itl_p95: Value = NOT_ASKED
     queue_mean: Course = NOT_ASKED
     """Seconds in the queue."""
     latency_mean: Course = NOT_ASKED
@@ -330,7 +340,7 @@ class GpuHistory:
     memory_used_bytes: Course
     power_watts: Course
     energy_joules: Value
-    """Over the whole window, by the energy counter; else Unknown."""
+    """Power over the time in which it was measured."""
     holdings: tuple[Holding, ...]
     """Who held it when; none at a moment: nobody did, as far as `holder_source` can tell."""
     holder_source: HolderSource
