@@ -1,0 +1,135 @@
+"""What a metrics server holds at all, and how its series name pods: read from the first, small questions.
+
+The questions of the second round are made from this: only of exporters that are there, with the labels that are
+there. Scrape configurations rename labels (`kubernetes_pod_name`, `pod_name`), and where a target has the labels of its
+own pod they are written over those of the pod that a series is about, which survive as `exported_pod`. A label that was
+not found is not asked for, because every `label_replace` costs the server time at every step.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from optiinfra.domain.report.frames import Frame
+
+NAMESPACE_LABELS: Final = ("k8s_namespace_name", "kubernetes_namespace", "namespace", "exported_namespace")
+"""Weakest first: a later one that is not empty wins."""
+POD_LABELS: Final = ("k8s_pod_name", "kubernetes_pod_name", "pod_name", "pod", "exported_pod")
+CONTAINER_LABELS: Final = ("k8s_container_name", "container_name", "container", "exported_container")
+NODE_LABELS: Final = ("kubernetes_node", "nodename", "node", "exported_node")
+SERVICE_LABELS: Final = ("job", "service")
+"""What remains where no series names its pod: the weakest first."""
+REPLICA_LABELS: Final = ("prometheus_replica", "replica", "prometheus")
+"""Labels by which highly available metrics servers tell their copies apart."""
+CLUSTER_LABELS: Final = ("cluster", "k8s_cluster", "cluster_name")
+SEVERAL: Final = 20
+"""Names listed at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The labels by which one kind of series names what it is about; of each the weakest first."""
+
+    namespace: tuple[str, ...] = ("namespace",)
+    pod: tuple[str, ...] = ("pod",)
+    container: tuple[str, ...] = ("container",)
+    node: tuple[str, ...] = ("node",)
+    by_service: bool = False
+    """No series names a pod: `pod` holds the label of the service or of the scrape job instead."""
+
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """Return the labels used that are not the usual ones."""
+        usual = {"namespace", "pod", "container", "node"}
+        return tuple(sorted({*self.namespace, *self.pod, *self.container, *self.node} - usual))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a server holds. The default is a server that holds everything under the usual labels."""
+
+    names: frozenset[str] | None = None
+    """Those of the names that were looked for; None: not looked."""
+    engines: Spelling = Spelling()
+    gpus: Spelling = Spelling()
+    state: Spelling = Spelling()
+    """kube-state-metrics."""
+    containers: Spelling = Spelling()
+    """cAdvisor."""
+    namespaces: tuple[str, ...] = ()
+    """With model servers or held GPUs; empty: not looked, all count."""
+    clusters: tuple[str, ...] = ()
+    """Values of the label that tells clusters apart, where there are several."""
+    copies: tuple[str, ...] = ()
+    """Values of the label that tells copies of the metrics server apart, where there are several."""
+    looked: bool = False
+
+    def has(self, *names: str) -> bool:
+        """Tell whether one of some series is there, or may be."""
+        return self.names is None or bool(self.names & set(names))
+
+
+def found(frames: Iterable[Frame]) -> Found:
+    """Read the answers to `engines.promql_fleet.discovery_questions`."""
+    given = {frame.question.name: frame for frame in frames}
+    names = {key for frame in given.values() for key in _values(frame, "__name__")}
+    return Found(
+        names=frozenset(names),
+        engines=_spelling(given.get("found.labels.engines"), services=True),
+        gpus=_spelling(given.get("found.labels.gpus"), services=False),
+        state=_spelling(given.get("found.labels.state"), services=False),
+        containers=_spelling(given.get("found.labels.containers"), services=False),
+        namespaces=_namespaces(given),
+        clusters=_several(given, CLUSTER_LABELS),
+        copies=_several(given, REPLICA_LABELS),
+        looked=True,
+    )
+
+
+def _values(frame: Frame | None, label: str) -> set[str]:
+    if frame is None or label not in frame.question.by:
+        return set()
+    at = frame.question.by.index(label)
+    seen = np.isfinite(frame.values)
+    return {key[at] for row, key in enumerate(frame.keys) if key[at] and bool(seen[row].any())}
+
+
+def _spelling(frame: Frame | None, *, services: bool) -> Spelling:
+    there = _values(frame, "label")
+    if not there:
+        return Spelling()
+    pods: tuple[str, ...] = tuple(label for label in POD_LABELS if label in there)
+    by_service = services and not pods
+    if by_service:
+        pods = tuple(label for label in SERVICE_LABELS if label in there)
+    return Spelling(
+        namespace=tuple(label for label in NAMESPACE_LABELS if label in there) or ("namespace",),
+        pod=pods or ("pod",),
+        container=tuple(label for label in CONTAINER_LABELS if label in there) or ("container",),
+        node=tuple(label for label in NODE_LABELS if label in there) or ("node",),
+        by_service=by_service,
+    )
+
+
+def _namespaces(given: Mapping[str, Frame]) -> tuple[str, ...]:
+    names: set[str] = set()
+    for source in ("found.engines", "found.gpus"):
+        frame = given.get(source)
+        if frame is None:
+            continue
+        places = [frame.question.by.index(label) for label in NAMESPACE_LABELS if label in frame.question.by]
+        for key in frame.keys:
+            names |= {key[at] for at in places if key[at]}
+    return tuple(sorted(names))
+
+
+def _several(given: Mapping[str, Frame], labels: tuple[str, ...]) -> tuple[str, ...]:
+    for label in labels:
+        values: set[str] = set()
+        for source in ("found.engines", "found.gpus", "found.state"):
+            values |= _values(given.get(source), label)
+        if len(values) > 1:
+            return tuple(sorted(values))[:SEVERAL]
+    return ()

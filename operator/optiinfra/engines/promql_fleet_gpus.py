@@ -1,0 +1,163 @@
+"""What to ask about the GPUs of a fleet, whoever measures them: dcgm-exporter in two dialects, or the node agent.
+
+Values come one series a GPU, without the pod: pods come and go, and each would start a row of its own. Who holds a GPU
+is a question apart, by workload. A GPU that two pods share is exported once a pod, with a literal 0 where no process is
+mapped, so the largest counts. Means are over the window: a moment every five minutes sees nothing of short work.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from optiinfra.domain.report.frames import Question
+from optiinfra.domain.report.joining_found import Found, Spelling
+from optiinfra.domain.surroundings_readings import GpuQuantity
+from optiinfra.engines import gpu_tables
+from optiinfra.engines.promql_fleet_parts import (
+    WORKLOAD,
+    either,
+    largest,
+    over_window,
+    own_labels,
+    question,
+    replaced,
+    select,
+    with_label,
+    with_workload,
+)
+
+GPU_LABELS: Final = ("UUID", "uuid", "gpu", "GPU_I_ID", "Hostname", "hostname", "node", "kubernetes_node", "nodename")
+"""Who a value is about. `instance` is asked for with the models only: it moves with every start of an exporter."""
+MODEL_LABELS: Final = (*GPU_LABELS, "modelName", "GPU_I_PROFILE", "instance")
+AGENT_LABELS: Final = ("uuid", "node", "kubernetes_node", "nodename")
+PART_LABELS: Final = ("mig_uuid", "node", "kubernetes_node", "nodename")
+HOLDER_LABELS: Final = ("UUID", "uuid", "gpu", "GPU_I_ID", "Hostname", "hostname", "node")
+AGENT_HOLDER_LABELS: Final = ("uuid", "mig_uuid", "share")
+_PREFIX: Final = "DCGM_"
+_POWER: Final = (("DCGM_FI_DEV_BOARD_POWER_WATTS", "DCGM_FI_DEV_POWER_USAGE"), "optiinfra_gpu_power_watts")
+_ALLOCATION: Final = "optiinfra_gpu_allocation_info"
+_AGENT_SPELLING: Final = Spelling(namespace=("workload_namespace",), pod=("workload_pod",))
+_INFO: Final = "optiinfra_gpu_info"
+_PART_INFO: Final = "optiinfra_gpu_mig_device_info"
+_PARTS: Final = (
+    ("part_sm_active", "optiinfra_gpu_mig_sm_active_ratio"),
+    ("part_dram_active", "optiinfra_gpu_mig_dram_active_ratio"),
+    ("part_memory_used", "optiinfra_gpu_mig_memory_used_bytes"),
+    ("part_memory_total", "optiinfra_gpu_mig_memory_total_bytes"),
+)
+WANTED: Final = (
+    ("utilization", GpuQuantity.UTILIZATION),
+    ("sm_active", GpuQuantity.SM_ACTIVE),
+    ("tensor_active", GpuQuantity.TENSOR_ACTIVE),
+    ("dram_active", GpuQuantity.DRAM_ACTIVE),
+    ("memory_used", GpuQuantity.MEMORY_USED),
+)
+TOTALS: Final = (
+    ("memory_free", GpuQuantity.MEMORY_FREE),
+    ("memory_reserved", GpuQuantity.MEMORY_RESERVED),
+    ("memory_total", GpuQuantity.MEMORY_TOTAL),
+)
+"""The newest is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    name: str
+    scale: float
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Return the series by which exporters of GPUs are found."""
+    rows = [row for row in gpu_tables.GPU_ROWS if row.quantity in {GpuQuantity.UTILIZATION, GpuQuantity.MEMORY_USED}]
+    return (*(name for row in rows for name, _ in row.names), _ALLOCATION)
+
+
+def gpu_questions(found: Found) -> Iterator[Question]:
+    """Yield what to ask about GPUs, of each exporter that is there."""
+    names = gpu_names()
+    if found.has(*(name for name in names if name.startswith(_PREFIX))):
+        yield from _dcgm(found)
+    if found.has(*(name for name in names if not name.startswith(_PREFIX))):
+        yield from _agent()
+
+
+def _dcgm(found: Found) -> Iterator[Question]:
+    for field, quantity in WANTED:
+        listed = _names(quantity, dcgm=True)
+        yield _question(f"dcgm.{field}", _values("avg_over_time", listed, GPU_LABELS), listed, GPU_LABELS)
+    busy = _names(GpuQuantity.UTILIZATION, dcgm=True)
+    yield _question("dcgm.utilization_highest", _values("max_over_time", busy, GPU_LABELS), busy, GPU_LABELS)
+    power = [_Name(name, 1.0) for name in _POWER[0]]
+    yield _question("dcgm.power", _values("avg_over_time", power, GPU_LABELS), power, GPU_LABELS)
+    for field, quantity in TOTALS:
+        listed = _names(quantity, dcgm=True)
+        yield _question(f"dcgm.{field}", _values("last_over_time", listed, GPU_LABELS), listed, GPU_LABELS, latest=True)
+    # Which dialect, model and instance: by a family that every exporter has. 1 where it is the scaled dialect's.
+    kinds = " or ".join(
+        f"0 * {largest(select(one.name), MODEL_LABELS)} + {0 if one.scale != 1.0 else 1}" for one in reversed(busy)
+    )
+    yield _question("dcgm.models", kinds, busy, MODEL_LABELS)
+    spelling = found.gpus
+    told = (*dict.fromkeys((*HOLDER_LABELS, *own_labels(spelling), *spelling.container)),)
+    pods = " or ".join(largest(select(one.name), told) for one in busy)
+    held = with_label(with_workload(f"({pods})", spelling), "container", spelling.container)
+    by = (*HOLDER_LABELS, *WORKLOAD, "container")
+    yield question(
+        "dcgm.holders",
+        f"count by ({','.join(by)}) ({held})",
+        metrics=[one.name for one in busy],
+        by=by,
+        split_by="instance",
+    )
+
+
+def _agent() -> Iterator[Question]:
+    for field, quantity in WANTED:
+        if listed := _names(quantity, dcgm=False):
+            yield _question(f"agent.{field}", _values("avg_over_time", listed, AGENT_LABELS), listed, AGENT_LABELS)
+    highest = [_Name("optiinfra_gpu_utilization_max_ratio", 1.0)]
+    yield _question("agent.utilization_highest", _values("max_over_time", highest, AGENT_LABELS), highest, AGENT_LABELS)
+    power = [_Name(_POWER[1], 1.0)]
+    yield _question("agent.power", _values("avg_over_time", power, AGENT_LABELS), power, AGENT_LABELS)
+    total = _names(GpuQuantity.MEMORY_TOTAL, dcgm=False)
+    yield _question(
+        "agent.memory_total", _values("last_over_time", total, AGENT_LABELS), total, AGENT_LABELS, latest=True
+    )
+    info = [_Name(_INFO, 1.0)]
+    labels = (*AGENT_LABELS, "model", "instance", "pod")
+    yield _question("agent.models", largest(select(_INFO), labels), info, labels)
+    parts = (*PART_LABELS, "uuid", "profile", "gpu_instance")
+    yield _question("agent.parts", largest(select(_PART_INFO), parts), [_Name(_PART_INFO, 1.0)], parts)
+    for field, name in _PARTS:
+        yield _question(
+            f"agent.{field}", _values("avg_over_time", [_Name(name, 1.0)], PART_LABELS), [_Name(name, 1.0)], PART_LABELS
+        )
+    spelled = with_workload(
+        largest(
+            select(_ALLOCATION), (*AGENT_HOLDER_LABELS, "workload_namespace", "workload_pod", "workload_container")
+        ),
+        _AGENT_SPELLING,
+    )
+    held = replaced(spelled, target="container", source="workload_container")
+    by = (*AGENT_HOLDER_LABELS, *WORKLOAD, "container")
+    yield question(
+        "agent.holders", f"count by ({','.join(by)}) ({held})", metrics=[_ALLOCATION], by=by, split_by="instance"
+    )
+
+
+def _names(quantity: GpuQuantity, *, dcgm: bool) -> list[_Name]:
+    row = next(row for row in gpu_tables.GPU_ROWS if row.quantity is quantity)
+    return [_Name(name, scale) for name, scale in row.names if name.startswith(_PREFIX) is dcgm]
+
+
+def _values(function: str, names: list[_Name], labels: tuple[str, ...]) -> str:
+    """Return one series a GPU, in base units; the best name of each GPU counts."""
+    listed = []
+    for one in names:
+        text = largest(over_window(function, one.name), labels)
+        listed.append(text if one.scale == 1.0 else f"{text} * {one.scale:.12g}")
+    return either(*listed)
+
+
+def _question(name: str, promql: str, names: list[_Name], by: tuple[str, ...], *, latest: bool = False) -> Question:
+    return question(name, promql, metrics=[one.name for one in names], by=by, split_by="instance", latest=latest)
