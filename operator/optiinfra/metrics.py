@@ -48,6 +48,11 @@ SHRINK_IN_FLIGHT = Gauge(
 LIMITED = Gauge(
     "optiinfra_limited_targets", "Targets whose number a limit of policy changed.", ["limit"], registry=REGISTRY
 )
+SILENT_MIRRORS = Gauge(
+    "optiinfra_silent_mirrors",
+    "Mirrored collections of which the API server tells nothing any more.",
+    registry=REGISTRY,
+)
 API_CALLS = Counter("optiinfra_api_calls", "Calls to the API server.", ["verb", "resource", "code"], registry=REGISTRY)
 API_SECONDS = Histogram(
     "optiinfra_api_call_seconds", "Duration of calls to the API server.", ["verb"], buckets=_SECONDS, registry=REGISTRY

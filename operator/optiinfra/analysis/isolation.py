@@ -1,11 +1,15 @@
-"""Keep LangChain and LangGraph from exporting or storing anything, whatever the environment says.
+"""Keep LangChain and LangGraph from exporting or storing anything, whatever the environment says, and small.
 
 LangSmith is always installed with langchain-core and uploads every run, prompts included, once a variable such as
 LANGSMITH_TRACING is set; in a cluster such a variable may come from anybody's `envFrom`. So the switches are put down
 before langgraph is imported, and every run is also wrapped in `untraced()`, which no variable overrides.
+
+langgraph also brings an HTTP client whose command line imports rich and pygments wherever they are installed. Nothing
+here has a use for it, and it takes 3 MiB of the operator's memory.
 """
 
 import os
+import sys
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -22,8 +26,14 @@ REMOVED: Final = ("LANGCHAIN_TRACING",)
 """Variables whose mere presence makes langchain-core raise on every run (tracing version 1 is gone)."""
 
 
+UNUSED: Final = ("httpx._main", "httpx2._main")
+"""Modules that are not imported: their packages catch the ImportError, as where rich is not installed."""
+
+
 def isolate() -> None:
     """Put the switches of the process down. Idempotent."""
+    for name in UNUSED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: do not import
     os.environ.update(OFF)
     for name in REMOVED:
         os.environ.pop(name, None)

@@ -6,10 +6,11 @@ refuses to answer before everything was listed once: an empty answer would look 
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optiinfra.cluster.budgets import BudgetRecord, parse_budget
 from optiinfra.cluster.client import KubernetesClient
@@ -27,6 +28,10 @@ from optiinfra.domain.pod_rules import DisruptionBudget
 from optiinfra.domain.workload import NodeFacts, PodFacts, ScalerFacts
 
 _K = TypeVar("_K")
+
+SILENT_AFTER_S = 120.0
+"""A mirror hears something every 40 s, if only that its watch is over, and a dead connection is given up after 48 s;
+the longest pause between two tries is 30 s. Who heard nothing for as long as all of them shows the past."""
 
 _RUNNING = "status.phase!=Succeeded,status.phase!=Failed"
 _NOT_INDEXED = frozenset(
@@ -54,11 +59,13 @@ class Inventory:
         namespaces: Sequence[str] = (),
         pool_of: Callable[[Mapping[str, str]], str] | None = None,
         claims: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """No namespaces means the whole cluster. `pool_of` names the pool of a node from its labels.
 
         `claims` mirrors what DRA hands out too, where the server has it.
         """
+        self._clock = clock
         self._pool_of = pool_of
         self._pods: dict[Key, PodRecord] = {}
         self._by_label: dict[tuple[str, str, str], set[Key]] = defaultdict(set)
@@ -76,6 +83,7 @@ class Inventory:
                 parse=parse_pod,
                 on_change=self._pod_changed,
                 field_selector=_RUNNING,
+                clock=clock,
             )
             for prefix in prefixes
         ]
@@ -85,6 +93,7 @@ class Inventory:
                 f"/apis/autoscaling/v2{prefix}/horizontalpodautoscalers",
                 parse=parse_scaler,
                 on_change=self._scaler_changed,
+                clock=clock,
             )
             for prefix in prefixes
         ]
@@ -93,6 +102,7 @@ class Inventory:
                 client,
                 f"/apis/policy/v1{prefix}/poddisruptionbudgets",
                 parse=parse_budget,
+                clock=clock,
             )
             for prefix in prefixes
         ]
@@ -100,7 +110,9 @@ class Inventory:
         self._volumes = None if namespaces else Volumes(client, on_change=self._joined.clear)
         self._slices = ResourceSlices(client, on_change=self._joined.clear) if claims and not namespaces else None
         self._node_mirrors = (
-            [] if namespaces else [Reflector(client, "/api/v1/nodes", parse=parse_node, on_change=self._node_changed)]
+            []
+            if namespaces
+            else [Reflector(client, "/api/v1/nodes", parse=parse_node, on_change=self._node_changed, clock=clock)]
         )
 
     @property
@@ -129,11 +141,27 @@ class Inventory:
         for mirror in self._mirrors:
             await mirror.wait_synced()
 
-    def oldest_activity(self) -> float | None:
-        """Return when the most silent mirror last heard from the server (monotonic); None before all have."""
-        heard = [mirror.last_activity for mirror in self._mirrors]
-        known = [moment for moment in heard if moment is not None]
-        return min(known) if len(known) == len(heard) else None
+    def silent(self) -> tuple[str, ...]:
+        """Return the paths of mirrors that the server tells nothing any more; none before all were listed once."""
+        return _silent(self._mirrors, now=self._clock()) if self.synced else ()
+
+    def blind(self, namespace: str) -> tuple[str, ...]:
+        """Return those without which no count of this namespace may be decided: its pods, and what scales them."""
+        deciding: tuple[Reflector[PodRecord] | Reflector[ScalerRecord], ...] = (
+            *self._pod_mirrors,
+            *self._scaler_mirrors,
+        )
+        own = [
+            mirror
+            for mirror in deciding
+            if f"{mirror.path}/".partition("/namespaces/")[2].partition("/")[0] in {"", namespace}
+        ]
+        return _silent(own, now=self._clock())
+
+    def longest_pause(self) -> float:
+        """Return for how many seconds the laziest mirror has not even tried to hear anything."""
+        now = self._clock()
+        return max(now - mirror.last_try for mirror in self._mirrors)
 
     def problems(self) -> tuple[str, ...]:
         """Say in words which mirrors fail now, and which objects could not be read (at most ten)."""
@@ -269,6 +297,11 @@ class Inventory:
                 del self._by_target[target]
         if new is not None:
             self._by_target[key.namespace, new.target_kind, new.target_name][key] = new.facts
+
+
+def _silent(mirrors: Sequence[Reflector[Any]], *, now: float) -> tuple[str, ...]:
+    heard = ((mirror.path, mirror.last_activity) for mirror in mirrors)
+    return tuple(path for path, moment in heard if moment is not None and now - moment > SILENT_AFTER_S)
 
 
 def _discard(index: dict[_K, set[Key]], entry: _K, key: Key) -> None:

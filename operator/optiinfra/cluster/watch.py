@@ -65,6 +65,8 @@ class Reflector(Generic[T]):
         """Why the last attempt failed; None while all is well."""
         self.last_activity: float | None = None
         """When the server last said anything (monotonic); None before the first list."""
+        self.last_try = clock()
+        """When this mirror itself last did anything: one that stopped trying is broken, whatever the server does."""
         self.relists = 0
         self._client = client
         self._parse = parse
@@ -102,6 +104,7 @@ class Reflector(Generic[T]):
         """List and watch until cancelled. Failures are kept in `last_error` and tried again with growing delays."""
         backoff = Backoff(base_s=self._times.retry_base_s, ceiling_s=self._times.retry_ceiling_s)
         while True:
+            self.last_try = self._clock()
             try:
                 if not self._resource_version:
                     await self._list()
@@ -129,6 +132,7 @@ class Reflector(Generic[T]):
             rejected.clear()
             try:
                 async for page in self._client.pages(self.path, query=self._query, page_size=page_size):
+                    self.last_try = self._clock()
                     for item in page.items:
                         self._take(item, fresh, rejected)
                     version = page.resource_version
@@ -181,10 +185,10 @@ class Reflector(Generic[T]):
             self.path, query=query, timeout_s=self._times.client_s, idle_s=self._times.idle_s
         ) as chunks:
             self.last_error = None
-            self.last_activity = self._clock()
+            self.last_activity = self.last_try = self._clock()
             async for line in _lines(chunks):
                 heard = True
-                self.last_activity = self._clock()
+                self.last_activity = self.last_try = self._clock()
                 self._event(decode(line, what=f"event of {self.path}"))
         return heard
 

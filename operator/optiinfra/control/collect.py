@@ -59,6 +59,9 @@ class ClusterView(Protocol):
     def budgets(self) -> tuple[DisruptionBudget, ...]:
         """All disruption budgets."""
 
+    def blind(self, namespace: str) -> tuple[str, ...]:
+        """Paths of collections that this namespace's counts rest on, and of which nothing is heard any more."""
+
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         """HPAs that target a workload."""
 
@@ -171,6 +174,12 @@ class Collector:
         try:
             pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
         except ClusterError as error:  # a selector that cannot be used is this object's problem, not the round's
+        if blind := self.cluster.blind(key.namespace):
+            text = (
+                f"the API server has told nothing of {', '.join(blind)} for two minutes; nothing is decided on the past"
+            )
+            work.problem = Problem(Reason.API_ERROR, text)
+            return
             work.problem = target_problem(target, error)
             return
         work.scalers = self.cluster.scalers_of(key.namespace, known.facts.kind, known.facts.name)

@@ -52,7 +52,9 @@ _BETWEEN_GAPS = 15.0
 _STEP_PAUSE = 15.0
 """Between two steps of giving a floor back: the HPA controller's default sync."""
 _MIRROR_LAG = 2.0
-_SILENT_MIRROR = 400.0
+_STUCK_MIRROR = 180.0
+"""Seconds without a try. A server that does not answer is no reason to be started again, which would not make it
+answer; a mirror that does not even ask is."""
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
 _FIRST_LIST = 5.0
@@ -105,6 +107,7 @@ class Operator:
         self.elector.on_leading = leading.set
         async with asyncio.TaskGroup() as group:
             tasks = [
+        metrics.SILENT_MIRRORS.set_function(lambda: len(self.inventory.silent()))
                 group.create_task(self._resilient("mirror", self.inventory.run)),
                 group.create_task(self._resilient("targets", self.targets.run)),
                 group.create_task(self._resilient("kill-switch", self.switch.run)),
@@ -235,8 +238,7 @@ class Operator:
 
     def health(self) -> Mapping[str, tuple[bool, str]]:
         """Every part with its real state: (healthy, message)."""
-        activity = self.inventory.oldest_activity()
-        silent = None if activity is None else time.monotonic() - activity
+        silent = [f"{path} is silent" for path in self.inventory.silent()]
         due, idle = self.loop.queue.due, time.monotonic() - self.loop.last_round
         stuck = self.loop.leading and due > 0 and idle > _STUCK_ROUNDS
         problems = self.inventory.problems()
@@ -244,8 +246,8 @@ class Operator:
         stop = self.switch.stop()
         return {
             "mirrors": (
-                self.inventory.synced and (silent is None or silent < _SILENT_MIRROR),
-                "; ".join(problems) or ("listed" if self.inventory.synced else "listing"),
+                self.inventory.synced and not silent,
+                "; ".join((*silent, *problems)) or ("listed" if self.inventory.synced else "listing"),
             ),
             "lease": (bool(self.elector.leader), f"held by {self.elector.leader or 'nobody'}"),
             "rounds": (not stuck, f"{due} due, last round {idle:.0f} s ago" if self.loop.leading else "not leading"),
@@ -271,8 +273,8 @@ class Operator:
         for part in ("rounds", "scraper"):
             if not health[part][0]:
                 return False, f"{part}: {health[part][1]}"
-        if self.inventory.synced and not health["mirrors"][0]:
-            return False, f"mirrors are silent: {health['mirrors'][1]}"
+        if self.inventory.longest_pause() > _STUCK_MIRROR:
+            return False, f"mirrors do not try any more: {health['mirrors'][1]}"
         return True, "alive"
 
     def objects(self, namespace: str | None) -> Sequence[Mapping[str, Any]]:

@@ -15,6 +15,9 @@ from optiinfra.cluster.errors import ClusterError, Throttled, Unavailable
 from optiinfra.cluster.targets import TargetFacts
 
 _LOG = logging.getLogger(__name__)
+_BELIEVED_SECONDS = 180.0
+_BELIEVED_FAILURES = 3
+"""What was read is believed for so long without an answer, and at least over so many tries: intervals differ."""
 
 
 class TargetReader(Protocol):
@@ -32,6 +35,10 @@ class KnownTarget:
     read_at: float = float("-inf")
     error: ClusterError | None = None
     reading: bool = False
+    heard_at: float = float("-inf")
+    """When it was last read with success."""
+    failures: int = 0
+    """Tries in a row that brought no answer."""
 
 
 @dataclass(slots=True)
@@ -65,10 +72,12 @@ class TargetTable:
                 known.facts = await self.reader.read(
                     api_version=reference.api_version, kind=reference.kind, namespace=namespace, name=reference.name
                 )
-                known.error = None
+                known.error, known.failures, known.heard_at = None, 0, self.clock()
         except (Unavailable, Throttled) as error:
-            # No answer is no news: what was said for certain before still stands, with its time.
-            known.error = known.error or (None if known.facts is not None else error)
+            # No answer is no news: what was said for certain before still stands, but not for ever.
+            known.failures += 1
+            believed = known.failures < _BELIEVED_FAILURES or self.clock() - known.heard_at < _BELIEVED_SECONDS
+            known.error = known.error or (None if known.facts is not None and believed else error)
             _LOG.info("target not read", extra={"namespace": namespace, "error": str(error)})
         except ClusterError as error:
             known.error = error

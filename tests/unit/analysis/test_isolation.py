@@ -48,6 +48,12 @@ def test_without_a_model_no_model_library_is_imported():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_command_line_of_an_http_client_is_not_imported():
+    done = run_python(BUILD_AND_RUN + "import httpx\nprint('rich' in sys.modules, httpx.main)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("False <function main")
+
+
 def test_building_the_groq_adviser_imports_nothing_of_it_yet():
     done = run_python(
         "import sys, pathlib\n"
