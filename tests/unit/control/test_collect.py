@@ -70,6 +70,7 @@ class World:
     )
     scalers: tuple[ScalerFacts, ...] = ()
     all_nodes: dict[str, NodeFacts] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
     selector_errors: dict[str, ClusterError] = field(default_factory=dict)
     registry: Registry = field(default_factory=Registry)
     snapshots: SnapshotStore = field(default_factory=SnapshotStore)
@@ -88,6 +89,9 @@ class World:
 
     def budgets(self) -> tuple[DisruptionBudget, ...]:
         return ()
+
+    def blind(self, namespace: str) -> tuple[str, ...]:
+        return self.silent
 
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         return self.scalers
@@ -145,6 +149,15 @@ async def test_facts_are_put_together_and_only_serving_pods_count_as_ready():
     assert set(target.facts.pages) == {"a"}
     assert set(target.facts.page_errors) == {"b"}
     assert target.facts.uid == "uid-of-vllm"
+
+
+async def test_nothing_is_decided_on_pods_that_are_not_seen_any_more():
+    path = "/apis/autoscaling/v2/horizontalpodautoscalers"
+    service = await one(World(silent=(path,)))
+    assert service.problem.reason is Reason.API_ERROR
+    assert path in service.problem.message
+    assert not service.problem.stalled
+    assert service.targets[0].facts is None
 
 
 async def test_a_group_of_pods_serves_when_all_of_it_does():

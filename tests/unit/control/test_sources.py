@@ -151,6 +151,31 @@ async def test_no_answer_is_no_news_about_a_target():
     assert isinstance(unread.error, Unavailable), "nothing else is known"
 
 
+async def test_without_an_answer_what_was_read_is_believed_for_a_while_and_not_for_ever():
+    reader, now = Reader({"vllm": target_facts()}), [NOW]
+    table = TargetTable(reader=reader, clock=lambda: now[0])
+    await table.refresh("inference", REF)
+    known = table.get("inference", REF)
+    reader.answers["vllm"] = Unavailable("no answer")
+    for _ in range(17):
+        now[0] += 10.0
+        await table.refresh("inference", REF)
+        assert known.error is None, "an outage of minutes is no news"
+    now[0] += 30.0
+    await table.refresh("inference", REF)
+    assert isinstance(known.error, Unavailable)
+    reader.answers["vllm"] = target_facts(desired_replicas=9)
+    await table.refresh("inference", REF)
+    assert (known.error, known.facts.desired_replicas) == (None, 9)
+    reader.answers["vllm"] = Unavailable("no answer")
+    for _ in range(2):
+        now[0] += 3600.0
+        await table.refresh("inference", REF)
+        assert known.error is None, "rare looks need as many failures"
+    await table.refresh("inference", REF)
+    assert isinstance(known.error, Unavailable)
+
+
 async def test_the_last_good_answer_stays_beside_an_error_and_a_success_clears_it():
     reader = Reader({"vllm": target_facts()})
     table = TargetTable(reader=reader, clock=lambda: NOW)
