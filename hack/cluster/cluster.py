@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from hack.binaries import bin_folder, ensure
 from hack.cluster import addresses, certificates, components, nodes, processes
+from hack.cluster import owned as signs
 from hack.cluster.client import Client
 from hack.cluster.credentials import Credentials
 from hack.cluster.errors import ApiError, ClusterError
@@ -234,6 +235,8 @@ class Cluster:
         if not keep:
             # Several processes may clear away the same dead cluster at once: what is gone is gone.
             shutil.rmtree(self.folder, ignore_errors=True)
+        if record.owner is not None:
+            signs.unsign(self.folder)
         return True
 
     def status(self) -> dict[str, bool]:
@@ -282,6 +285,8 @@ class Cluster:
         for folder in (self._files.keys, self._files.logs, self._files.etcd):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = _this_process() if owned else None
+        if owned:
+            signs.sign(self.folder)
         try:
             with addresses.choose(earlier.addresses.slot if earlier else None) as chosen:
                 self._record = Record(addresses=chosen, settings=settings, owner=owner)
