@@ -40,6 +40,7 @@ _REASONS: Final = {
     ReasonCode.MIX: "The cheapest mix of the service's variants asks for this many here.",
     ReasonCode.CHEAPEST_THAT_HELD: "The cheapest target of a plain HPA that held the objective on the last load.",
     ReasonCode.PEAKS: "Less would do on average, and the peaks need this many.",
+    ReasonCode.NO_REQUESTS: "Nothing was asked of the last replica for long enough, and zero is allowed.",
     ReasonCode.AT_MINIMUM: "The least that is allowed is enough.",
     ReasonCode.AT_MAXIMUM: "More is needed than is allowed.",
     ReasonCode.IDLE_GPU: "GPUs are held and did nothing for the whole window.",

@@ -27,6 +27,7 @@ class ReasonCode(StrEnum):
     PEAKS = "Peaks"
     MIX = "Mix"
     CHEAPEST_THAT_HELD = "CheapestThatHeld"
+    NO_REQUESTS = "NoRequests"
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"
     IDLE_GPU = "IdleGPU"

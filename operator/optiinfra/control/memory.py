@@ -14,6 +14,7 @@ from optiinfra.domain.evidence import Direction, Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
 from optiinfra.domain.idle import IdleMemory
+from optiinfra.domain.last_replica import Quiet
 from optiinfra.domain.pace import PaceHistory
 from optiinfra.domain.policy import PolicyState
 from optiinfra.domain.pool_share import Claim
@@ -147,6 +148,12 @@ class TargetMemory:
     """What is being taken from it, until that was verified."""
     limited: tuple[str, ...] = ()
     """Limits that held its number back in the last round, for the metrics."""
+    quiet: Quiet | None = None
+    """Since when nothing is asked of it; None while something is, nobody knows, or zero is not allowed."""
+    asleep: bool = False
+    """Whether the last round read zero in its spec, with nothing to say against that."""
+    woken_at: UnixTime | None = None
+    """When somebody asked for its first replica after that; None once one was ready, or took too long."""
     ordered: int | None = None
     """Replicas that were last published or written; None while nothing is."""
     ordered_at: float = 0.0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.control import resting
 from optiinfra.control.isolation import isolated
 from optiinfra.control.variants import mixed_targets
 from optiinfra.control.work import ServiceWork, TargetWork, Work
@@ -52,7 +53,7 @@ class ScalingTimes:
 def limits_of(service: ServiceWork, work: TargetWork, facts: WorkloadFacts) -> Limits:
     """The user's limits: the scaler's, narrowed by the object's, widened by nobody."""
     own, scaler, policy = work.target.scaling, facts.scaler, service.settings.policy
-    lowest = 0 if own.scale_to_zero.enabled and queue_seen_elsewhere(scaler) else 1
+    lowest = 0 if zero_allowed(work, scaler) else 1
     minimum = lowest if own.min_replicas is None else max(lowest, own.min_replicas)
     if scaler is not None and own.actuation is not Actuation.OWN:
         # A floor of ours is not the user's minimum: that one was written down when the floor was taken.
@@ -96,6 +97,15 @@ def users_minimum(scaler: ScalerFacts, *, lowest: int) -> int:
     return 0 if lowest == 0 and scaler.min_replicas == 1 else scaler.min_replicas
 
 
+def zero_allowed(work: TargetWork, scaler: ScalerFacts | None) -> bool:
+    """Tell whether the last replica may go: the user says so, and who takes it is one that can bring it back.
+
+    An HPA can do neither without a gate that most servers lack, so Own and Floor keep one.
+    """
+    wanted = work.target.scaling
+    return wanted.scale_to_zero.enabled and wanted.actuation is Actuation.SIGNAL and queue_seen_elsewhere(scaler)
+
+
 def queue_seen_elsewhere(scaler: ScalerFacts | None) -> bool:
     """Tell whether somebody sees requests that come while no replica runs: KEDA, by a trigger of its own.
 
@@ -117,6 +127,8 @@ def scaling_input(
     pages = counted_pages(facts)
     p50, p95 = start_up(work, facts, now=now)
     scaler = facts.scaler
+    # Once the spec was read as zero, what it says is news, and no fall that is followed already.
+    current = asked_for(facts, ordered=None if work.memory.asleep else work.memory.ordered)
     due = work.memory.scaler.ticks_due(now=now, tick=times.tick)
     read = [
         replica_load.sample(
@@ -133,7 +145,7 @@ def scaling_input(
         samples=tuple(read) if due else (),
         fresh=read[-1],
         settings=work.settings,
-        current=asked_for(facts, ordered=work.memory.ordered),
+        current=current,
         ordered=work.memory.ordered,
         ready=facts.ready_replicas,
         minimum=work.limits.minimum,
@@ -148,6 +160,7 @@ def scaling_input(
         forecast_enabled=work.target.scaling.forecast.enabled,
         paused=service.settings.suspended or (scaler is not None and scaler.scaling_active_reason == _DISABLED),
         current_floor=scaler.min_replicas if scaler is not None and scaler.held and not scaler.floor_lost else 0,
+        at_rest=resting.observe(work, facts, current=current, start_up=p95, stale_after=times.stale_after, now=now),
     )
 
 
@@ -186,8 +199,10 @@ def decide(inputs: Sequence[Given], *, now: UnixTime) -> None:
             with isolated(single[0], step="analyze"):
                 decide([single], now=now)
         return
-    for (_, target, _), outcome in zip(inputs, outcomes, strict=True):
-        target.decision = outcome.decision
+    for (_, target, given), outcome in zip(inputs, outcomes, strict=True):
+        target.decision = resting.last_replica(
+            target, outcome.decision, tick=given.tick, start_up=given.start_up_p95, now=now
+        )
         target.memory.scaler = outcome.memory
         target.memory.decided = target.memory.decided or isinstance(outcome.decision, scaling.ScalingDecision)
 
@@ -256,7 +271,7 @@ def proposals(service: ServiceWork, target: TargetWork) -> list[Proposal | Refus
     decision, facts = target.decision, target.facts
     assert facts is not None
     answers: list[Proposal | Refusal] = []
-    if target.target.scaling.scale_to_zero.enabled and not queue_seen_elsewhere(facts.scaler):
+    if target.target.scaling.scale_to_zero.enabled and not zero_allowed(target, facts.scaler):
         text = (
             "scaleToZero: with no replica left nobody would see the queue; let a KEDA ScaledObject with a second "
             "trigger that sees it (the gateway's) drive the workload. One replica is kept"

@@ -17,7 +17,7 @@ from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain.evidence import Direction, Past, Proposal, RecommendationType
 from optiinfra.domain.policy import Clamped, Limit, LimitReason
 from optiinfra.domain.units import Ratio, Seconds, UnixTime
-from optiinfra.domain.verification import Outcome, Verdict
+from optiinfra.domain.verification import WOKEN, Outcome, Verdict
 
 _LOST: Final = Verdict(
     Outcome.UNKNOWN,
@@ -82,7 +82,12 @@ def _count(target: TargetWork, action: ActionStatus, *, rest: Seconds) -> None:
     at, why = UnixTime(outcome.at.unix), f"action {action.id}: {outcome.message}"
     match outcome.verdict:
         case Judgement.VERIFIED:
-            record.good(rule, falls=falls, at=at)
+            if action.to == "0":
+                record.slept(rule, at=at)
+            else:
+                record.good(rule, falls=falls, at=at)
+        case Judgement.REGRESSED if outcome.reason == WOKEN:
+            record.woke(rule, at=at)
         case Judgement.REGRESSED:
             record.bad(rule, falls=falls, rest=rest, why=why, at=at)
         case Judgement.UNKNOWN:

@@ -24,7 +24,7 @@ from optiinfra.domain.policy import Axis
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.scaling import ScalingDecision
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.domain.verification import Candidate, Course, Outcome, Scene, Trialled, Verdict
+from optiinfra.domain.verification import WOKEN, Candidate, Course, Outcome, Scene, Trialled, Verdict
 from optiinfra.domain.workload import NodeFacts
 
 _LOG = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ FOLLOWED_WITHIN: Final = Seconds(90.0)
 """A fall is followed within a few syncs of a scaler, and pods end within their grace period of 30 s."""
 STABILISED_WITHIN: Final = Seconds(330.0)
 """The same behind an HPA that is not ours: by default it looks five minutes back before it takes replicas away."""
+LET_GO_WITHIN: Final = Seconds(660.0)
+"""The same of the last replica behind KEDA, which waits five minutes from when the last trigger was active."""
 _JUDGEMENT: Final = {
     Outcome.VERIFIED: Judgement.VERIFIED,
     Outcome.REGRESSED: Judgement.REGRESSED,
@@ -119,7 +121,7 @@ def _expectation(
     assert facts is not None
     load = decision.load.replicas
     freed = before - order
-    within, basis = _ready_within(target, decision, rises=order > before)
+    within, basis = _ready_within(target, decision, before=before, order=order)
     return verification.expect(
         memory.trail.before(now, replicas=facts.ready_replicas),
         from_replicas=before,
@@ -139,9 +141,11 @@ def _expectation(
     )
 
 
-def _ready_within(target: TargetWork, decision: ScalingDecision, *, rises: bool) -> tuple[Seconds, str]:
+def _ready_within(target: TargetWork, decision: ScalingDecision, *, before: int, order: int) -> tuple[Seconds, str]:
     """Return how long the count may take to be reached and ready, and on what that rests."""
-    if not rises:
+    if order == 0:
+        return LET_GO_WITHIN, "KEDA's default cooldown of five minutes after the last trigger was active, twice"
+    if order < before:
         scaler = target.facts.scaler if target.facts is not None else None
         if scaler is not None and not scaler.owned_by_us:
             return STABILISED_WITHIN, "an HPA's default stabilization of five minutes and a grace period"
@@ -257,7 +261,13 @@ def conclude(
     done, rests_until = "", None
     match verdict.outcome:
         case Outcome.VERIFIED:
-            memory.record.good(trial.rule, falls=falls, at=now)
+            if trial.expectation.to_replicas == 0:
+                memory.record.slept(trial.rule, at=now)
+            else:
+                memory.record.good(trial.rule, falls=falls, at=now)
+        case Outcome.REGRESSED if verdict.reason == WOKEN:
+            memory.record.woke(trial.rule, at=now)
+            done = f"; the next time it has to be quiet for {2**memory.record.woken} times as long"
         case Outcome.REGRESSED:
             why = f"action {trial.action.id} ({trial.action.from_} to {trial.action.to}) did harm: {verdict.message}"
             length = memory.record.bad(trial.rule, falls=falls, rest=rest, why=why, at=now)

@@ -43,6 +43,8 @@ _CAPACITY: Final = {
     DeclaredCapacity.ON_DEMAND: CapacityType.ON_DEMAND,
     DeclaredCapacity.SPOT: CapacityType.SPOT,
 }
+_UNMIXED: Final = frozenset({Rule.PAUSED, Rule.ASLEEP, Rule.WAKING})
+"""Rules of targets that keep what they have: paused ones, and those of which no replica can be heard."""
 _NO_PODS: Final = Unknown(UnknownReason.NOT_MEASURED, "no pod runs that would tell")
 _NO_PRICES: Final[Mapping[str, PriceList]] = MappingProxyType({})
 _NO_NODE_PRICES: Final[Mapping[str, NodePrice]] = MappingProxyType({})
@@ -111,7 +113,7 @@ def mixed_targets(
     roles: dict[str, list[_Judged]] = defaultdict(list)
     for work in service.targets:
         decision = work.decision
-        if not isinstance(decision, ScalingDecision) or decision.rule is Rule.PAUSED:
+        if not isinstance(decision, ScalingDecision) or decision.rule in _UNMIXED:
             continue
         if work.facts is not None and work.limits is not None:
             roles[work.target.role].append(_Judged(work, decision, work.facts, work.limits))

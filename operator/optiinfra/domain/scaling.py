@@ -116,6 +116,8 @@ class ScalingInput:
     """What was published or written last, after policy and the mix of variants; None while nothing is."""
     current_floor: int = 0
     """minReplicas held now (Floor actuation); it only falls when shrinking is shown to be safe."""
+    at_rest: Rule | None = None
+    """ASLEEP while no replica runs and none has to, WAKING while the first one after that starts, else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +334,8 @@ def _services(inputs: Sequence[ScalingInput], *, stretch: float) -> Services:
 def _decision(given: ScalingInput, heard: _Heard, learned: Decision, *, history: Seconds) -> ScalingDecision | Unknown:
     signals = given.signals
     newest = heard.loads[-1] if heard.loads else _again(given, heard)
+    if given.at_rest is not None:
+        return _at_rest(given, heard, learned, rule=given.at_rest, history=history)
     if signals.replicas_reporting <= 0:
         return Unknown(UnknownReason.UNREACHABLE, f"none of {signals.replicas_expected} replicas reports")
     if isinstance(newest, Unknown):
@@ -340,6 +344,27 @@ def _decision(given: ScalingInput, heard: _Heard, learned: Decision, *, history:
         detail = "the load was unknown for a minute or more: nothing is changed until it is known again"
         return Unknown(UnknownReason.STALE, detail)
     return _settled(given, heard, newest, learned, history=history)
+
+
+def _at_rest(given: ScalingInput, heard: _Heard, learned: Decision, *, rule: Rule, history: Seconds) -> ScalingDecision:
+    """Keep what was asked for while no replica can be heard and none has to be: no load keeps a replica busy."""
+    told = _in_seconds(learned, tick=given.tick)
+    load, capacity = ReplicaLoad(0.0, 0.0, Resource.WORK, ()), heard.capacity.capacity
+    return ScalingDecision(
+        desired=given.current,
+        current=given.current,
+        floor=given.minimum,
+        rule=rule,
+        message=scaling_words.at_rest(rule, current=given.current, start_up=given.start_up_p95),
+        confidence=Ratio(1.0),
+        evidence=scaling_words.evidence(load, capacity, told, signals=given.signals, start_up=given.start_up_p95),
+        need=float(given.current),
+        load=load,
+        capacity=capacity,
+        learned=told,
+        history=history,
+        start_up=given.start_up_p95,
+    )
 
 
 def _again(given: ScalingInput, heard: _Heard) -> ReplicaLoad | Unknown:

@@ -32,6 +32,12 @@ class Rule(StrEnum):
     """Less would do on average; the peaks of the last window need this many."""
     MIX = "Mix"
     """The cheapest mix of the service's variants asks for so many here; the message says why."""
+    NO_REQUESTS = "NoRequests"
+    """Nothing was asked of the last replica for long enough, and zero is allowed."""
+    ASLEEP = "Asleep"
+    """No replica runs and zero is allowed: whoever sees the queue asks for the first one."""
+    WAKING = "Waking"
+    """The first replica after zero starts: it is kept, and nothing is known yet that would ask for more."""
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"
 

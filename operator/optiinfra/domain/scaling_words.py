@@ -68,6 +68,15 @@ def message(
     return f"{desired} replicas ({rule}): {flight}; {why}{guess}"
 
 
+def at_rest(rule: Rule, *, current: int, start_up: Seconds) -> str:
+    """Say what is decided while no replica can be heard."""
+    if rule is Rule.ASLEEP:
+        return f"0 replicas ({rule}): none runs, and whoever sees the queue asks for the first one"
+    return (
+        f"{current} replicas ({rule}): the first after zero starts, which takes {start_up:.0f} s at its 95th percentile"
+    )
+
+
 def _text(value: Value) -> str:
     return "an unknown number" if isinstance(value, Unknown) else f"{value:.0f}"
 

@@ -1,5 +1,6 @@
 """The life of an action: what it expects, how it is judged, undone, counted, and told."""
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from optiinfra.domain.evidence import Direction
 from optiinfra.domain.policy import Clamped
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Ratio, UnixTime
+from optiinfra.domain.verification import TrackRecord
 from optiinfra.domain.workload import NodeFacts
 from tests.unit.control.examples import NOW, decision, facts, pod, proposal, ro, service, signals
 
@@ -394,3 +396,33 @@ def test_only_a_fall_makes_rest():
     assert record.bad("ScaleUp/QueueDrain", falls=False, rest=300.0, why="late", at=NOW) == 0.0
     assert record.resting(now=NOW) == 0.0
     assert replace(proposal(), direction=Direction.SCALE_UP).past is None
+
+
+async def test_a_last_replica_that_nobody_missed_is_verified():
+    play = Play()
+    await play.calm(1, minutes=3)
+    await play.round(1, 0)
+    for _ in range(12):
+        await play.round(0)
+    assert (play.last.to, play.last.state, play.last.outcome.reason) == ("0", "Verified", "NotMissed")
+    assert play.target.record.woken == 0
+    assert not play.target.record.resting(now=UnixTime(play.at))
+
+
+async def test_a_last_replica_that_was_needed_again_makes_the_next_zero_wait_and_nothing_rest():
+    play = Play()
+    for times in (1, 2):
+        await play.round(1, 0)
+        await play.round(0)
+        await play.round(1)
+        assert (play.last.outcome.verdict, play.last.outcome.reason) == (Judgement.REGRESSED, "NeededAgain")
+        assert f"{2**times} times as long" in play.last.message
+        assert play.target.record.woken == times
+    assert not play.target.record.resting(now=UnixTime(play.at)), "falls from many replicas go on"
+    # A new leader counts it from the status, and a checkpoint keeps it.
+    fresh = Play(actions=play.actions)
+    await fresh.round(1)
+    assert fresh.target.record.woken == 2
+    assert TrackRecord.from_dict(json.loads(json.dumps(play.target.record.to_dict()))).woken == 2
+    old = {name: value for name, value in play.target.record.to_dict().items() if name != "woken"}
+    assert TrackRecord.from_dict(old).woken == 0

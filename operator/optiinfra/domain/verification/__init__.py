@@ -9,11 +9,12 @@ how the rules did. What cannot be told apart from noise or from somebody else's 
 from optiinfra.domain.verification.attribution import Course, Disturbance, Scene, disturbance
 from optiinfra.domain.verification.control_group import Candidate, Control, NoControl, choose
 from optiinfra.domain.verification.expectation import Expectation, expect
-from optiinfra.domain.verification.judge import Compared, Outcome, Trialled, Verdict, judge
+from optiinfra.domain.verification.judge import WOKEN, Compared, Outcome, Trialled, Verdict, judge
 from optiinfra.domain.verification.track_record import Record, TrackRecord
 from optiinfra.domain.verification.trail import Block, Trail, block_of
 
 __all__ = [
+    "WOKEN",
     "Block",
     "Candidate",
     "Compared",

@@ -40,6 +40,8 @@ LEAST_PREEMPTIONS: Final = 0.01
 """Preemptions per second below which the KV cache counts as large enough."""
 LEAST_LOAD: Final = 0.5
 """Share of the load before that must come in for an action to be put to the test."""
+WOKEN: Final = "NeededAgain"
+"""Reason code of a last replica that went and was needed again within its verify window."""
 _SIGNALS: Final = 5
 
 
@@ -144,6 +146,8 @@ def judge(given: Trialled) -> Verdict:
         return Verdict(outcome, reason, message, roll_back, tuple(one.told for one in found), named)
 
     found: list[_Found] = []
+    if given.expectation.to_replicas == 0 and given.settled:
+        return verdict(*_of_nothing(given))
     if given.disturbance is not None:
         return verdict(Outcome.UNKNOWN, given.disturbance.reason, given.disturbance.message)
     if not given.settled:
@@ -165,6 +169,16 @@ def judge(given: Trialled) -> Verdict:
     names = ", ".join(one.signal.name for one in found if not isinstance(one.told.after, Unknown))
     text = f"{given.after[-1].replicas} replicas keep what was expected in {len(given.after)} windows: {names}"
     return verdict(Outcome.VERIFIED, "ObjectivesKept", text)
+
+
+def _of_nothing(given: Trialled) -> tuple[Outcome, str, str]:
+    """Judge a workload that went to no replica at all: there is nothing to measure but whether it was missed."""
+    if given.disturbance is not None:
+        text = "somebody asked for a replica within the verify window: whoever waited for it waited for a cold start"
+        return Outcome.REGRESSED, WOKEN, text
+    if not given.over:
+        return Outcome.TOO_EARLY, "Watching", "no replica runs, and nobody has asked for one so far"
+    return Outcome.VERIFIED, "NotMissed", "no replica ran for the whole verify window, and nobody asked for one"
 
 
 def _harm(given: Trialled, harm: _Found, verdict: Callable[..., Verdict]) -> Verdict:

@@ -63,6 +63,8 @@ class TrackRecord:
     """The last count that was verified, or stood before falls that were not; None while the present one is."""
     as_of: UnixTime = UnixTime(0.0)
     """Time of the newest action that was counted."""
+    woken: int = 0
+    """Times in a row that the last replica was needed again soon after it had gone."""
 
     def of(self, rule: str) -> Record:
         """Return the record of a rule, an empty one where it did nothing yet."""
@@ -94,6 +96,16 @@ class TrackRecord:
         self.rests_until, self.why, self.safe = UnixTime(at + length), why[:256], None
         return length
 
+    def woke(self, rule: str, *, at: UnixTime) -> None:
+        """Count a last replica that was needed again soon. Nothing rests: the next one waits for longer quiet."""
+        self._note(rule, self.of(rule).with_trial(good=False), at=at)
+        self.woken = min(self.woken + 1, MOST_ROW)
+
+    def slept(self, rule: str, *, at: UnixTime) -> None:
+        """Count a last replica that nobody missed."""
+        self.good(rule, falls=False, at=at)
+        self.woken = 0
+
     def unclear(self, rule: str, *, falls: bool, stood_at: int, rest: Seconds, why: str, at: UnixTime) -> None:
         """Count an action that could not be judged. After a fall what stands is held for a while, as it is."""
         record = self.of(rule)
@@ -123,6 +135,7 @@ class TrackRecord:
             "why": self.why,
             "safe": self.safe,
             "asOf": self.as_of,
+            "woken": self.woken,
         }
 
     @classmethod
@@ -140,6 +153,8 @@ class TrackRecord:
             str(saved["why"])[:256],
             None if safe is None else max(0, int(safe)),
             UnixTime(_finite(saved["asOf"])),
+            # Checkpoints of before do not have it.
+            min(max(0, int(saved.get("woken", 0))), MOST_ROW),
         )
 
 
