@@ -17,12 +17,19 @@ import aiohttp
 from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.errors import ClusterError, Invalid, Malformed, Unavailable, Unconfigured
 from optiinfra.cluster.prometheus_answer import error_words
-from optiinfra.cluster.prometheus_range import QueryLimits, TooSlow
+from optiinfra.cluster.prometheus_range import QueryLimits
+from optiinfra.cluster.prometheus_refusals import TooSlow
 from optiinfra.cluster.prometheus_server import Access, PrometheusServer
 
 _HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "optiinfra"}
 _GET_MOST: Final = 1_500
 """Longer queries go into the body: addresses are often cut at 2,000 characters on the way."""
+_CERTIFICATE_WANTED: Final = ("CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA")
+_NO_CERTIFICATE: Final = "it asks for a client certificate: give one, with its key"
+_CERTIFICATE: Final = "it does not accept the client certificate: is it of the CA that it trusts, and not expired?"
+_PLAIN: Final = "it does not speak TLS: write the address with http://"
+_NO_NAME: Final = "its name is not known here: run inside the cluster, or use kubectl port-forward"
+_NOBODY: Final = "nobody listens there (connection refused): is it running, and the port-forward open?"
 _FOREIGN_CA: Final = "its certificate is not signed by a CA that is trusted here: name it with --ca-file"
 
 
@@ -42,6 +49,8 @@ class PrometheusHttp:
 
     def __init__(self, server: PrometheusServer, *, limits: QueryLimits) -> None:
         self.server = server
+        self.base = server.url
+        """Where the API is: the address, unless `prometheus_recognise` finds it below."""
         self._limits = limits
         self._access = Access(server)
         self._connections = Connections()
@@ -71,7 +80,7 @@ class PrometheusHttp:
         """Ask `path` below the address. Raises `ClusterError` for everything but status 200."""
         assert self._session is not None, "use it as an async context manager"
         headers = _HEADERS | self._access.headers()
-        url = self.server.url.with_query(None).with_fragment(None) / path
+        url = self.base.with_query(None).with_fragment(None) / path
         short = sum(len(value) for value in given.values()) <= _GET_MOST
         began = time.monotonic()
         try:
@@ -89,12 +98,8 @@ class PrometheusHttp:
                     raise self._refused(response, body, path)
         except TimeoutError as error:
             raise self.error(TooSlow, f"no answer within {self._limits.timeout_s:g} s") from error
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise self.error(Unconfigured, _FOREIGN_CA) from error
-        except aiohttp.InvalidURL as error:
-            raise self.error(Unconfigured, "not an address: write it like http://prometheus:9090") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self.error(Unavailable, f"{type(error).__name__}: {error}") from error
+            raise self._unreached(error) from error
         return Reply(body, time.monotonic() - began, _date(response.headers.get("Date", "")))
 
     def error(
@@ -117,6 +122,24 @@ class PrometheusHttp:
                 raise self.error(Invalid, text, code=413)
         return bytes(body)
 
+    def _unreached(self, error: Exception) -> ClusterError:
+        """Say why no answer came about."""
+        if isinstance(error, aiohttp.InvalidURL):
+            return self.error(Unconfigured, "not an address: write it like http://prometheus:9090")
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return self.error(Unconfigured, _FOREIGN_CA)
+        text = f"{type(error).__name__}: {error}"
+        if any(word in text for word in _CERTIFICATE_WANTED):
+            return self.error(Unconfigured, _NO_CERTIFICATE if self.server.certificate_file is None else _CERTIFICATE)
+        if isinstance(error, aiohttp.ClientConnectorSSLError):
+            plain = "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text
+            return self.error(Unconfigured if plain else Unavailable, _PLAIN if plain else text)
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return self.error(Unavailable, _NO_NAME)
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+            return self.error(Unavailable, _NOBODY)
+        return self.error(Unavailable, text)
+
     def _refused(self, response: aiohttp.ClientResponse, body: bytes, path: str) -> ClusterError:
         code = response.status
         if 300 <= code < 400:
@@ -125,7 +148,27 @@ class PrometheusHttp:
             return self.error(Invalid, f"it has no /{path}: is a path missing in the address?", code=code)
         after = response.headers.get("Retry-After", "")
         retry = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else None
-        return self.error(None, error_words(body), code=code, retry_after_s=retry)
+        words = error_words(body)
+        if code in {401, 403}:
+            words = f"{self._denial(code, words)}; it says: {words}"
+        elif code == 400 and "https server" in words.lower():
+            return self.error(Unconfigured, "it speaks TLS: write the address with https://", code=code)
+        return self.error(None, words, code=code, retry_after_s=retry)
+
+    def _denial(self, code: int, words: str) -> str:
+        """Say what to give to be let in."""
+        server = self.server
+        if "org id" in words.lower() or "tenant" in words.lower():
+            return "it wants to know the tenant" if not server.tenant else "it does not let this tenant in"
+        if server.token_file is not None:
+            given = f"the token of {server.token_file}"
+        elif server.password_file is not None:
+            given = f"the password of {server.password_file}"
+        else:
+            given = "" if server.url.user is None else "the user of the address"
+        if code == 403:
+            return f"{given or 'whoever asks without a token'} may not read it: ask for the right to query"
+        return f"{given} is not accepted: is it expired?" if given else "it wants a token or a user with a password"
 
 
 def _date(text: str) -> float | None:

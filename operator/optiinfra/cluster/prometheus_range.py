@@ -1,28 +1,18 @@
 """A range of time that is asked of a Prometheus-compatible server, what it may cost, and how large its pieces are.
 
-Servers say in different words that a piece was too large. Where one may be, it is halved; where the server was only
-busy, pieces grow again, because a thousand small calls are no kindness either.
+A piece that may have been too large (`prometheus_refusals`) is halved; where the server was only busy, pieces grow
+again, because a thousand small calls are no kindness either.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from optiinfra.cluster.errors import ClusterError, Invalid, Throttled, Unavailable
+from optiinfra.cluster.prometheus_refusals import Helps, TooSlow, helps
 from optiinfra.domain.units import Seconds, UnixTime
 
 SERVER_POINTS: Final = 11_000
 """What Prometheus answers at most for a series."""
-_TOO_LARGE: Final = (
-    "maximum resolution",
-    "too many",
-    "too large",
-    "limit",
-    "timed out",
-    "timeout",
-    "deadline",
-    "maxsamples",
-)
-"""Words of refusals that a shorter range helps against (Prometheus, Thanos, Mimir and VictoriaMetrics)."""
 _CALLS_TO_GROW: Final = 4
 _LONGEST_QUERY: Final = 8_192
 
@@ -77,10 +67,6 @@ class RangeQuery:
         return int((self.end - self.start) / self.step + 1e-6) + 1
 
 
-class TooSlow(Unavailable):
-    """No answer in time: a shorter range may have one."""
-
-
 class RangeSize:
     """How many points to ask for: halved where that may help, doubled again where the server was only busy."""
 
@@ -107,11 +93,10 @@ class RangeSize:
 
 
 def _smaller(error: ClusterError) -> bool:
-    """Whether a shorter range may help."""
+    """Whether a shorter range may help. One query at a time also asks a server for less that is only busy."""
     if isinstance(error, Throttled | Unavailable):
         return error.code != 0 or isinstance(error, TooSlow)
-    text = error.message.lower()
-    return isinstance(error, Invalid) and error.code in {400, 413, 422} and any(word in text for word in _TOO_LARGE)
+    return helps(error) is Helps.LESS
 
 
 def worth_waiting(error: ClusterError) -> bool:

@@ -19,7 +19,11 @@ from hack.binaries.catalogue import architecture
 from hack.binaries.debian import PACKAGES, ensure_packaged
 from optiinfra.cluster.errors import Invalid
 from optiinfra.cluster.prometheus import Prometheus, PrometheusServer
+from optiinfra.cluster.prometheus_ask import AskLimits, MetricsServer, ServerKind, TimeGrid, parse_matcher
 from optiinfra.cluster.prometheus_range import QueryLimits, RangeQuery
+from optiinfra.cluster.prometheus_vector import Vector
+from optiinfra.domain.readings import UnknownReason
+from optiinfra.domain.report.frames import Question
 from optiinfra.engines.promql import service_queries
 from tests.unit.prometheus_stub import TOO_MANY_POINTS, TOO_MANY_SAMPLES
 
@@ -179,3 +183,86 @@ async def test_what_takes_too_many_samples_is_asked_in_smaller_pieces(server):
 async def test_what_is_no_query_is_told_in_its_words(server):
     with pytest.raises(Invalid, match="parse error"):
         await ask(server, "sum(")
+
+
+RUNNING = Question(
+    "running",
+    "sum by (namespace, pod) (avg_over_time(vllm:num_requests_running{$matchers}[$window]))",
+    ("namespace", "pod"),
+    ("vllm:num_requests_running",),
+)
+WORK = Question(
+    "work",
+    'sum by (pod) (rate(vllm:generation_tokens_total{namespace="inference",$matchers}[$window]))',
+    ("pod",),
+    ("vllm:generation_tokens_total", "vllm:old_name"),
+)
+ABSENT = Question("absent", "max(tgi_queue_size{$matchers})", (), ("tgi_queue_size",))
+WRONG = Question("wrong", "sum(vllm:num_requests_running{$matchers}", (), ("vllm:num_requests_running",))
+
+
+async def asked_of(server, *questions, limits=None, **how):
+    address, end = server
+    grid = TimeGrid.ending(end, since=POINTS * STEP, step=STEP, window=60)
+    async with MetricsServer(PrometheusServer(URL(address)), limits=limits or AskLimits()) as client:
+        return await client.ask(questions, grid, **how)
+
+
+async def test_questions_of_a_fleet_are_counted_and_asked(server):
+    asked = await asked_of(server, RUNNING, WORK, ABSENT, WRONG)
+    assert asked.server.kind is ServerKind.PROMETHEUS
+    assert asked.server.version
+    assert abs(asked.server.clock_ahead_s) < 5
+    running, work = asked.frames
+    assert running.keys == (("inference", "chat-0"), ("inference", "chat-1"), ("inference", "chat-large-0"))
+    assert set(running.values[:, -1].tolist()) == {8.0}
+    assert running.values.shape == (3, POINTS)
+    assert work.keys == (("chat-0",), ("chat-1",), ("chat-large-0",))
+    assert work.values[0, 100] == pytest.approx(50.0)
+    # A minute into the gap nothing is known.
+    assert (work.values[:, 206:238] != work.values[:, 206:238]).all()
+    reasons = {one.question.name: one.reason for one in asked.not_asked}
+    assert reasons["absent"].reason is UnknownReason.NOT_MEASURED
+    assert "no series tgi_queue_size from" in reasons["absent"].detail
+    assert reasons["wrong"].reason is UnknownReason.INVALID
+    assert "parse error" in reasons["wrong"].detail
+    assert asked.series == 6
+    assert asked.samples.counted > 3 * POINTS
+    assert asked.samples.estimated == 0
+    assert running.link.startswith(f"{server[0]}/graph?g0.expr=sum%20by")
+
+
+async def test_what_the_server_finds_too_large_is_asked_in_parts_with_the_same_result(server):
+    """The server allows 15,000 samples a query, the limits here do not keep to it."""
+    whole = await asked_of(server, RUNNING)
+    address, end = server
+    grid = TimeGrid.ending(end, since=10_000, step=1, window=60)
+    raw = Question("raw", "vllm:num_requests_running{$matchers}", ("pod",), ("vllm:num_requests_running",))
+    async with MetricsServer(PrometheusServer(URL(address))) as client:
+        fine = await client.ask([raw], grid)
+    assert fine.not_asked == ()
+    assert fine.frames[0].values.shape == (3, 10_000)
+    assert (fine.frames[0].values[:, -5:] == 8.0).all()
+    assert fine.calls > 5
+    assert whole.frames[0].values.shape == (3, POINTS)
+
+
+async def test_matchers_and_namespaces_narrow_what_is_read(server):
+    asked = await asked_of(server, RUNNING, matchers=[parse_matcher('pod!="chat-0"')], namespaces=["inference", "x"])
+    assert [key[1] for key in asked.frames[0].keys] == ["chat-1", "chat-large-0"]
+    asked = await asked_of(server, RUNNING, namespaces=["elsewhere"])
+    assert asked.frames == ()
+    assert 'with namespace="elsewhere"' in asked.not_asked[0].reason.detail
+
+
+async def test_a_moment_is_asked_and_what_is_old_is_left_out(server):
+    address, end = server
+    query = "max by (pod) (vllm:num_requests_running)"
+    async with Prometheus(PrometheusServer(URL(address))) as client:
+        (now,) = await client.instant([query], at=end)
+        (later,) = await client.instant([query], at=end + 280)
+        (much_later,) = await client.instant([query], at=end + 400)
+    assert isinstance(now, Vector)
+    assert dict(now.rows("pod"))[("chat-0",)] == 8.0
+    assert len(later.values) == 3
+    assert len(much_later.values) == 0
