@@ -80,12 +80,10 @@ test: venv binaries lint audit sbom ## Run every check and every test (what .ci/
 	@$(BIN)/python -m pytest tests/unit tests/apiserver tests/controllers \
 	  --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-# Also what `make test` counts of it: the tables hold both.
+# In parts, each with control planes of its own: ARGS="--list", ARGS="replicas churn", ARGS="--short" (about an hour).
 .PHONY: soak
-soak: venv binaries ## Run the long tests of faults, other writers and churn, and write docs/reliability.md
-	@mkdir -p build && rm -f build/figures.jsonl
-	@OPTIINFRA_FIGURES=$(CURDIR)/build/figures.jsonl $(BIN)/python -m pytest tests -m "soak or figures" $(ARGS)
-	@$(BIN)/python -m hack.reliability build/figures.jsonl
+soak: venv binaries ## Run the long tests of faults, other writers and churn (a night), and write docs/reliability.md
+	@$(BIN)/python -m hack.soak $(ARGS)
 
 .PHONY: test-unit
 test-unit: venv ## Run the tests that need nothing

@@ -1,0 +1,131 @@
+"""Runs the long tests in parts, one after another, and writes docs/reliability.md: `make soak`, `python -m hack.soak`.
+
+    python -m hack.soak --list                what there is, and how long it takes
+    python -m hack.soak replicas churn        some parts; the page keeps the figures of the others
+    python -m hack.soak --short               all of it, with one seed and fewer rounds: about an hour
+
+Each part is a run of pytest of its own, with control planes of its own, so that one that fails or is ended costs the
+others nothing. Its figures replace those of its last run in build/figures, and the page is written from all that are
+there: each with its day, the code that it ran on, and whether it passed. A part that fails is said to have failed.
+"""
+
+import argparse
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from hack import reliability
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "build" / "figures"
+SHORT = {"OPTIINFRA_SOAK_SEEDS": "1", "OPTIINFRA_CHURN_ROUNDS": "600"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tests that run together."""
+
+    what: str
+    minutes: int
+    """About, on two cores that nobody else uses."""
+    paths: tuple[str, ...]
+    marks: str = "soak"
+    short: Mapping[str, str] = field(default_factory=dict)
+
+
+PARTS = {
+    "counted": Part(
+        "what `make test` counts: the quick faults, neighbours and attacks",
+        15,
+        ("tests/unit", "tests/apiserver", "tests/controllers"),
+        marks="figures and not soak",
+    ),
+    "replicas": Part("two replicas, one of them lost", 8, ("tests/apiserver/test_faults_replicas.py",)),
+    "faults": Part(
+        "each kind of fault, and a crash around every write", 60, ("tests/apiserver/test_faults_soak.py",), short=SHORT
+    ),
+    "fights": Part("the operator among other writers", 12, ("tests/controllers/test_never_fights.py",)),
+    "mutations": Part("mutated objects", 10, ("tests/apiserver/test_mutated_specs.py",)),
+    "keda": Part("the real KEDA", 10, ("tests/controllers/test_keda.py",)),
+    "dead-operator": Part("an hour without it", 6, ("tests/controllers/test_dead_operator.py",)),
+    "verification": Part("actions judged under noise", 2, ("tests/unit/domain/test_verification.py",)),
+    "churn": Part("a day of churn at speed", 50, ("tests/apiserver/test_churn.py",), short=SHORT),
+}
+
+
+def run(name: str, *, folder: Path, short: bool, extra: Sequence[str]) -> bool:
+    """Run one part and keep its figures; tells whether all its tests passed."""
+    part = PARTS[name]
+    fresh, report, kept = (folder / f"{name}.{suffix}" for suffix in ("new", "xml", "jsonl"))
+    for path in (fresh, report):
+        path.unlink(missing_ok=True)
+    fresh.touch()
+    command = [sys.executable, "-m", "pytest", *part.paths, "-m", part.marks, f"--junitxml={report}", *extra]
+    environment = {**os.environ, **(part.short if short else {}), "OPTIINFRA_FIGURES": str(fresh)}
+    began = time.monotonic()
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    passed, failed = counted(report)
+    head = {
+        "part": name,
+        "day": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "minutes": round((time.monotonic() - began) / 60),
+        "short": short and bool(part.short),
+        "passed": passed,
+        "failed": failed or int(code != 0),
+        "code": revision(),
+    }
+    kept.write_text(json.dumps(head) + "\n" + fresh.read_text(encoding="utf-8"), encoding="utf-8")
+    fresh.unlink()
+    return code == 0
+
+
+def counted(report: Path) -> tuple[int, int]:
+    """Return (passed, failed) of a JUnit report; skipped tests are neither, and without a report nothing passed."""
+    if not report.exists():
+        return 0, 0
+    suites = list(ET.parse(report).iter("testsuite"))  # noqa: S314  our own pytest wrote it
+    total, failed, skipped = (
+        sum(int(suite.get(key, "0")) for suite in suites for key in keys)
+        for keys in (("tests",), ("failures", "errors"), ("skipped",))
+    )
+    return total - failed - skipped, failed
+
+
+def revision() -> str:
+    """Name the code as git does, with a mark when it was changed since; empty outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--tags"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    return done.stdout.strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts that were named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
+    parser.add_argument("--short", action="store_true", help="one seed, and fewer rounds of churn")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    given, extra = parser.parse_known_args(arguments)
+    if unknown := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if given.list:
+        for name, part in PARTS.items():
+            sys.stdout.write(f"{name:14} about {part.minutes:3} min  {part.what}\n")
+        return 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    wanted = given.parts or list(PARTS)
+    failed = [name for name in wanted if not run(name, folder=FOLDER, short=given.short, extra=extra)]
+    reliability.main([str(FOLDER)])
+    if failed:
+        sys.stderr.write(f"failed: {', '.join(failed)}\n")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
