@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, SYNC_S, Fleet, IntArray, View
+from optiinfra.domain.replay.fluid import STEPS_PER_SYNC, SYNC_S, Fleet, FloatArray, IntArray, View
 from optiinfra.domain.scaler.decide import Scaler
 from optiinfra.domain.scaler.decision import FleetDecision
 from optiinfra.domain.scaler.observation import Observation, Services
@@ -14,8 +14,14 @@ class Learned:
     """`optiinfra.domain.scaler` over all runs of a fleet; a load is in replicas, so a replica's capacity is 1."""
 
     def __init__(
-        self, fleet: Fleet, *, late_after_s: float = 10.0, late_share: float = 0.01, tuning: Tuning = DEFAULT
+        self,
+        fleet: Fleet,
+        *,
+        late_after_s: float | FloatArray = 10.0,
+        late_share: float | FloatArray = 0.01,
+        tuning: Tuning = DEFAULT,
     ) -> None:
+        """Begin without history; an objective is one for all runs, or (runs,)."""
         runs = len(fleet.load)
         self.scaler = Scaler(fleet.replicas, tuning=tuning)
         self._asked: tuple[Services, UnixTime] | None = None

@@ -1,0 +1,358 @@
+"""The report made: a history in, a report and its patches out. Pure; playing the scaler is handed out to the caller.
+
+`prepare` looks at every model and says what is to be played, `compose` takes what came of it. In between whoever calls
+may use processes: playing is most of the work, and its cases do not depend on each other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from optiinfra.domain.evidence import RecommendationType
+from optiinfra.domain.gpu_models import recognise
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.report.accounts import Held, accounts_of
+from optiinfra.domain.report.around import idle_drafts, node_drafts, questions, unused_drafts
+from optiinfra.domain.report.cases import ModelCase, cases_of
+from optiinfra.domain.report.containers import size
+from optiinfra.domain.report.drafts import Draft, of_proposal
+from optiinfra.domain.report.figures import fleet_figures, known_cost, model_report
+from optiinfra.domain.report.history import FleetHistory
+from optiinfra.domain.report.idle_gpus import GpuDoing, doing
+from optiinfra.domain.report.limits import advise
+from optiinfra.domain.report.money import Booked, Ledger
+from optiinfra.domain.report.nodes import emptied
+from optiinfra.domain.report.options import Options
+from optiinfra.domain.report.patches import (
+    comment,
+    engine_patch,
+    file_name,
+    scaler_patch,
+    scaling_patch,
+    silent_patch,
+)
+from optiinfra.domain.report.pricing import Pricing, mean_price, price
+from optiinfra.domain.report.proposals import hpa_draft, replay_of, scaler_draft, silent_draft, worse_words
+from optiinfra.domain.report.report import (
+    VERSION,
+    Gap,
+    ModelReport,
+    Opportunity,
+    Patch,
+    Question,
+    Replay,
+    Report,
+    Saved,
+    Total,
+    Worse,
+)
+from optiinfra.domain.report.scaling import Case, Played
+from optiinfra.domain.units import HOURS_PER_MONTH, UnixTime
+
+METHOD: Final = (
+    "Cost is every GPU-hour that was there, held or not, at the price named below; a million tokens cost all of it.",
+    (
+        "Each model's recorded load was played through OptiInfra's scaler and through plain autoscalers in a queueing "
+        "model, beside what ran; idle GPUs, nodes and container requests are judged by the operator's own rules."
+    ),
+    (
+        "Savings count each GPU-hour once, none that is reserved, and are money only when the freed GPUs are given "
+        "back; where less capacity would have made work late, that stands beside the saving."
+    ),
+)
+NOT_PLAYED: Final = Unknown(UnknownReason.NOT_MEASURED, "it was not played")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Everything that is known before the scaler is played."""
+
+    history: FleetHistory
+    options: Options
+    models: tuple[ModelCase, ...]
+    doings: tuple[GpuDoing, ...]
+    pricing: Pricing
+    held: Held
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Return what is to be played."""
+        return tuple(one.case for one in self.models if not isinstance(one.case, Unknown))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What only the caller knows."""
+
+    made: UnixTime
+    server: str
+    samples: int = 0
+    simulated: bool = False
+    queries: Mapping[str, str] = field(default_factory=dict)
+    """PromQL of a model's work per second, by namespace/workload, for autoscalers."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The report, and its patches."""
+
+    report: Report
+    patches: tuple[Patch, ...]
+
+
+def prepare(history: FleetHistory, options: Options) -> Prepared:
+    """Look at the whole fleet."""
+    pricing = price(history, options.prices)
+    return Prepared(
+        history=history,
+        options=options,
+        models=cases_of(history, options),
+        doings=doing(history.gpus, step_s=history.step_s),
+        pricing=pricing,
+        held=accounts_of(history, pricing),
+    )
+
+
+def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
+    """Judge, price, rank and word everything."""
+    history, options, held = prepared.history, prepared.options, prepared.held
+    ledger = Ledger(held.all, step_s=history.step_s, reserved=prepared.pricing.reserved)
+    outcomes = {one.key: one for one in played}
+    by_key = {one.model.key: one for one in prepared.models}
+    drafts: list[Draft] = []
+    reports: list[ModelReport] = []
+    worse: list[Worse] = []
+    sized = size(
+        history.containers,
+        {key: one.model for key, one in by_key.items()},
+        {key: one.settings for key, one in by_key.items()},
+        history.times,
+    )
+    proposals = {one.key: one.proposals for one in sized}
+    for one in prepared.models:
+        key = one.model.key
+        accounts = held.by_holder.get(key, ())
+        outcome = outcomes.get(key, NOT_PLAYED)
+        replay = replay_of(one, outcome, _price_of(prepared, one))
+        advised = advise(
+            one.verdicts,
+            settings=one.settings,
+            objectives=options.objectives,
+            gpu=recognise(one.gpus[0].model if one.gpus else ""),
+            pace=one.pace,
+        )
+        drafts += _of_model(prepared, one, replay, outcome, told)
+        drafts += [
+            of_proposal(
+                proposal,
+                subject=key,
+                title=f"{one.model.workload}: {proposal.setting} {proposal.current} -> {proposal.proposed}",
+                sources=tuple(dict.fromkeys(one.model.sources.values())),
+                patch=engine_patch(one, setting=proposal.setting, value=proposal.proposed),
+            )
+            for proposal in advised.proposals
+        ]
+        drafts += [
+            of_proposal(
+                proposal,
+                subject=key,
+                title=f"{one.model.workload}: {proposal.setting} {proposal.current or 'none'} -> {proposal.proposed}",
+                sources=questions(history, "containers.", "state."),
+            )
+            for proposal in proposals.get(key, ())
+        ]
+        found = _worse(key, replay)
+        worse += [] if found is None else [found]
+        reports.append(
+            model_report(
+                one,
+                history,
+                accounts=accounts,
+                ledger=ledger,
+                doings=prepared.doings,
+                replay=replay,
+                played=outcome,
+                limits=advised.limits,
+                refused=advised.refused,
+                currency=options.prices.currency,
+            )
+        )
+    drafts += idle_drafts(prepared.doings, held, by_key, history=history)
+    drafts += unused_drafts(prepared.doings, held, by_key, history=history)
+    now = UnixTime(float(history.times[-1])) if len(history.times) else told.made
+    kinds = {name: node.gpu for name, node in prepared.pricing.nodes.items()}
+    going = emptied(history.nodes, kinds, start_up_s=options.start_up_s, now=now)
+    drafts += node_drafts(going, held, prepared.pricing, history=history)
+    opportunities, patches, total = _booked(drafts, ledger, history)
+    report = Report(
+        version=VERSION,
+        made=told.made,
+        server=told.server,
+        first=UnixTime(float(history.times[0]) - history.step_s) if len(history.times) else told.made,
+        last=now,
+        hours=history.hours,
+        step_s=history.step_s,
+        currency=options.prices.currency,
+        simulated=told.simulated,
+        total=total,
+        fleet=fleet_figures(history, held, prepared.doings, ledger, options.prices.currency),
+        prices=prepared.pricing.kinds(),
+        opportunities=opportunities,
+        worse=tuple(sorted(worse, key=lambda one: (-one.extra_gpu_hours, one.subject))),
+        models=tuple(sorted(reports, key=_dearest)),
+        gaps=tuple(Gap(str(one.lack), one.what, one.why, one.remedy, one.where) for one in history.missing),
+        questions=tuple(Question(one.question, one.promql, one.link, one.samples, one.series) for one in history.asked),
+        samples=told.samples,
+        method=METHOD,
+        notes=told.notes,
+    )
+    return Made(report, patches)
+
+
+def _of_model(
+    prepared: Prepared, one: ModelCase, replay: Replay | Unknown, outcome: Played | Unknown, told: Told
+) -> list[Draft]:
+    """Propose about a model's replicas; a silent model is only proposed to be taken away."""
+    history, objectives = prepared.history, prepared.options.objectives
+    accounts = prepared.held.by_holder.get(one.model.key, ())
+    silent = silent_draft(one, history.times, step_s=history.step_s, accounts=accounts)
+    if silent is not None:
+        return [replace(silent, patch=silent_patch(one))]
+    found = []
+    scaler = scaler_draft(one, replay, outcome, accounts)
+    if scaler is not None and not isinstance(replay, Unknown):
+        text = scaling_patch(one, replay, late_share=objectives.late_share, queue_delay_s=float(objectives.queue_delay))
+        found.append(replace(scaler, patch=text))
+    plain = hpa_draft(one, replay, accounts)
+    if plain is not None and not isinstance(replay, Unknown):
+        query = told.queries.get(one.model.key, "")
+        text = scaler_patch(one, replay, target=float(plain.proposed), query=query, server=told.server)
+        found.append(replace(plain, patch=text))
+    return found
+
+
+def _price_of(prepared: Prepared, one: ModelCase) -> Value:
+    """Return the mean price of the model's GPU-hours."""
+    accounts = prepared.held.by_holder.get(one.model.key, ())
+    nodes = [prepared.pricing.nodes[gpu.node] for gpu in one.gpus if gpu.node in prepared.pricing.nodes]
+    if len(accounts) == 1:
+        return accounts[0].gpu_hour
+    return mean_price(nodes)
+
+
+def _worse(key: str, replay: Replay | Unknown) -> Worse | None:
+    if isinstance(replay, Unknown):
+        return None
+    said = worse_words(replay, replay.ours)
+    if not said:
+        return None
+    before, after = replay.ran, replay.ours
+    extra = 0.0
+    if not isinstance(before.gpu_hours, Unknown) and not isinstance(after.gpu_hours, Unknown):
+        extra = max(0.0, after.gpu_hours - before.gpu_hours)
+    return Worse(
+        subject=key,
+        message=" ".join(said),
+        late_share_before=before.late_share,
+        late_share_after=after.late_share,
+        incidents_before=before.incidents,
+        incidents_after=after.incidents,
+        extra_gpu_hours=extra,
+    )
+
+
+def _dearest(one: ModelReport) -> tuple[float, float, str]:
+    cost, hours = one.cost.value, one.gpu_hours.value
+    return (
+        0.0 if isinstance(cost, Unknown) else -cost,
+        0.0 if isinstance(hours, Unknown) else -hours,
+        one.key,
+    )
+
+
+def _booked(
+    drafts: Sequence[Draft], ledger: Ledger, history: FleetHistory
+) -> tuple[tuple[Opportunity, ...], tuple[Patch, ...], Total]:
+    """Book in the order of worth, and rank by what each counts for."""
+
+    def worth(draft: Draft) -> tuple[float, float, float, str, str]:
+        alone = ledger.worth(draft.claims)
+        money = 0.0 if isinstance(alone.money, Unknown) else alone.money
+        # This project's scaler goes before a plain one of the same worth: it is what the report is about.
+        own = 0.0 if draft.type is RecommendationType.HPA_TARGET else 1.0
+        return (-own, -money, -alone.gpu_hours, draft.subject, draft.setting)
+
+    rows: list[tuple[Opportunity, Patch | None]] = []
+    files: set[str] = set()
+    money = gpu_hours = unpaid = unpriced = 0.0
+    for draft in sorted(drafts, key=worth):
+        booked = ledger.book(draft.claims)
+        name = f"{draft.type}/{draft.subject}/{draft.setting}"
+        file = _free(file_name(draft), files) if draft.patch else ""
+        rows.append((_opportunity(draft, booked, name=name, file=file, hours=history.hours),
+                     Patch(file, comment(draft) + draft.patch, name) if file else None))  # fmt: skip
+        money += 0.0 if isinstance(booked.money, Unknown) else booked.money
+        gpu_hours += booked.counted
+        unpaid += booked.unpaid
+        unpriced += booked.unpriced
+    rows.sort(key=lambda row: _rank(row[0]))
+    cost = known_cost(ledger)
+    saved: Value = cost if isinstance(cost, Unknown) else min(money, cost)
+    total = Total(
+        cost=cost,
+        saved=saved,
+        per_month=saved if isinstance(saved, Unknown) else saved / max(history.hours, 1e-9) * HOURS_PER_MONTH,
+        share=saved if isinstance(saved, Unknown) or isinstance(cost, Unknown) else saved / cost if cost > 0.0 else 0.0,
+        gpu_hours=gpu_hours,
+        unpaid_gpu_hours=unpaid,
+        unpriced_gpu_hours=unpriced,
+    )
+    return tuple(row for row, _ in rows), tuple(patch for _, patch in rows if patch is not None), total
+
+
+def _rank(one: Opportunity) -> tuple[float, float, float, float, str]:
+    money = 0.0 if isinstance(one.saved.money, Unknown) else one.saved.money
+    return (-money, -one.saved.counted_gpu_hours, -one.saved.gpu_hours, -one.confidence, one.id)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return a file name that no other patch has."""
+    stem, number = name.removesuffix(".yaml"), 2
+    while name in taken:
+        name = f"{stem}-{number}.yaml"
+        number += 1
+    taken.add(name)
+    return name
+
+
+def _opportunity(draft: Draft, booked: Booked, *, name: str, file: str, hours: float) -> Opportunity:
+    money = booked.money
+    return Opportunity(
+        id=name,
+        type=draft.type,
+        reason=draft.reason,
+        subject=draft.subject,
+        title=draft.title,
+        message=draft.message,
+        setting=draft.setting,
+        current=draft.current,
+        proposed=draft.proposed,
+        confidence=draft.confidence,
+        saved=Saved(
+            gpu_hours=booked.gpu_hours,
+            counted_gpu_hours=booked.counted,
+            unpaid_gpu_hours=booked.unpaid,
+            money=money,
+            per_month=money if isinstance(money, Unknown) else money / max(hours, 1e-9) * HOURS_PER_MONTH,
+            cpu_cores=draft.cpu_cores,
+            memory_bytes=draft.memory_bytes,
+        ),
+        evidence=draft.evidence,
+        sources=draft.sources,
+        worse=draft.worse,
+        risk=draft.risk,
+        verification=draft.verification,
+        undo=draft.undo,
+        patch=file,
+    )

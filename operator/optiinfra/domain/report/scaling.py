@@ -1,0 +1,236 @@
+"""A fleet's loads under this project's scaler, many models in lockstep; beside what ran, and beside plain HPAs.
+
+What ran is taken as it was measured: its replicas, and its queue. What would have run comes from the operator's own
+decision in the fluid model of `replay.fluid`, and is a model: no latency, batches or KV caches, and a load that is
+even within each step of the grid, so that bursts shorter than a step are missing from its late work. Offered load is
+the work that was served plus what the queue grew by, because a full service serves less than is asked of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.replay.evidence import MOST_TICKS, HpaOutcome, replay_evidence
+from optiinfra.domain.replay.figures import INCIDENT_SHARE, WINDOW_S, windows
+from optiinfra.domain.replay.fluid import (
+    STEP_S,
+    STEPS_PER_SYNC,
+    SYNC_S,
+    Fleet,
+    IntArray,
+    View,
+)
+from optiinfra.domain.replay.learned import Learned
+from optiinfra.domain.report.frames import FloatArray
+from optiinfra.domain.report.history import Course, ModelHistory
+from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
+
+MOST_LOAD: Final = MOST_REPLICAS / 4.0
+_NOTHING: Final = 1e-12
+_DAY_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One model as it is replayed."""
+
+    key: str
+    load: FloatArray
+    """(points,) offered load in replicas; NaN where it is not known."""
+    ran: FloatArray
+    """(points,) replicas that ran; NaN where that is not known."""
+    step_s: float
+    start_up_s: float
+    minimum: int
+    maximum: int
+    late_after_s: float
+    late_share: float
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Return the points that are compared: both load and replicas are known."""
+        return np.isfinite(self.load) & np.isfinite(self.ran)
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """What a way of running did to the users."""
+
+    late_share: float
+    incidents: int
+    actions_per_day: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Played:
+    """What came of a case."""
+
+    key: str
+    ours: FloatArray
+    """(points,) replicas that the scaler asked for, the mean of each step; NaN where nothing is compared."""
+    lateness: Lateness
+    hpa: HpaOutcome | Unknown
+    """On the newest week at most."""
+    hpa_hours: float
+    load_hours: float
+    """Replica-hours of the known load of that week."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RowsView(View):
+    """A view in which each run's arrivals of unknown steps are missing instead of none."""
+
+    counted: IntArray = None  # type: ignore[assignment]  # the fields before it have defaults; `play` always gives it
+    """(runs, steps + 1): how many of the steps before each are known."""
+
+    def arrivals(self, steps: int) -> FloatArray:
+        end = max(1, self.newest)
+        start = max(0, end - steps)
+        known = self.counted[:, end] - self.counted[:, start]
+        total = self.fleet.arrived[:, end] - self.fleet.arrived[:, start]
+        mean: FloatArray = np.where(known > 0, total / np.maximum(known, 1), np.nan)
+        return mean
+
+
+def play(cases: Sequence[Case], *, on_sync: Callable[[int], None] | None = None) -> list[Played]:
+    """Play the scaler over all cases at once; all have the same number of points and the same step."""
+    if not cases:
+        return []
+    step_s, points = cases[0].step_s, len(cases[0].load)
+    # A step that is no multiple of the model's is read at the model's own times.
+    place = np.minimum((np.arange(round(points * step_s / STEP_S)) * STEP_S // step_s).astype(np.int64), points - 1)
+    loads = np.stack([np.where(one.known, one.load, np.nan) for one in cases])
+    known = np.isfinite(loads)
+    counted = np.zeros((len(cases), len(place) + 1), dtype=np.int64)
+    np.cumsum(known[:, place], axis=1, out=counted[:, 1:])
+    fleet = Fleet(
+        np.nan_to_num(loads)[:, place],
+        start_up_s=np.array([one.start_up_s for one in cases]),
+        initial=np.array([_first(one) for one in cases], dtype=np.int64),
+        minimum=np.array([one.minimum for one in cases], dtype=np.int64),
+        maximum=np.array([one.maximum for one in cases], dtype=np.int64),
+    )
+    learned = Learned(
+        fleet,
+        late_after_s=np.array([one.late_after_s for one in cases]),
+        late_share=np.array([one.late_share for one in cases]),
+    )
+    view = _RowsView(fleet, counted=counted)
+    for sync in range(fleet.syncs):
+        fleet.order(learned(view))
+        fleet.advance()
+        if on_sync is not None:
+            on_sync(sync)
+    # `place` is ascending, so that each point of the grid is one stretch of steps.
+    begins = np.searchsorted(place, np.arange(points))
+    return [_played(one, fleet, row, begins) for row, one in enumerate(cases)]
+
+
+def _first(case: Case) -> int:
+    """Replicas at the beginning: what ran."""
+    ran = case.ran[case.known]
+    begin = round(float(ran[0])) if ran.size else case.minimum
+    return int(min(max(begin, case.minimum), case.maximum))
+
+
+def _played(case: Case, fleet: Fleet, row: int, begins: IntArray) -> Played:
+    steps = fleet.load.shape[1]
+    asked = np.repeat(fleet.asked[row].astype(np.float64), STEPS_PER_SYNC)[:steps]
+    counts = np.diff(np.append(begins, steps))
+    means = np.add.reduceat(asked, begins) / np.maximum(counts, 1)
+    known = case.known
+    late = _late(fleet.load[row], fleet.backlog[row].astype(np.float64), after_s=case.late_after_s)
+    work = fleet.load[row] * STEP_S
+    days = max(float(known.sum()) * case.step_s / _DAY_S, _NOTHING)
+    changes = int((np.diff(fleet.asked[row]) != 0.0).sum())
+    lateness = Lateness(float(late.sum() / max(work.sum(), _NOTHING)), _incidents(late, work), changes / days)
+    hpa, hours, load_hours = _best_hpa(case)
+    return Played(case.key, np.where(known, means, np.nan), lateness, hpa, hours, load_hours)
+
+
+def _late(load: FloatArray, backlog: FloatArray, *, after_s: float) -> FloatArray:
+    """(steps,) work that waited longer, in replica-seconds: `replay.figures.late_work` of one run."""
+    steps = len(load)
+    later = np.minimum(np.arange(steps) + max(0, round(after_s / STEP_S)), steps - 1)
+    arrived = np.cumsum(load)
+    late: FloatArray = np.clip(backlog[later] - (arrived[later] - arrived) * STEP_S, 0.0, load * STEP_S)
+    return late
+
+
+def _incidents(late: FloatArray, work: FloatArray) -> int:
+    width = round(WINDOW_S / STEP_S)
+    bad = windows(late[None, :], steps=width) > INCIDENT_SHARE * windows(work[None, :], steps=width) + _NOTHING
+    return int(bad.sum())
+
+
+def _best_hpa(case: Case) -> tuple[HpaOutcome | Unknown, float, float]:
+    """Return the cheapest plain HPA that held the objective on the newest week, its hours, and its load's."""
+    points = len(case.load)
+    moments = np.arange(round(points * case.step_s / SYNC_S)) * SYNC_S
+    place = np.minimum((moments // case.step_s).astype(np.int64), points - 1)
+    ticks = np.where(case.known, case.load, np.nan)[place][-MOST_TICKS:]
+    if not np.isfinite(ticks).any() or not float(np.nansum(ticks)) > 0.0:
+        return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no load is known"), 0.0, 0.0
+    found = replay_evidence(
+        ticks,
+        start_up_s=case.start_up_s,
+        minimum=max(1, case.minimum),
+        maximum=max(1, case.maximum),
+        current_target=Unknown(UnknownReason.NOT_MEASURED, "the HPA that runs does not scale on the rate of work"),
+        decided=Unknown(UnknownReason.NOT_CONFIGURED, "played apart"),
+        late_share=case.late_share,
+    )
+    return found.best, found.hours, float(np.nansum(ticks)) * SYNC_S / 3600.0
+
+
+def measured_lateness(model: ModelHistory, case: Case, *, times: slice) -> Lateness | Unknown:
+    """Return how late work was as it ran: by the measured time in the queue, else by requests that waited.
+
+    A step whose requests waited longer than the objective on average counts as late as a whole, others not at all.
+    """
+    wait = _waited(model)
+    if isinstance(wait, Unknown):
+        return wait
+    wait = wait[times]
+    known = case.known & np.isfinite(wait)
+    if not known.any():
+        return Unknown(UnknownReason.NOT_MEASURED, "neither the time in the queue nor requests that waited are known")
+    load = case.load[known]
+    late = wait[known] > case.late_after_s
+    share = float(load[late].sum() / max(float(load.sum()), _NOTHING))
+    changes = int((np.abs(np.diff(np.round(case.ran[case.known]))) >= 1.0).sum())
+    days = max(float(case.known.sum()) * case.step_s / _DAY_S, _NOTHING)
+    incidents = round(float((late & (load > 0.0)).sum()) * case.step_s / WINDOW_S)
+    return Lateness(share, incidents, changes / days)
+
+
+def _waited(model: ModelHistory) -> Course:
+    """(points,) seconds that work waited: measured, else the queue over what was served (Little's law)."""
+    queue, waiting, requests = model.load.queue_mean, model.load.waiting, model.load.requests
+    if isinstance(waiting, Unknown) or isinstance(requests, Unknown):
+        return queue
+    with np.errstate(invalid="ignore", divide="ignore"):
+        little: FloatArray = np.where(waiting < 0.5, 0.0, waiting / np.maximum(requests, 1e-6))
+    if isinstance(queue, Unknown):
+        return little
+    return np.where(np.isfinite(queue), queue, little)
+
+
+def offered(model: ModelHistory, *, capacity: float, step_s: float) -> Course:
+    """(points,) load in replicas: what was served, and what the queue of waiting requests grew by."""
+    work, waiting, requests = model.load.work, model.load.waiting, model.load.requests
+    if isinstance(work, Unknown):
+        return work
+    grown: FloatArray = np.zeros(len(work))
+    if not isinstance(waiting, Unknown) and not isinstance(requests, Unknown):
+        both = np.isfinite(work) & np.isfinite(requests)
+        done = float(requests[both].sum())
+        if done > 0.0:
+            each = float(work[both].sum()) / done
+            grown[1:] = np.nan_to_num(np.diff(waiting)) * each / step_s
+    load: FloatArray = np.maximum(work + grown, 0.0) / capacity
+    return load
