@@ -171,15 +171,15 @@ class Collector:
             work.problem = target_problem(target, known.error)
             return
         assert known.facts is not None
-        try:
-            pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
-        except ClusterError as error:  # a selector that cannot be used is this object's problem, not the round's
         if blind := self.cluster.blind(key.namespace):
             text = (
                 f"the API server has told nothing of {', '.join(blind)} for two minutes; nothing is decided on the past"
             )
             work.problem = Problem(Reason.API_ERROR, text)
             return
+        try:
+            pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
+        except ClusterError as error:  # a selector that cannot be used is this object's problem, not the round's
             work.problem = target_problem(target, error)
             return
         work.scalers = self.cluster.scalers_of(key.namespace, known.facts.kind, known.facts.name)

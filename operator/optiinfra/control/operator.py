@@ -105,9 +105,9 @@ class Operator:
         """
         leading = asyncio.Event()
         self.elector.on_leading = leading.set
+        metrics.SILENT_MIRRORS.set_function(lambda: len(self.inventory.silent()))
         async with asyncio.TaskGroup() as group:
             tasks = [
-        metrics.SILENT_MIRRORS.set_function(lambda: len(self.inventory.silent()))
                 group.create_task(self._resilient("mirror", self.inventory.run)),
                 group.create_task(self._resilient("targets", self.targets.run)),
                 group.create_task(self._resilient("kill-switch", self.switch.run)),
