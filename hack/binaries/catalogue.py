@@ -16,6 +16,8 @@ VERTICAL_POD_AUTOSCALER = "1.8.1"
 KEDA = "2.21.0"
 HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
+PROMETHEUS = "3.15.0"
+VICTORIA_METRICS = "1.140.0"
 
 Version = tuple[int, int, int]
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[\w.+-]*)?")
@@ -161,6 +163,19 @@ def _keda(program: str) -> Binary:
     )
 
 
+def _metrics_server(name: str, version: str, *, package: str, module: str, stamp: str = "", told: str = "") -> Binary:
+    return Binary(
+        name=name,
+        version=version,
+        version_arguments=(told,) if told else (),
+        minors=(_minor(version),),
+        module=module,
+        package=package,
+        linker_flags=(stamp,) if stamp else (),
+        on_demand=True,
+    )
+
+
 CATALOGUE: dict[str, Binary] = {
     binary.name: binary
     for binary in (
@@ -188,6 +203,25 @@ CATALOGUE: dict[str, Binary] = {
         ),
         _keda("operator"),
         _keda("adapter"),
+        _metrics_server(
+            "prometheus",
+            PROMETHEUS,
+            package="github.com/prometheus/prometheus/cmd/prometheus",
+            module="prometheus",
+            stamp=f"-X github.com/prometheus/common/version.Version={PROMETHEUS}",
+            told="--version",
+        ),
+        # Our own, around Prometheus' own writer of blocks: its version is that of the library.
+        _metrics_server("prometheus-backfill", PROMETHEUS, package="./backfill", module="prometheus"),
+        _metrics_server(
+            "victoria-metrics",
+            VICTORIA_METRICS,
+            package="github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics",
+            module="victoriametrics",
+            stamp="-X github.com/VictoriaMetrics/VictoriaMetrics/lib/buildinfo.Version="
+            f"victoria-metrics-v{VICTORIA_METRICS}",
+            told="--version",
+        ),
         _helm("helm", HELM_3, other_names=("helm3",)),
         _helm("helm4", HELM_4, other_names=("helm",)),
     )
