@@ -5,6 +5,8 @@ object lives through the deaths of all others as well. The oracle is that of `te
 silence at the end.
 """
 
+import collections
+import json
 import os
 import time
 
@@ -27,13 +29,15 @@ from hack.fault_proxy import (
     WatchSilent,
 )
 from hack.fault_proxy.rules import name_of
-from tests.fault_scene import BUSY, CALM, MAXIMUM, fault_scene, state_of, wait_quiet, wait_state
+from tests.fault_scene import BUSY, CALM, MAXIMUM, difference, fault_scene, state_of, wait_quiet, wait_state
 from tests.operator_process import eventually
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 SECONDS = 60.0
 FALL_SECONDS = 420.0
+UNDER_SECONDS = 12.0
+NOWHERE = frozenset({""})
 CALLS = (
     *(Refuse(code) for code in (409, 410, 500, 503)),
     Refuse(429, retry_after=1),
@@ -100,43 +104,116 @@ def clean(scene):
     return found
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("fault", [*CALLS, *STREAMS], ids=name_of)
-def test_after_each_kind_of_fault_all_is_as_without_it(scene, clean, figures, fault, seed):
-    """Up, suspended and deleted, each under the fault for some seconds."""
-    scene.pages.serve("0.0.0.0", BUSY)
-    stream = fault in STREAMS
-    chance = 0.5 if stream else 0.02 if isinstance(fault, Hang | Unheard) else 0.15
-    before, settled = scene.proxy.counts.total(), []
-    case = f"f{abs(hash((str(fault), seed))) % 10**8}"
-    spaces = {actuation: f"{case}-{actuation.lower()}" for actuation in ("Floor", "Own")}
-    rules = [Rule(fault, chance=chance, seed=seed)]
+def label(fault):
+    """Name a fault of watches; some of them are there with two measures."""
+    return f"{name_of(fault)}, {fault.share:.0%}" if isinstance(fault, WatchDropped) else name_of(fault)
+
+
+def settle(scene, wanted):
+    """Wait for the states of namespaces, and for silence; seconds after the call for each, and until the last write."""
+    took, started = {}, time.monotonic()
+
+    def come():
+        for namespace, state in wanted.items():
+            if namespace not in took and state_of(scene, namespace) == state:
+                took[namespace] = time.monotonic() - started
+        late = next((name for name in wanted if name not in took), None)
+        assert late is None, json.dumps(difference(wanted[late], state_of(scene, late)), indent=1)
+        return True
+
+    eventually(come, seconds=SECONDS, what="all is as after a run without faults", every=0.5)
+    last_write = time.monotonic() - started
+    last_write += wait_quiet(scene.audit, quiet=5.0, within=SECONDS - last_write)
+    for namespace, state in wanted.items():
+        assert state_of(scene, namespace) == state, f"{namespace} did not stay as it was"
+    return took, last_write
+
+
+def lives(scene, clean, cases, *, rules, stream=False):
+    """Let objects rise, be suspended and be deleted, each under the rules for a while; the seconds each took to settle.
+
+    `cases` are namespaces by case and actuation, filled in here; `rules` are made once all namespaces have names.
+    """
+    slowest = dict.fromkeys(cases, 0.0)
+    last_write = []
 
     def under(act, phase):
-        scene.proxy.rules = list(rules)
+        scene.proxy.rules = rules()
         if stream:
             scene.proxy.end_watches()
         act()
-        time.sleep(8.0)
+        time.sleep(UNDER_SECONDS)
         scene.proxy.calm()
-        started = time.monotonic()
-        for actuation, namespace in spaces.items():
-            wait_state(scene, namespace, clean[actuation, phase], seconds=SECONDS)
-        quiet = wait_quiet(scene.audit, quiet=5.0, within=SECONDS)
-        settled.append(min(time.monotonic() - started - 5.0, SECONDS) if quiet else 0.0)
+        wanted = {namespace: clean[actuation, phase] for (_, actuation), namespace in cases.items()}
+        took, quiet = settle(scene, wanted)
+        last_write.append(quiet)
+        for case, namespace in cases.items():
+            slowest[case] = max(slowest[case], took[namespace])
 
     def begin():
-        for actuation, name in tuple(spaces.items()):
-            spaces[actuation] = scene.begin(name, actuation=actuation)
+        for (_, actuation), name in cases.items():
+            begun = scene.begin(name.removeprefix(f"{scene.prefix}-"), actuation=actuation)
+            assert begun == name
 
     under(begin, "up")
-    under(lambda: [scene.suspend(namespace) for namespace in spaces.values()], "suspended")
-    under(lambda: [scene.delete(namespace) for namespace in spaces.values()], "deleted")
-    for namespace in spaces.values():
+    under(lambda: [scene.suspend(namespace) for namespace in cases.values()], "suspended")
+    under(lambda: [scene.delete(namespace) for namespace in cases.values()], "deleted")
+    for namespace in cases.values():
         scene.end(namespace)
+    return slowest, max(last_write)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_after_each_kind_of_refused_lost_or_late_call_all_is_as_without_it(scene, clean, figures, seed):
+    """Each kind meets calls about objects of its own; calls about no namespace, such as lists, meet all of them."""
+    scene.pages.serve("0.0.0.0", BUSY)
+    cases = {
+        (name_of(fault), actuation): f"{scene.prefix}-s{seed}-{number}-{actuation.lower()}"
+        for number, fault in enumerate(CALLS)
+        for actuation in ("Floor", "Own")
+    }
+    before, own = scene.proxy.counts.copy(), collections.Counter()
+    made = []
+
+    def rules():
+        made.clear()
+        for fault in CALLS:
+            costly = isinstance(fault, Hang | Unheard)
+            spaces = frozenset(space for (name, _), space in cases.items() if name == name_of(fault))
+            made.append(Rule(fault, Match(namespaces=spaces), chance=0.05 if costly else 0.25, seed=seed))
+        made.extend(
+            Rule(
+                fault, Match(namespaces=NOWHERE), chance=0.005 if isinstance(fault, Hang) else 0.02, seed=seed + number
+            )
+            for number, fault in enumerate(CALLS)
+        )
+        return list(made)
+
+    slowest, last_write = lives(scene, clean, cases, rules=rules)
+    for fault in CALLS:
+        name = name_of(fault)
+        own[name] = scene.proxy.counts[name] - before[name]
+        figures.add("fault proxy", f"{name}: injected (seed {seed})", own[name])
+        took = max(slowest[name, actuation] for actuation in ("Floor", "Own"))
+        figures.add("fault proxy", f"{name}: slowest settling (seed {seed})", round(took, 1), "s")
+    figures.add("fault proxy", f"last write after faults in calls (seed {seed})", round(last_write, 1), "s")
+    assert all(own[name_of(fault)] > 0 for fault in CALLS), own
+    assert not scene.supervisor.by_itself, "the operator ended by itself"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("fault", STREAMS, ids=label)
+def test_after_each_kind_of_fault_of_watches_all_is_as_without_it(scene, clean, figures, fault, seed):
+    """A watch is about all objects, so one kind after the other."""
+    scene.pages.serve("0.0.0.0", BUSY)
+    number = STREAMS.index(fault)
+    cases = {("", each): f"{scene.prefix}-w{seed}-{number}-{each.lower()}" for each in ("Floor", "Own")}
+    before = scene.proxy.counts.total()
+    slowest, last_write = lives(scene, clean, cases, rules=lambda: [Rule(fault, chance=0.5, seed=seed)], stream=True)
     injected = scene.proxy.counts.total() - before
-    figures.add("fault proxy", f"{name_of(fault)}: injected (seed {seed})", injected)
-    figures.add("fault proxy", f"{name_of(fault)}: slowest settling (seed {seed})", round(max(settled), 1), "s")
+    figures.add("fault proxy", f"{label(fault)}: injected (seed {seed})", injected)
+    figures.add("fault proxy", f"{label(fault)}: slowest settling (seed {seed})", round(max(slowest.values()), 1), "s")
+    figures.add("fault proxy", f"{label(fault)}: last write (seed {seed})", round(last_write, 1), "s")
     assert injected > 0
     assert not scene.supervisor.by_itself, "the operator ended by itself"
 
