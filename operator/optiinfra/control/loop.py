@@ -21,6 +21,7 @@ from optiinfra.analysis.round import RoundWorkflow
 from optiinfra.api.conversion import INTERVAL, interval_of, to_targets
 from optiinfra.api.errors import InvalidObject
 from optiinfra.api.v1alpha1 import ResourceOptimization, TargetRef
+from optiinfra.api.v1alpha1.status_parts import MAX_REQUESTED
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.control import costs, trials
 from optiinfra.control.decisions import DecisionBoard
@@ -56,6 +57,16 @@ _USAGE_INTERVAL = 60.0
 _FIRST_USAGE = 2.0
 """Seconds to the next look while there is nobody to ask about: after a start, targets are read one by one."""
 _COUNTS_INTERVAL = 10.0
+_PROMISED_AGAIN = 1.0
+"""Seconds until a round that was asked for and could not be told is made again."""
+
+
+class Owned(Protocol):
+    """A page's source, of which only the object matters here."""
+
+    @property
+    def owner(self) -> ObjectKey | None:
+        """Whose engine it is; None for an agent's."""
 
 
 @dataclass(slots=True)
@@ -77,7 +88,7 @@ class ControlLoop:
     last_round: float = field(default_factory=time.monotonic)
     gap: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when deletions may have gone unseen; the sweep clears it."""
-    tickets: dict[ObjectKey, str] = field(default_factory=dict)
+    tickets: dict[ObjectKey, tuple[str, ...]] = field(default_factory=dict)
     """Ids promised to callers of `/optimize/run` for the next round of an object."""
     previews: dict[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
     """Those who asked what the next round of an object would do."""
@@ -148,9 +159,9 @@ class ControlLoop:
         """Put an object next in line; returns the id of its round, or None when there is no such object."""
         if self.registry.get(key) is None:
             return None
-        ticket = self.tickets.setdefault(key, _round_id())
+        ticket = self.tickets.setdefault(key, (_round_id(),))
         self.queue.add(key, urgent=True)
-        return ticket
+        return ticket[-1]
 
     async def preview(self, key: ObjectKey, *, within: float) -> Rehearsed | None:
         """Work out what the next round of an object would do, and do nothing; None when there is no such object.
@@ -246,8 +257,9 @@ class ControlLoop:
         """Take what is due through rounds, for ever; cancel to stop."""
         while True:
             keys = await self.queue.next_batch(BATCH)
-            tickets = {key: self.tickets.pop(key) for key in keys if key in self.tickets}
             previews = {key: self.previews.pop(key) for key in keys if key in self.previews}
+            # A round that only previews an object reports nothing of it: what was promised waits for the next one.
+            tickets = {key: self.tickets.pop(key) for key in keys if key in self.tickets and key not in previews}
             work = Work(_round_id(), UnixTime(time.time()), tuple(keys), tickets, previews)
             try:
                 await workflow.run(work)
@@ -263,6 +275,17 @@ class ControlLoop:
                 metrics.ROUND_OBJECTS.inc(len(keys))
                 metrics.LAST_ROUND.set(time.time())
                 self._requeue(keys)
+                self._promise_again({key: ticket for key, ticket in tickets.items() if key not in work.kept})
+                for key in previews.keys() & self.tickets.keys():
+                    self.queue.add(key, urgent=True)
+
+    def _promise_again(self, tickets: Mapping[ObjectKey, tuple[str, ...]]) -> None:
+        """Let the next round of an object keep what no status tells of: its write met another one, or failed."""
+        for key, ticket in tickets.items():
+            if self.registry.get(key) is not None:
+                # Who asked meanwhile was promised an id of its own.
+                self.tickets[key] = (*ticket, *self.tickets.get(key, ()))[-MAX_REQUESTED:]
+                self.queue.add(key, delay=_PROMISED_AGAIN)
 
     def _requeue(self, keys: Iterable[ObjectKey]) -> None:
         for key in keys:

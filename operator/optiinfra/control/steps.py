@@ -14,7 +14,7 @@ from optiinfra.api.conditions import Condition, ConditionStatus, ConditionType, 
 from optiinfra.api.reasons import Reason
 from optiinfra.api.scalars import Time
 from optiinfra.api.v1alpha1.action_status import ActionStatus
-from optiinfra.api.v1alpha1.status_parts import RecommendationStatus
+from optiinfra.api.v1alpha1.status_parts import MAX_REQUESTED, RecommendationStatus
 from optiinfra.cluster.events import EventRecorder, EventType, ObjectReference
 from optiinfra.control import action_events, track
 from optiinfra.control.actuation import Actuator, published_name
@@ -34,7 +34,7 @@ from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
 from optiinfra.domain.evidence import Finding, RecommendationType
-from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.units import Seconds
 
 _LOG = logging.getLogger(__name__)
 _REPORTS_AT_ONCE = 16
@@ -152,12 +152,16 @@ class Steps:
             status = item.obj.status.model_copy(update={"other_operator": item.claim.other})
             if status != item.obj.status:
                 await self.reporter.report(item.key, item.obj, status, now=work.at)
+            work.kept.add(item.key)  # that status is not ours to tell a round in
         elif isinstance(item, ServiceWork):
             status = service_status(
                 item, round_id=work.id_for(item.key), now=work.at, insight=self.insights.state(item.key, item.settings)
             )
             old, fresh = item.obj.status.conditions, _fresh(item.obj.status.recommendations, status.recommendations)
-            if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=item.key in work.tickets):
+            if await self.reporter.report(
+                item.key, item.obj, status, now=work.at, asked=work.tickets.get(item.key, ())
+            ):
+                work.kept.add(item.key)
                 told = tuple(item.actions)
                 for action in told:
                     if item.memory.untold.get(action.id) is action:
@@ -171,14 +175,18 @@ class Steps:
             _remember(item.memory, item.findings, cluster.recommendations)
             self.savings.shown(item.key, cluster.savings)
             old, fresh = item.obj.status.conditions, _fresh(item.obj.status.recommendations, cluster.recommendations)
-            if await self.reporter.report(item.key, item.obj, cluster, now=work.at, asked=item.key in work.tickets):
+            if await self.reporter.report(
+                item.key, item.obj, cluster, now=work.at, asked=work.tickets.get(item.key, ())
+            ):
+                work.kept.add(item.key)
                 news.append(_News(item.key, item.obj.metadata.uid, old, cluster.conditions, fresh))
         else:
-            news += await self._report_broken(item, round_id=work.id_for(item.key), now=work.at)
+            news += await self._report_broken(item, work)
         return news
 
-    async def _report_broken(self, item: BrokenWork, *, round_id: str, now: UnixTime) -> list[_News]:
+    async def _report_broken(self, item: BrokenWork, work: Work) -> list[_News]:
         """Write only the conditions: nothing else about this object can be known."""
+        now, asked = work.at, work.tickets.get(item.key, ())
         metadata, stored = item.broken.metadata, item.broken.status
         message = f"{item.broken.field}: {item.broken.remedy}"
         old = [Condition.model_validate(entry) for entry in stored.get("conditions", ())]
@@ -188,15 +196,18 @@ class Steps:
             Wanted(ConditionType.STALLED, ConditionStatus.TRUE, Reason.INVALID_SPEC, message),
         )
         conditions = merge(old, wanted, generation=metadata.generation, now=now)
-        if tuple(old) == conditions and stored.get("observedGeneration") == metadata.generation:
+        if not asked and tuple(old) == conditions and stored.get("observedGeneration") == metadata.generation:
             return []
+        done = (*stored.get("lastRound", {}).get("requested", ()), *asked)
         status = {
             **stored,
             "observedGeneration": metadata.generation,
             "conditions": [condition.to_wire() for condition in conditions],
-            "lastRound": {"id": round_id, "at": str(Time.of(now))},
+            "lastRound": {"id": work.id_for(item.key), "at": str(Time.of(now)), "requested": done[-MAX_REQUESTED:]},
         }
         written = await self.reporter.send(item.key, metadata, status, previous=stored)
+        if written is not None:
+            work.kept.add(item.key)
         return [] if written is None else [_News(item.key, metadata.uid, old, conditions)]
 
     async def _tell(self, slots: asyncio.Semaphore, news: _News) -> None:

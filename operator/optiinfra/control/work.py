@@ -290,7 +290,7 @@ class Work:
     round_id: str
     at: UnixTime
     keys: tuple[ObjectKey, ...]
-    tickets: Mapping[ObjectKey, str] = field(default_factory=dict)
+    tickets: Mapping[ObjectKey, tuple[str, ...]] = field(default_factory=dict)
     """Round ids that were promised to callers; their objects' statuses are written even when nothing changed."""
     previews: Mapping[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
     """Objects of which somebody asked what would be done: this round does nothing about them, and reports nothing."""
@@ -305,7 +305,9 @@ class Work:
     clusters: list[ClusterWork] = field(default_factory=list)
     broken: list[BrokenWork] = field(default_factory=list)
     gone: list[ObjectKey] = field(default_factory=list)
+    kept: set[ObjectKey] = field(default_factory=set)
+    """Objects whose promised round a status tells of now; the promises of others go to their next round."""
 
     def id_for(self, key: ObjectKey) -> str:
         """Return the id of the round as an object sees it."""
-        return self.tickets.get(key, self.round_id)
+        return self.tickets.get(key, (self.round_id,))[-1]

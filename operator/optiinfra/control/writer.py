@@ -16,6 +16,7 @@ from optiinfra.api.v1alpha1 import (
     ResourceOptimization,
     ResourceOptimizationStatus,
 )
+from optiinfra.api.v1alpha1.status_parts import MAX_REQUESTED, RoundStatus
 from optiinfra.cluster.document import Json, Key
 from optiinfra.cluster.errors import Absent, ClusterError, Conflict
 from optiinfra.cluster.objects import Resources
@@ -49,6 +50,14 @@ class StatusSink(Protocol):
         """Make the status what it should be, or raise."""
 
 
+def _told(now: RoundStatus | None, before: RoundStatus | None, *, asked: tuple[str, ...]) -> RoundStatus | None:
+    """Keep the rounds that callers were promised: the next round, a moment later, must not hide them from who polls."""
+    if now is None:
+        return None
+    done = (*(before.requested if before is not None else ()), *asked)
+    return now.model_copy(update={"requested": done[-MAX_REQUESTED:]})
+
+
 class Reporter:
     """Writes statuses that changed."""
 
@@ -63,10 +72,15 @@ class Reporter:
         status: ResourceOptimizationStatus | ClusterResourceOptimizationStatus,
         *,
         now: UnixTime,
-        asked: bool = False,
+        asked: tuple[str, ...] = (),
     ) -> bool:
-        """Write a status if it is worth it, or if somebody asked for this round; tells whether it was written."""
+        """Write a status if it is worth it, or if somebody asked for this round; tells whether it was written.
+
+        `asked` are the ids that callers were promised this round under.
+        """
         old = obj.status
+        told = _told(status.last_round, old.last_round, asked=asked)
+        status = status.model_copy(update={"last_round": told})
         if not asked and not is_meaningful_change(old, status, now=now):
             metrics.STATUS_WRITES.labels(key.kind, "unchanged").inc()
             return False

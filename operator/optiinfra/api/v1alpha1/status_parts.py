@@ -22,6 +22,7 @@ MAX_RESIZES = 8
 MAX_REHEARSED = 16
 MAX_BODY = 4096
 MAX_TARGETS = 8
+MAX_REQUESTED = 8
 
 Short = Annotated[str, Field(max_length=64)]
 Name = Annotated[str, Field(max_length=253)]
@@ -270,6 +271,11 @@ class RoundStatus(ApiModel):
     """Its id, also in the logs."""
     at: Time
     """When it ended."""
+    requested: Annotated[
+        tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MAX_REQUESTED, json_schema_extra=ATOMIC)
+    ] = ()
+    """Ids of the newest rounds that callers of POST /api/v1/optimize/run were promised and that were done, oldest
+    first; they stay when later rounds write."""
 
 
 class ApprovalState(StrEnum):
