@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from optiinfra import metrics
 from optiinfra.analysis.errors import RoundFailed
@@ -29,7 +29,6 @@ from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
-from optiinfra.control.scraper import Source
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import Owner, UsageTable
@@ -184,7 +183,7 @@ class ControlLoop:
             if self.previews.get(key) is future and not future.done():
                 del self.previews[key]
 
-    def page_read(self, source: Source) -> None:
+    def page_read(self, source: Owned) -> None:
         """Take note of a page: first ones ask for a round, and later ones bring one forward that is nearly due."""
         memory = self.memories.get(source.owner) if source.owner is not None else None
         if memory is None or source.owner is None:
