@@ -62,6 +62,28 @@ SCRAPES = Counter("optiinfra_scrapes", "Pages read from engines and agents.", ["
 SCRAPE_SECONDS = Histogram(
     "optiinfra_scrape_seconds", "Duration of reading one page.", ["source"], buckets=_SECONDS, registry=REGISTRY
 )
+METRICS_SERVER_UP = Gauge(
+    "optiinfra_metrics_server_up",
+    "1 while a metrics server answers, 0 while it does not; only servers that are asked.",
+    ["server"],
+    registry=REGISTRY,
+)
+METRICS_SERVER_QUERIES = Counter(
+    "optiinfra_metrics_server_queries",
+    "Queries to metrics servers by what they were for (engines, nodes, containers, history) and how they ended.",
+    ["purpose", "outcome"],
+    registry=REGISTRY,
+)
+METRICS_SERVER_SAMPLES = Counter(
+    "optiinfra_metrics_server_samples", "Samples read from metrics servers.", ["purpose"], registry=REGISTRY
+)
+METRICS_SERVER_SECONDS = Histogram(
+    "optiinfra_metrics_server_query_seconds",
+    "Duration of one query to a metrics server.",
+    ["purpose"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 FINDINGS = Gauge("optiinfra_findings", "Findings that stand now.", ["type", "reason"], registry=REGISTRY)
 RECOMMENDATIONS = Gauge("optiinfra_recommendations", "Recommendations that stand now.", ["type"], registry=REGISTRY)
 AGENTS = Gauge("optiinfra_agents", "Agents that registered, by what became of them.", ["state"], registry=REGISTRY)

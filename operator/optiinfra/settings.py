@@ -5,6 +5,7 @@ workload is never a setting here: that is the custom resource's business. A wron
 line that names the variable; nothing falls back to a default silently.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -98,6 +99,53 @@ class OperatorSettings(BaseSettings):
 
     page_limit_bytes: int = Field(default=4 << 20, ge=64 << 10, le=64 << 20)
     """Largest page that is read; a larger one is an invalid page of its own object only."""
+
+    prometheus_url: str = Field(default="", max_length=1024, pattern="^($|https?://)")
+    """Prometheus-compatible server of objects with `engine.source: Prometheus`, and of history at the start; empty asks
+    none. The credentials below are for this address alone: a server that only a custom resource names gets none."""
+
+    prometheus_token_file: Path | None = None
+    """Bearer token for that server, read anew for each call."""
+
+    prometheus_user: str = Field(default="", max_length=256)
+    """User for basic authentication, with `prometheus_password_file`."""
+
+    prometheus_password_file: Path | None = None
+    """Password of that user, its first line, read anew for each call."""
+
+    prometheus_ca_file: Path | None = None
+    """CA that signs that server's certificate; unset: those that the system trusts."""
+
+    prometheus_certificate_file: Path | None = None
+    """Certificate to show to a server that asks for one (mTLS); needs `prometheus_key_file`."""
+
+    prometheus_key_file: Path | None = None
+    """Private key of that certificate."""
+
+    prometheus_tenant: str = Field(default="", max_length=256)
+    """Tenant on a server that keeps several apart: the header X-Scope-OrgID (Mimir) or THANOS-TENANT (Thanos)."""
+
+    prometheus_matchers: str = Field(default="", max_length=1024)
+    """Label matchers for every query, such as `cluster="prod-1"`. Danger: on a server of several clusters, pods of the
+    same namespace and name are mixed without them."""
+
+    prometheus_namespace_label: str = Field(default="namespace", pattern="^[a-zA-Z_][a-zA-Z0-9_]{0,63}$")
+    """Label of an engine's series that holds its pod's namespace."""
+
+    prometheus_pod_label: str = Field(default="pod", pattern="^[a-zA-Z_][a-zA-Z0-9_]{0,63}$")
+    """Label of an engine's series that holds its pod's name."""
+
+    prometheus_interval_seconds: float = Field(default=10.0, ge=2, le=300)
+    """How often a metrics server is asked for new scrapes of engines."""
+
+    prometheus_timeout_seconds: float = Field(default=10.0, ge=1, le=120)
+    """Total time for one query."""
+
+    prometheus_concurrency: int = Field(default=2, ge=1, le=16)
+    """Queries to one metrics server at one time."""
+
+    prometheus_history_days: float = Field(default=14.0, ge=0, le=63)
+    """Days of history that are read once for what no checkpoint knows; 0 reads none."""
 
     signal_window_seconds: float = Field(default=60.0, ge=10, le=900)
     """Window of rates, quantiles and verdicts."""
@@ -262,6 +310,34 @@ def read_settings() -> OperatorSettings:
         raise SettingsError(
             "OPTIINFRA_KEDA_SCALER_ENABLED needs OPTIINFRA_KEDA_CERTIFICATE_FILE and OPTIINFRA_KEDA_KEY_FILE"
         )
+    _check_prometheus(settings)
     if settings.llm_enabled and settings.llm_key_file is None:
         raise SettingsError("OPTIINFRA_LLM_ENABLED needs OPTIINFRA_LLM_KEY_FILE: mount a Secret and name its file")
     return settings
+
+
+_MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"[^"\\\n]*"'
+
+
+def _check_prometheus(settings: OperatorSettings) -> None:
+    given = {
+        "TOKEN_FILE": settings.prometheus_token_file,
+        "PASSWORD_FILE": settings.prometheus_password_file,
+        "CA_FILE": settings.prometheus_ca_file,
+        "CERTIFICATE_FILE": settings.prometheus_certificate_file,
+        "TENANT": settings.prometheus_tenant,
+    }
+    useless = next((name for name, value in given.items() if value and not settings.prometheus_url), None)
+    if useless is not None:
+        raise SettingsError(f"OPTIINFRA_PROMETHEUS_{useless} needs OPTIINFRA_PROMETHEUS_URL, which it is for")
+    if (settings.prometheus_certificate_file is None) != (settings.prometheus_key_file is None):
+        raise SettingsError("OPTIINFRA_PROMETHEUS_CERTIFICATE_FILE and OPTIINFRA_PROMETHEUS_KEY_FILE go together")
+    if bool(settings.prometheus_user) != (settings.prometheus_password_file is not None):
+        raise SettingsError("OPTIINFRA_PROMETHEUS_USER and OPTIINFRA_PROMETHEUS_PASSWORD_FILE go together")
+    if settings.prometheus_token_file is not None and settings.prometheus_password_file is not None:
+        raise SettingsError("OPTIINFRA_PROMETHEUS_TOKEN_FILE and _PASSWORD_FILE are both set: give one of them")
+    matchers = settings.prometheus_matchers
+    if matchers and not re.fullmatch(rf"{_MATCHER}(,{_MATCHER})*", matchers):
+        raise SettingsError(
+            f'OPTIINFRA_PROMETHEUS_MATCHERS: {matchers[:80]!r} are no label matchers; write them like cluster="prod-1"'
+        )

@@ -84,6 +84,17 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and .Values.prices.prometheusTokenSecretName (not .Values.prices.prometheusUrl) -}}
 {{- fail "prices.prometheusTokenSecretName has no effect without prices.prometheusUrl" -}}
 {{- end -}}
+{{- with .Values.metricsServer -}}
+{{- if and (not .url) (or .tokenSecretName .basicAuthSecretName .caSecretName .certificateSecretName .tenant) -}}
+{{- fail "metricsServer: Secrets and tenant have no effect without metricsServer.url, which they are for" -}}
+{{- end -}}
+{{- if and .tokenSecretName .basicAuthSecretName -}}
+{{- fail "metricsServer takes tokenSecretName or basicAuthSecretName, not both" -}}
+{{- end -}}
+{{- if and (or .caSecretName .certificateSecretName) (not (hasPrefix "https://" .url)) -}}
+{{- fail "metricsServer: caSecretName and certificateSecretName need an address that begins with https://" -}}
+{{- end -}}
+{{- end -}}
 {{- if and $namespaced .Values.externalMetrics.enabled -}}
 {{- fail "externalMetrics.enabled needs scope Cluster: it is one API for the whole cluster" -}}
 {{- end -}}
@@ -217,6 +228,35 @@ capabilities: {drop: [ALL], add: [SYS_ADMIN]}
 {{- end }}
 {{- if .Values.prices.prometheusTokenSecretName }}
 - {name: OPTIINFRA_PRICE_PROMETHEUS_TOKEN_FILE, value: /etc/optiinfra/prices/token}
+{{- end }}
+{{- with .Values.metricsServer }}
+{{- if .url }}
+- {name: OPTIINFRA_PROMETHEUS_URL, value: {{ .url | quote }}}
+{{- if .tokenSecretName }}
+- {name: OPTIINFRA_PROMETHEUS_TOKEN_FILE, value: /etc/optiinfra/metrics-server/token}
+{{- end }}
+{{- if .basicAuthSecretName }}
+- name: OPTIINFRA_PROMETHEUS_USER
+  valueFrom: {secretKeyRef: {name: {{ .basicAuthSecretName }}, key: username}}
+- {name: OPTIINFRA_PROMETHEUS_PASSWORD_FILE, value: /etc/optiinfra/metrics-server/password}
+{{- end }}
+{{- if .caSecretName }}
+- {name: OPTIINFRA_PROMETHEUS_CA_FILE, value: /etc/optiinfra/metrics-server/ca.crt}
+{{- end }}
+{{- if .certificateSecretName }}
+- {name: OPTIINFRA_PROMETHEUS_CERTIFICATE_FILE, value: /etc/optiinfra/metrics-server/tls.crt}
+- {name: OPTIINFRA_PROMETHEUS_KEY_FILE, value: /etc/optiinfra/metrics-server/tls.key}
+{{- end }}
+{{- with .tenant }}
+- {name: OPTIINFRA_PROMETHEUS_TENANT, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- with .matchers }}
+- {name: OPTIINFRA_PROMETHEUS_MATCHERS, value: {{ . | quote }}}
+{{- end }}
+- {name: OPTIINFRA_PROMETHEUS_NAMESPACE_LABEL, value: {{ .namespaceLabel }}}
+- {name: OPTIINFRA_PROMETHEUS_POD_LABEL, value: {{ .podLabel }}}
+- {name: OPTIINFRA_PROMETHEUS_HISTORY_DAYS, value: {{ .historyDays | quote }}}
 {{- end }}
 - {name: OPTIINFRA_PRICE_CURRENCY, value: {{ .Values.prices.currency }}}
 - {name: OPTIINFRA_DRA_ENABLED, value: {{ .Values.claims.enabled | quote }}}

@@ -54,6 +54,11 @@ class Reason(StrEnum):
     ENGINE_REFUSED = "EngineRefused"
     AGENT_UNREACHABLE = "AgentUnreachable"
     METRICS_STALE = "MetricsStale"
+    METRICS_SERVER_UNREACHABLE = "MetricsServerUnreachable"
+    METRICS_SERVER_REFUSED = "MetricsServerRefused"
+    METRICS_SERVER_INVALID = "MetricsServerInvalid"
+    METRICS_SERVER_NOT_CONFIGURED = "MetricsServerNotConfigured"
+    SERIES_MISSING = "SeriesMissing"
     USAGE_INVALID = "UsageInvalid"
     INVALID_DATA = "InvalidData"
     GPU_UNHEALTHY = "GPUUnhealthy"
@@ -229,6 +234,26 @@ EXPLANATIONS: Final = {
     ),
     Reason.METRICS_STALE: Explanation(
         "The last measurements are too old to decide on.", "Shrinking is blocked until new ones arrive."
+    ),
+    Reason.METRICS_SERVER_UNREACHABLE: Explanation(
+        "The metrics server does not answer.",
+        "Check its address in the object or the chart, and the network policies; decisions hold until it answers.",
+    ),
+    Reason.METRICS_SERVER_REFUSED: Explanation(
+        "The metrics server refuses the operator.",
+        "Check the token, certificate and tenant in the chart's metricsServer; credentials go to that address alone.",
+    ),
+    Reason.METRICS_SERVER_INVALID: Explanation(
+        "What the metrics server answered is not what Prometheus answers.",
+        "Check the path of its address (Mimir: /prometheus), and whether a login page stands before it.",
+    ),
+    Reason.METRICS_SERVER_NOT_CONFIGURED: Explanation(
+        "The engine's source is Prometheus, and no server can be asked.",
+        "Set metricsServer.url in the chart's values, or metricsSources of the ClusterResourceOptimization.",
+    ),
+    Reason.SERIES_MISSING: Explanation(
+        "The metrics server has no series of the engine for these pods.",
+        "Let it scrape the pods, and keep the labels namespace and pod; the settings can name others.",
     ),
     Reason.USAGE_INVALID: Explanation(
         "metrics.k8s.io says of a container what cannot be, so nothing is sized on it.",

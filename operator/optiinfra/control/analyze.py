@@ -96,7 +96,9 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
             replicas_expected=facts.ready_replicas,
         )
         newest = engine_analysis.newest_page(facts)
-        target.settings = engine_settings.read(engine_analysis.containers(facts), newest)
+        target.settings = engine_settings.read(
+            engine_analysis.containers(facts, named=str(service.obj.spec.engine.container_name)), newest
+        )
         target.utilization = utilization.summarise(
             facts, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after
         )

@@ -53,13 +53,16 @@ from optiinfra.control.kv_optkit import PlanBoard
 from optiinfra.control.lease import Elector, LeaseTimes
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.metrics_servers import MetricsServers
 from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.operator import Operator
 from optiinfra.control.prices import PriceBoard, ReadLive
+from optiinfra.control.prometheus_source import PrometheusPages
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Registry
 from optiinfra.control.resize import Resizer
 from optiinfra.control.savings import SavingsBooks
+from optiinfra.control.scraped_pages import Labelling
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
@@ -68,7 +71,7 @@ from optiinfra.control.steps import Steps
 from optiinfra.control.sweep import Sweep
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
-from optiinfra.control.work import Work
+from optiinfra.control.work import Problem, Work
 from optiinfra.control.writer import Reporter
 from optiinfra.domain.price_resolution import LivePrices
 from optiinfra.domain.prices import PriceSource
@@ -111,6 +114,8 @@ class _Shared:
     model_files: ModelFileTable
     books: SavingsBooks
     claims: Claims
+    silences: dict[ObjectKey, Problem]
+    """Objects whose engines a metrics server does not tell of."""
 
 
 def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elector) -> _Shared:
@@ -144,6 +149,7 @@ def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elect
         model_files=ModelFileTable(ModelFiles(client), registry, clock=time.monotonic, changed=queue.add),
         books=SavingsBooks(registry=registry, clock=time.monotonic),
         claims=Claims(f"{settings.namespace}/{settings.lease_name}", clock=time.time),
+        silences={},
     )
 
 
@@ -183,7 +189,14 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         forget=forget,
         interval_override=settings.interval_seconds,
     )
-    sources = Sources(settings=settings, registry=shared.registry, targets=loop.targets, inventory=shared.inventory)
+    servers = MetricsServers(settings=settings, registry=shared.registry)
+    sources = Sources(
+        settings=settings,
+        registry=shared.registry,
+        targets=loop.targets,
+        inventory=shared.inventory,
+        agents_read=lambda: servers.agents_read,
+    )
     plans, prices = _plans(settings), price_board(settings, client)
     steps = _steps(shared, loop, plans, prices, actuator, insights)
     operator = Operator(
@@ -198,6 +211,7 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         board=shared.board,
         registry=shared.registry,
         scraper=_scraper(shared, loop, sources, fetcher),
+        prometheus_pages=_prometheus_pages(shared, loop, sources, servers),
         sources=sources,
         snapshots=shared.snapshots,
         actuator=actuator,
@@ -321,6 +335,7 @@ def _steps(
             shared.model_files,
             time.time,
             prices=prices,
+            silences=shared.silences,
             claims=shared.claims,
         ),
         actuator=actuator,
@@ -358,6 +373,21 @@ def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetc
         read=loop.page_read,
         pods=sources.pods,
         attributed=lambda reading: attribution.completed(reading, shared.inventory),
+    )
+
+
+def _prometheus_pages(shared: _Shared, loop: ControlLoop, sources: Sources, servers: MetricsServers) -> PrometheusPages:
+    settings = shared.settings
+    return PrometheusPages(
+        pods=sources.in_prometheus,
+        servers=servers,
+        store=shared.snapshots,
+        interval_s=settings.prometheus_interval_seconds,
+        stale_after_s=settings.stale_after_seconds,
+        labelling=Labelling(settings.prometheus_namespace_label, settings.prometheus_pod_label),
+        matchers=settings.prometheus_matchers,
+        read=loop.page_read,
+        troubles=shared.silences,
     )
 
 

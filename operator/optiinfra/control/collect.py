@@ -83,6 +83,8 @@ class Collector:
     prices: PriceBoard
     health: HealthMemory = field(default_factory=HealthMemory)
     """When GPUs were seen to fall ill."""
+    silences: Mapping[ObjectKey, Problem] = field(default_factory=dict)
+    """Objects whose engines a metrics server does not tell of, and why."""
     claims: Claims = field(default_factory=Claims)
     """Which objects are ours, where several operators see them."""
 
@@ -137,6 +139,7 @@ class Collector:
             notes=self.plans.notes(),
             model_file=self.model_files.of(key.namespace, obj.spec.model.config_map_ref),
             resizes=obj.status.resizes,
+            silence=self.silences.get(key),
             dry_run=obj.metadata.annotations.get(DRY_RUN_ANNOTATION) == "true" or key in work.previews,
         )
         service.claim = self.claims.judge(key, obj.status, interval=settings.interval)
@@ -186,7 +189,7 @@ class Collector:
         scaler, problem = choose_scaler(target, work.scalers)
         uids = {pod.name: pod.uid for pod in pods}
         work.facts = _facts(known.facts, pods, scaler, self.snapshots, uids)
-        work.problem = problem
+        work.problem = problem or _no_container(service.obj, work.facts)
         if service.obj.spec.right_sizing.enabled:
             self._hear_use(service, work)
 
@@ -260,6 +263,16 @@ def target_problem(target: Target, error: ClusterError) -> Problem:
     if isinstance(error, Invalid):
         return Problem(Reason.INVALID_SPEC, str(error), stalled=True)
     return Problem(Reason.API_ERROR, f"{_name(target)} could not be read: {error}")
+
+
+def _no_container(obj: ResourceOptimization, facts: WorkloadFacts) -> Problem | None:
+    """Say that the container which the object names is in none of the pods; None where it is, or nobody knows yet."""
+    named = str(obj.spec.engine.container_name)
+    there = sorted({one.name for pod in facts.pods for one in pod.containers})
+    if not named or not there or named in there:
+        return None
+    text = f"spec.engine.containerName: no pod has a container {named}; they have {', '.join(there[:8])}"
+    return Problem(Reason.INVALID_SPEC, text)
 
 
 def choose_scaler(target: Target, scalers: tuple[ScalerFacts, ...]) -> tuple[ScalerFacts | None, Problem | None]:

@@ -93,14 +93,14 @@ _BY_UNKNOWN = {
 
 def _metrics(service: ServiceWork) -> Wanted:
     """Judge whether the engines were heard; the worst target speaks for the object."""
-    verdicts = [_target_metrics(target) for target in service.targets if target.facts is not None]
+    verdicts = [_target_metrics(target, service.silence) for target in service.targets if target.facts is not None]
     if not verdicts:
         return Wanted(ConditionType.METRICS_AVAILABLE, _UNKNOWN, Reason.NOT_YET_ANALYZED)
     order = {_NO: 0, _UNKNOWN: 1, _YES: 2}
     return min(verdicts, key=lambda verdict: order[verdict.status])
 
 
-def _target_metrics(target: TargetWork) -> Wanted:
+def _target_metrics(target: TargetWork, silence: Problem | None) -> Wanted:
     kind, facts, signals = ConditionType.METRICS_AVAILABLE, target.facts, target.signals
     assert facts is not None
     errors = facts.page_errors
@@ -110,6 +110,9 @@ def _target_metrics(target: TargetWork) -> Wanted:
     if not any(pod.ready for pod in facts.pods):
         return Wanted(kind, _NO, Reason.NO_PODS, f"{name}: no pod is ready")
     if signals is None or signals.replicas_reporting == 0:
+        if errors and silence is not None:
+            text = f"{name}: {silence.message}. {EXPLANATIONS[silence.reason].remedy}"
+            return Wanted(kind, _NO, silence.reason, text)
         if errors:
             pod, error = next(iter(sorted(errors.items())))
             reason = _BY_UNKNOWN.get(error.reason, Reason.ENGINE_UNREACHABLE)

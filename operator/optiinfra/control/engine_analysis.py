@@ -48,8 +48,13 @@ def newest_page(facts: WorkloadFacts) -> EngineReading | None:
     return max((own[-1] for own in counted_pages(facts).values() if own), key=lambda page: page.time, default=None)
 
 
-def containers(facts: WorkloadFacts) -> tuple[ContainerFacts, ...]:
-    """Return the containers of the pods that serve pages: in a group, the leader's."""
+def containers(facts: WorkloadFacts, *, named: str = "") -> tuple[ContainerFacts, ...]:
+    """Return the containers of the pods that serve pages: in a group, the leader's; of them the named one, if any."""
+    found = _containers(facts)
+    return tuple(one for one in found if one.name == named) if named else found
+
+
+def _containers(facts: WorkloadFacts) -> tuple[ContainerFacts, ...]:
     pods = sorted(facts.pods, key=lambda pod: group_of(pod.name, workload=facts.name)[1] if facts.kind == KIND else 0)
     return next((pod.containers for pod in pods if pod.containers), ())
 

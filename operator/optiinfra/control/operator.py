@@ -33,6 +33,7 @@ from optiinfra.control.lease import Elector
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.prices import PriceBoard
+from optiinfra.control.prometheus_source import PrometheusPages
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.snapshots import SnapshotStore
@@ -80,6 +81,7 @@ class Operator:
     board: DecisionBoard
     registry: Registry
     scraper: Scraper
+    prometheus_pages: PrometheusPages
     sources: Sources
     snapshots: SnapshotStore
     actuator: Actuator
@@ -155,6 +157,7 @@ class Operator:
             # A fleet's first pages keep the processor as busy as its first statuses, which people wait for: after them.
             await self._first_statuses()
             group.create_task(self._resilient("scraper", self.scraper.run))
+            group.create_task(self._resilient("metrics-servers", self.prometheus_pages.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
             group.create_task(self._resilient("model-files", self.model_files.run))
@@ -185,7 +188,7 @@ class Operator:
             self.loop.forget_gone()
             sources = tuple(self.sources.all())
             self.snapshots.forget_except(
-                pod_uids=[source.key for source in sources if source.kind == "engine"],
+                pod_uids=self.sources.pod_uids(),
                 nodes=[source.key for source in sources if source.kind == "agent"],
             )
             await self._look_around()

@@ -22,7 +22,7 @@ from optiinfra.cluster.errors import ClusterError, FetchError
 from optiinfra.cluster.fetch import FetchedPage, Transport
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.snapshots import SnapshotStore
-from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.readings import EngineKind, Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import AgentReading
 from optiinfra.engines.errors import PageError
@@ -48,6 +48,8 @@ class Source:
     transport: Transport
     owner: ObjectKey | None = None
     """Whose engine it is."""
+    engine: EngineKind | None = None
+    """The engine whose families are read; None: the one that the page is recognised by."""
 
 
 class PageFetcher(Protocol):
@@ -129,7 +131,7 @@ class Scraper:
                 source.url, timeout_s=self.timeout_s, limit_bytes=self.limit_bytes, transport=source.transport
             )
             if source.kind == "engine":
-                self.store.page(source.key, read_page(page.body, at=UnixTime(time.time())))
+                self.store.page(source.key, read_page(page.body, at=UnixTime(time.time()), kind=source.engine))
             else:
                 # Which node it is follows from the pod that was asked, not from what the agent says of itself.
                 reading = dataclasses.replace(parse_snapshot(page.body, pods=self.pods), node=source.key)

@@ -176,6 +176,8 @@ class ServiceWork:
     cost: ServiceCost | None = None
     """What it costs; None until it was worked out."""
     problem: Problem | None = None
+    silence: Problem | None = None
+    """Why its engines are not heard by the metrics server that they are read from; None where they are, or by pods."""
     actions: list[ActionStatus] = field(default_factory=list)
     """Actions of this round, in order; report adds them to the status."""
     takeovers: list[TakeoverStatus] = field(default_factory=list)

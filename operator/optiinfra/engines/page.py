@@ -4,17 +4,17 @@ The engine is recognised from the page itself, because a pod's arguments may lie
 point) and a page cannot. What is absent from the page, NaN or infinite stays absent; nothing is filled in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from optiinfra.domain.readings import EngineReading
+from optiinfra.domain.readings import EngineKind, EngineReading
 from optiinfra.domain.units import UnixTime
 from optiinfra.engines import lmcache, nim, sglang, tgi, triton, trtllm, vllm
 from optiinfra.engines.alias import Finish, Joined, Table, join
 from optiinfra.engines.errors import PageError
 from optiinfra.engines.layout import Layouts, read_samples
-from optiinfra.engines.text import Part, Samples, Wanted
+from optiinfra.engines.text import Labels, Part, Samples, Wanted, samples_of
 
 _MAX_FACTS = 128
 _MAX_FACT_LENGTH = 256
@@ -64,11 +64,40 @@ class _Reader:
 
 
 _LAYOUTS: Layouts[_Reader] = Layouts()
+_FORCED: dict[EngineKind, Layouts[_Reader]] = {kind: Layouts() for kind in EngineKind}
+"""Where the engine is named: a page may hold the families of several, and reads otherwise then."""
 
 
-def read(page: bytes, *, at: UnixTime) -> EngineReading:
-    """Read a page scraped at a moment; `PageError` says why it cannot be."""
-    reader, samples = read_samples(page, _LAYOUTS, _reader_of)
+def read(page: bytes, *, at: UnixTime, kind: EngineKind | None = None) -> EngineReading:
+    """Read a page scraped at a moment; `PageError` says why it cannot be.
+
+    `kind` names the engine where somebody knows better than the page's own order of recognition (a proxy that shows
+    several engines' families); its families must then be there.
+    """
+    layouts = _LAYOUTS if kind is None else _FORCED[kind]
+    reader, samples = read_samples(page, layouts, lambda text: _reader_of(_on_page(text), kind))
+    return _reading(reader, samples, at=at)
+
+
+def read_series(
+    series: Iterable[tuple[str, Labels, float]], *, at: UnixTime, kind: EngineKind | None = None
+) -> EngineReading:
+    """Read the samples of one scrape that somebody else made: (sample name, labels without the target's, value).
+
+    It is the page's twin: the same tables, so that nothing can tell where a reading came from.
+    """
+    found = tuple(series)
+    names = {name for name, _, _ in found}
+    reader, wanted = _reader_of(lambda sign: any(name.startswith(sign) for name in names), kind)
+    return _reading(reader, samples_of(found, wanted), at=at)
+
+
+def tables(kind: EngineKind | None = None) -> tuple[Table, ...]:
+    """Return the tables of an engine, of all without one, in the order in which pages are recognised."""
+    return tuple(one.table for one in _ENGINES if kind is None or one.table.kind is kind)
+
+
+def _reading(reader: _Reader, samples: Samples, *, at: UnixTime) -> EngineReading:
     table = reader.engine.table
     joined = join(samples, table)
     if reader.engine.finish is not None:
@@ -95,26 +124,33 @@ def read(page: bytes, *, at: UnixTime) -> EngineReading:
 
 def forget_layouts() -> None:
     """Read every page with care again until its lines have been met; what is read does not change."""
-    _LAYOUTS.clear()
+    for layouts in (_LAYOUTS, *_FORCED.values()):
+        layouts.clear()
 
 
-def _reader_of(text: str) -> tuple[_Reader, Wanted]:
-    engine = _recognise(text)
-    reader = _Reader(engine, tuple(guest for guest in lmcache.GUESTS if _starts_a_line(text, guest.prefix)))
+_Shows = Callable[[str], bool]
+"""Whether a sample's name begins so."""
+
+
+def _reader_of(shows: _Shows, kind: EngineKind | None) -> tuple[_Reader, Wanted]:
+    engine = _recognise(shows, kind)
+    reader = _Reader(engine, tuple(guest for guest in lmcache.GUESTS if shows(guest.prefix)))
     return reader, reader.wanted
 
 
-def _recognise(text: str) -> _Engine:
+def _recognise(shows: _Shows, kind: EngineKind | None) -> _Engine:
     for engine in _ENGINES:
-        if _starts_a_line(text, engine.sign):
+        if (kind is None or engine.table.kind is kind) and shows(engine.sign):
             return engine
-    if _starts_a_line(text, lmcache.TABLE.prefix):
+    if kind is not None:
+        raise PageError(f"no metrics of {kind} on the page, which spec.engine.type names; correct it, or use Auto")
+    if shows(lmcache.TABLE.prefix):
         raise PageError("LMCache's families without an engine's; scrape the engine's own page")
     raise PageError("no known engine's metrics on the page")
 
 
-def _starts_a_line(text: str, sign: str) -> bool:
-    return text.startswith(sign) or f"\n{sign}" in text
+def _on_page(text: str) -> _Shows:
+    return lambda sign: text.startswith(sign) or f"\n{sign}" in text
 
 
 def _refuse_nothing(samples: Samples, joined: Joined, table: Table) -> None:

@@ -170,6 +170,43 @@ def parse(text: str, table: Wanted) -> Samples:
     return samples
 
 
+def samples_of(series: Iterable[tuple[str, Labels, float]], table: Wanted) -> Samples:
+    """Put the wanted samples of one scrape together that were read elsewhere: (sample name, labels, value).
+
+    Raises `PageError` for more samples than a page may have, and for a bucket without a bound.
+    """
+    samples = Samples()
+    taken = 0
+    for name, labels, value in series:
+        found = table.get(name)
+        if found is None:
+            continue
+        taken += 1
+        if taken > MAX_SAMPLES:
+            raise PageError(f"more than {MAX_SAMPLES} samples of the engine's families")
+        family, part = found
+        if part is Part.VALUE:
+            samples.values.setdefault(family, {})[labels] = value
+            continue
+        others = tuple(pair for pair in labels if pair[0] != "le") if part is Part.BUCKET else labels
+        histogram = samples.histograms.setdefault(family, {}).setdefault(others, HistogramSamples())
+        if part is Part.SUM:
+            histogram.total = value
+        elif part is Part.COUNT:
+            histogram.count = value
+        else:
+            histogram.buckets.append((_bound(labels, family), value))
+    return samples
+
+
+def _bound(labels: Labels, family: str) -> float:
+    text = next((value for name, value in labels if name == "le"), "")
+    try:
+        return float(text)
+    except ValueError:
+        raise PageError(f"a bucket of {family} has the bound {text[:20]!r}") from None
+
+
 def _read_bucket(
     samples: Samples, shapes: dict[tuple[str, str, str], list[tuple[float, float]]], family: str, rest: str
 ) -> None:
