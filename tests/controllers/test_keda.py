@@ -151,6 +151,8 @@ def apply(scene, case, file):
         spec = document["spec"]
         if document["kind"] == "ResourceOptimization":
             spec["engine"] = {"port": scene.pages.port}
+            spec["policy"] = {"cooldown": "1s"}
+            spec["scaling"]["startupTime"] = "20s"
         if document["kind"] == "ScaledObject":
             spec |= {"pollingInterval": 2, "cooldownPeriod": 5}
             spec["fallback"]["replicas"] = FALLBACK
@@ -226,16 +228,19 @@ def test_keda_follows_us_and_its_fallback_takes_over_when_we_are_gone(scene, fig
     figures.add("KEDA 2.21", f"{case}: fallback after the engines fell silent", time.monotonic() - started, "s")
     assert min(lowest) >= DESIRED, "nothing shrinks because we are unsure"
 
-    # With nobody at the port KEDA learns not even which metric it misses: the HPA is left without it, and holds.
+    # Now nobody is there at all.
     scene.operator.kill()
     before = replicas(scene, namespace)
-    for _ in range(15):
-        assert replicas(scene, namespace) >= before, "nothing shrinks because we are away"
-        time.sleep(1.0)
     scene.prometheus.queue = 8 * (before + 2)
-    eventually(
-        lambda: replicas(scene, namespace) > before, seconds=LOADED, what="the second trigger goes on scaling up"
-    )
+    if case == "prometheus":
+        eventually(lambda: replicas(scene, namespace) > before, seconds=LOADED, what="the second trigger scales up")
+    else:
+        for _ in range(30):
+            # An external scaler that cannot be reached makes KEDA withhold the metrics of all triggers: it holds. Once
+            # it grows here, KEDA has got better, and docs/how-to/keda.md has to say so.
+            assert replicas(scene, namespace) == before
+            time.sleep(1.0)
+    assert replicas(scene, namespace) >= before, "nothing shrinks because we are away"
     scene.prometheus.queue = 0
 
     scene.operator.start()
@@ -248,14 +253,42 @@ def test_keda_follows_us_and_its_fallback_takes_over_when_we_are_gone(scene, fig
     eventually(back, seconds=LOADED, what="KEDA listens to us again")
 
 
+def rule(scene, namespace):
+    path = f"/apis/optiinfra.io/v1alpha1/namespaces/{namespace}/resourceoptimizations/llama-70b"
+    status = scene.cluster.request("GET", path).get("status", {})
+    return status.get("desired", {}).get("rule"), status
+
+
 def test_down_to_zero_and_back_by_the_second_trigger(scene, figures):
-    namespace = scene.made["external"]
     scene.prometheus.queue = 0
+    if not scene.operator.running:
+        scene.operator.start()
+        scene.operator.wait_ready()
+    namespace = apply(scene, "zero", "signal-keda-external.yaml")
     reached(scene, namespace, IDLE, 0, figures, "external: nothing to do, down to zero replicas")
-    for _ in range(5):
-        assert replicas(scene, namespace) == 0, "unknown at zero is an error, and wakes nobody"
+    eventually(lambda: rule(scene, namespace)[0] == "Asleep", seconds=LOADED, what="zero is a state of its own")
+    for _ in range(10):
+        assert replicas(scene, namespace) == 0, "nobody is woken"
+        assert condition(scene, namespace, "Ready") == "True", "a quiet night is no error"
         time.sleep(1.0)
-    scene.prometheus.queue = 20
+
+    scene.prometheus.queue = 1
     started = time.monotonic()
     eventually(lambda: replicas(scene, namespace) >= 1, seconds=LOADED, what="a queue at the gateway brings it back")
     figures.add("KEDA 2.21", "external: first replica after a queue at the gateway", time.monotonic() - started, "s")
+
+    counts = set()
+
+    def judged():
+        serve(scene, namespace, Page(running=2, kv_cache_usage=0.05))
+        counts.add(replicas(scene, namespace))
+        return next((one for one in rule(scene, namespace)[1].get("actions", ()) if "outcome" in one), None)
+
+    action = eventually(judged, seconds=LOADED, what="a zero that was needed again so soon is judged")
+    assert (action["to"], action["outcome"]["reason"]) == ("0", "NeededAgain")
+    assert counts == {1}, "a start is no fault: KEDA's fallback stays out of it"
+    scene.prometheus.queue = 0
+    for _ in range(10):
+        serve(scene, namespace, Page(running=2, kv_cache_usage=0.05))
+        assert replicas(scene, namespace) == 1, "what runs keeps it, without the second trigger"
+        time.sleep(1.0)
