@@ -208,9 +208,7 @@ class MetricsServer:
         if facts.base != self._server.url.with_query(None).with_fragment(None):
             notes.append(f"its API was found at {facts.base.with_user(None)}")
         if grid.end > now + grid.step:
-            notes.append(
-                "the range ends in the server's future: its last steps are empty; check both clocks"
-            )
+            notes.append("the range ends in the server's future: its last steps are empty; check both clocks")
         if copies.values:
             listed = ", ".join(copies.values)
             notes.append(

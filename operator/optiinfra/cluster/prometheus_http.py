@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
+from yarl import URL
 
 from optiinfra.cluster.connections import Connections
 from optiinfra.cluster.errors import ClusterError, Invalid, Malformed, Unavailable, Unconfigured
@@ -143,7 +144,9 @@ class PrometheusHttp:
     def _refused(self, response: aiohttp.ClientResponse, body: bytes, path: str) -> ClusterError:
         code = response.status
         if 300 <= code < 400:
-            return self.error(Invalid, "redirects are not followed: name the address it redirects to", code=code)
+            to = _place(response.headers.get("Location", ""))
+            text = f"it redirects{to}, and redirects are not followed: name that address, or log in with a token"
+            return self.error(Invalid, text, code=code)
         if code == 404:
             return self.error(Invalid, f"it has no /{path}: is a path missing in the address?", code=code)
         after = response.headers.get("Retry-After", "")
@@ -169,6 +172,16 @@ class PrometheusHttp:
         if code == 403:
             return f"{given or 'whoever asks without a token'} may not read it: ask for the right to query"
         return f"{given} is not accepted: is it expired?" if given else "it wants a token or a user with a password"
+
+
+def _place(location: str) -> str:
+    """Where a redirect points, without what may be secret in it."""
+    try:
+        url = URL(location).with_query(None).with_fragment(None)
+        url = url.with_user(None) if url.absolute else url
+    except ValueError:
+        return ""
+    return f" to {str(url)[:200]}" if str(url) else ""
 
 
 def _date(text: str) -> float | None:

@@ -160,8 +160,8 @@ async def test_nobody_at_the_address_is_told_soon():
     [
         (refusal(400, "bad_data", "1:5: parse error: unexpected end"), Invalid, "parse error: unexpected end"),
         (refusal(422, "execution", "many-to-many matching not allowed"), Invalid, "many-to-many"),
-        (web.Response(status=401, text="who are you"), Denied, "who are you (HTTP 401)"),
-        (web.Response(status=403, text="no"), Denied, "no (HTTP 403)"),
+        (web.Response(status=401, text="who are you"), Denied, "it says: who are you (HTTP 401)"),
+        (web.Response(status=403, text="no"), Denied, "it says: no (HTTP 403)"),
         (web.Response(status=404, text="404 page not found"), Invalid, "is a path missing in the address?"),
         (web.Response(status=302, headers={"Location": "/login"}), Invalid, "redirects are not followed"),
         (web.Response(text="<html>Grafana</html>"), Malformed, "not JSON: is it a Prometheus-compatible server?"),
