@@ -1,0 +1,129 @@
+"""From an address to a history: two rounds of questions, joined; and the scaler played in processes of its own.
+
+The questions are those of `engines.promql_fleet`, asked gently by `cluster.prometheus_ask`. A question that was not
+answered is told as missing with its reason, and the report is made of the others.
+"""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from optiinfra.cluster.prometheus_ask import Asked, Matcher, MetricsServer, PieceCache, Progress, TimeGrid
+from optiinfra.cluster.prometheus_plan import AskLimits
+from optiinfra.cluster.prometheus_range import QueryLimits
+from optiinfra.cluster.prometheus_server import PrometheusServer
+from optiinfra.domain.readings import UnknownReason
+from optiinfra.domain.report.cases import chunks
+from optiinfra.domain.report.history import FleetHistory
+from optiinfra.domain.report.joining import join
+from optiinfra.domain.report.joining_found import found
+from optiinfra.domain.report.scaling import Case, Played, play
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+_EVERY: Final = 200
+"""Syncs between two words on progress."""
+_LOOK_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to read, and how gently."""
+
+    server: PrometheusServer
+    since: Seconds
+    step: Seconds
+    namespaces: tuple[str, ...]
+    matchers: tuple[Matcher, ...]
+    limits: AskLimits
+    calls: QueryLimits
+    cache: PieceCache | None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What came of it."""
+
+    history: FleetHistory
+    samples: int
+    """That the server read for this report, now or when the answers were kept."""
+    now: UnixTime
+    notes: tuple[str, ...]
+
+
+async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Read:
+    """Ask and join. Raises `ClusterError`."""
+    async with MetricsServer(
+        wanted.server, limits=wanted.limits, call_limits=wanted.calls, cache=wanted.cache
+    ) as server:
+        now = UnixTime(await server.now())
+        grid = TimeGrid.ending(now, since=wanted.since, step=wanted.step)
+        first = await server.ask(
+            discovery_questions(), grid, matchers=wanted.matchers, namespaces=wanted.namespaces, on_progress=on_progress
+        )
+        seen = found(first.frames)
+        second = await server.ask(
+            fleet_questions(seen), grid, matchers=wanted.matchers, namespaces=wanted.namespaces, on_progress=on_progress
+        )
+        history = await asyncio.to_thread(
+            join, second.frames, now=now, found=seen, unanswered=_unanswered(first, second)
+        )
+    return Read(history, _samples(first) + _samples(second), now, tuple(dict.fromkeys((*first.notes, *second.notes))))
+
+
+def _samples(asked: Asked) -> int:
+    return asked.samples.total + asked.samples.kept
+
+
+def _unanswered(*rounds: Asked) -> tuple[tuple[str, str], ...]:
+    """Return questions that exist on the server and were not answered; what does not exist is told by what it means."""
+    return tuple(
+        (one.question.name, one.reason.detail)
+        for asked in rounds
+        for one in asked.not_asked
+        if one.reason.reason is not UnknownReason.NOT_MEASURED
+    )
+
+
+_done: "Synchronized[Any] | None" = None
+"""Of a worker: syncs done by all, shared."""
+
+
+def _begin(done: "Synchronized[Any]") -> None:
+    global _done  # noqa: PLW0603  a worker process is told once where to count
+    _done = done
+
+
+def _counted(sync: int) -> None:
+    if _done is not None and sync % _EVERY == _EVERY - 1:
+        with _done.get_lock():
+            _done.value += _EVERY
+
+
+def _work(cases: list[Case]) -> list[Played]:
+    return play(cases, on_sync=_counted)
+
+
+def play_all(cases: Sequence[Case], *, jobs: int, on_share: Callable[[float], None]) -> list[Played]:
+    """Play all cases, in so many processes; `on_share` is told how much of it is done."""
+    parts = chunks(cases, parts=max(1, jobs))
+    if not parts:
+        return []
+    syncs = max(1, round(len(cases[0].load) * cases[0].step_s / 15.0))
+    if len(parts) == 1:
+        return play(parts[0], on_sync=lambda sync: on_share((sync + 1) / syncs))
+    context = multiprocessing.get_context("spawn")  # threads of the reading may still end: no fork
+    done = context.Value("q", 0)
+    with ProcessPoolExecutor(len(parts), mp_context=context, initializer=_begin, initargs=(done,)) as pool:
+        futures = [pool.submit(_work, part) for part in parts]
+        waiting = set(futures)
+        while waiting:
+            _, waiting = wait(waiting, timeout=_LOOK_S)
+            on_share(min(1.0, done.value / (syncs * len(parts))))
+        return [one for future in futures for one in future.result()]

@@ -1,0 +1,172 @@
+"""The report for a terminal: the sum, what to do ranked by money, what would get worse, the models, what is missing.
+
+Everything is written as plain text into the tables, never as markup, so that a name cannot colour or move anything.
+"""
+
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from optiinfra.cli.report_words import caveats, clean, figure, headline, money, number, share, span, why
+from optiinfra.domain.readings import Unknown
+from optiinfra.domain.report.report import ModelReport, Opportunity, Report
+
+MOST_ROWS: Final = 25
+"""Proposals listed; the other formats have all."""
+
+
+def write(report: Report, console: Console) -> None:
+    """Print the report."""
+    console.print(_all(report), highlight=False)
+
+
+def _all(report: Report) -> Group:
+    parts: list[RenderableType] = [Text(headline(report), style="bold")]
+    parts += [Text(f"- {line}") for line in caveats(report)]
+    parts += [Text(f"{span(report)}, {clean(report.server)}, {report.samples:,} samples read"), Text("")]
+    parts += [_fleet(report), Text("")]
+    if report.opportunities:
+        parts.append(_opportunities(report))
+        if len(report.opportunities) > MOST_ROWS:
+            parts.append(
+                Text(f"and {len(report.opportunities) - MOST_ROWS} more: --format markdown, html, csv or json")
+            )
+    else:
+        parts.append(Text("Nothing to change was found."))
+    if report.worse:
+        parts += [Text(""), _worse(report)]
+    if report.models:
+        parts += [Text(""), _models(report)]
+    if report.gaps:
+        parts += [Text(""), Text("What is not known, and how to get it", style="bold")]
+        parts += [Text(f"- {clean(f'{gap.what}: {gap.why}. {gap.remedy}')}") for gap in report.gaps]
+    parts += [Text(""), *(Text(line) for line in report.method)]
+    parts += [Text(f"- {clean(note)}") for note in report.notes]
+    return Group(*parts)
+
+
+def _fleet(report: Report) -> Table:
+    fleet, currency = report.fleet, report.currency
+    table = Table(title="the fleet", title_justify="left", show_header=False)
+    rows = (
+        ("GPUs there / held / busy (mean)", (fleet.gpus, fleet.gpus_held, fleet.gpus_used)),
+        ("GPU-hours there / held / idle", (fleet.gpu_hours, fleet.held_gpu_hours, fleet.idle_gpu_hours)),
+        ("cost in the window / a month", (fleet.cost, fleet.cost_per_month)),
+        ("tokens: prompt / generated", (fleet.prompt_tokens, fleet.generation_tokens)),
+        ("cost a million tokens / generated", (fleet.cost_per_million_tokens, fleet.cost_per_million_generated)),
+    )
+    for name, figures in rows:
+        missing = next((why(one.value) for one in figures if isinstance(one.value, Unknown)), "")
+        told = " / ".join(figure(one, currency) for one in figures)
+        table.add_row(Text(name), Text(f"{told}  ({missing})" if missing else told))
+    for price in report.prices:
+        told = money(price.gpu_hour, currency)
+        reserved = f", {price.reserved:g} reserved" if price.reserved else ""
+        table.add_row(
+            Text(clean(f"{price.gpus:g} x {price.gpu or 'GPU of a kind that is not told'}")),
+            Text(clean(f"{told} an hour each, by {price.origin}{reserved}")),
+        )
+    return table
+
+
+def _opportunities(report: Report) -> Table:
+    table = Table(title="what to do, by money", title_justify="left", show_lines=False)
+    for name in ("a month", "GPU-hours", "sure", "what", "why"):
+        table.add_column(name, justify="right" if name in {"a month", "GPU-hours", "sure"} else "left", overflow="fold")
+    for one in report.opportunities[:MOST_ROWS]:
+        worse = "".join(f" Worse: {clean(text)}" for text in one.worse)
+        table.add_row(
+            Text(_month(one, report.currency)),
+            Text(_hours(one)),
+            Text(share(float(one.confidence))),
+            Text(clean(one.title)),
+            Text(clean(one.message) + worse),
+        )
+    return table
+
+
+def _month(one: Opportunity, currency: str) -> str:
+    if isinstance(one.saved.per_month, Unknown):
+        return "no price"
+    if one.saved.per_month > 0.0:
+        return money(one.saved.per_month, currency)
+    return "-"
+
+
+def _hours(one: Opportunity) -> str:
+    saved = one.saved
+    if saved.counted_gpu_hours > 0.0:
+        return f"{saved.counted_gpu_hours:,.0f}"
+    if saved.gpu_hours > 0.0:
+        return "counted above"
+    parts = []
+    if saved.cpu_cores > 0.0:
+        parts.append(f"{saved.cpu_cores:.3g} cores")
+    if saved.memory_bytes > 0.0:
+        parts.append(number(saved.memory_bytes, "bytes"))
+    return ", ".join(parts) or "-"
+
+
+def _worse(report: Report) -> Table:
+    table = Table(title="what would have got worse under OptiInfra's scaler", title_justify="left")
+    for name in ("model", "late before", "late after", "more GPU-hours", "in words"):
+        table.add_column(name, overflow="fold")
+    for one in report.worse:
+        table.add_row(
+            Text(clean(one.subject)),
+            Text(share(one.late_share_before)),
+            Text(share(one.late_share_after)),
+            Text(f"{one.extra_gpu_hours:,.1f}"),
+            Text(clean(one.message)),
+        )
+    return table
+
+
+def _models(report: Report) -> Table:
+    table = Table(title="models, dearest first", title_justify="left")
+    columns = (
+        "model",
+        "cost",
+        "a million tokens",
+        "GPU-hours",
+        "ran",
+        "OptiInfra",
+        "best HPA",
+        "late: ran/ours",
+        "limit",
+    )
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for one in report.models:
+        table.add_row(*(Text(cell) for cell in model_cells(one, report.currency)))
+    return table
+
+
+def model_cells(one: ModelReport, currency: str) -> tuple[str, ...]:
+    """Return one model's row, cleaned; the formats for people share it."""
+    replay = one.replay
+    if isinstance(replay, Unknown):
+        ran, ours, hpa, late = number(one.replicas.value), "-", "-", "-"
+    else:
+        hours = max(replay.hours, 1e-9)
+        ran = f"{replay.ran.replica_hours / hours:.2f}"
+        ours = f"{replay.ours.replica_hours / hours:.2f}"
+        hpa = "none held" if isinstance(replay.hpa, Unknown) else f"{replay.hpa.replica_hours / hours:.2f}"
+        late = f"{share(replay.ran.late_share)} / {share(replay.ours.late_share)}"
+    limits = [f"{limit.bottleneck} {share(float(limit.share))}" for limit in one.limits[:2]]
+    return (
+        clean(one.key),
+        money(one.cost.value, currency),
+        money(one.cost_per_million_tokens.value, currency),
+        number(one.gpu_hours.value),
+        ran,
+        ours,
+        hpa,
+        late,
+        ", ".join(limits) or UNJUDGED,
+    )
+
+
+UNJUDGED: Final = "not judged"
