@@ -17,6 +17,7 @@ from optiinfra.cluster.access import Attributes, Verdict
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import AlreadyExists, ClusterError, Conflict
 from optiinfra.cluster.own_scaler import OwnScaler
+from optiinfra.control import approvals
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.floor_keeper import FloorKeeper
 from optiinfra.control.keys import ObjectKey
@@ -239,10 +240,25 @@ class Actuator:
             text = f"{target.facts.desired_replicas} replicas were set by hand, which disables HorizontalPodAutoscaler"
             text = f"{text} {scaler.name} (ScalingDisabled); set one or more to let it scale again"
             target.effect = Effect(effective=False, reason=Reason.SCALER_INACTIVE, message=text)
+        if scaler.held and not scaler.floor_lost and _unauthorised(service, target):
+            await self._end_of_approval(service, target, scaler)
+            return
         undecided = target.order is None or not isinstance(target.decision, ScalingDecision)
         if (undecided and not scaler.floor_lost) or not await self._may(service, target, "patch"):
             return
         target.effect = await self.floors.keep(service, target)
+
+    async def _end_of_approval(self, service: ServiceWork, target: TargetWork, scaler: ScalerFacts) -> None:
+        """Give a floor back that nobody's word holds any more: what was approved ended, and it is not mode Auto."""
+        if not await self._may(service, target, "patch"):
+            return
+        await self.floors.give_back(service, target, scaler)
+        original = scaler.original_min_replicas or 1
+        text = (
+            f"no approval stands any more: minReplicas {scaler.min_replicas} of HorizontalPodAutoscaler {scaler.name} "
+            f"goes back to {original}; approve a recommendation to hold it"
+        )
+        target.effect = Effect(effective=None, reason=Reason.AWAITING_APPROVAL, message=text)
 
     async def _may(self, service: ServiceWork, target: TargetWork, *verbs: str) -> bool:
         for verb in verbs:
@@ -283,6 +299,13 @@ def wants_to_act(service: ServiceWork) -> bool:
     modes = service.settings.modes
     acts = {modes.scale_up, modes.scale_down} != {Mode.RECOMMEND}
     return acts and not service.settings.suspended
+
+
+def _unauthorised(service: ServiceWork, target: TargetWork) -> bool:
+    """Tell whether a decision is known and nobody's word lets it be carried out; what is not known is held."""
+    modes = service.settings.modes
+    asks = Mode.AUTO not in (modes.scale_up, modes.scale_down) and not approvals.standing(service, target)
+    return asks and target.order is None and isinstance(target.decision, ScalingDecision)
 
 
 def published_name(service: ServiceWork, target: TargetWork) -> str:

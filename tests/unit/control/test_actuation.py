@@ -18,6 +18,7 @@ from optiinfra.control.floor_steps import FloorStep, floor_step
 from optiinfra.control.work import Effect, Problem, ServiceWork
 from tests.unit.control.examples import (
     DEPLOYMENT,
+    NOW,
     UNMEASURED,
     decision,
     facts,
@@ -26,6 +27,7 @@ from tests.unit.control.examples import (
     ro,
     scaler,
     service,
+    time_text,
 )
 
 SERVED = ExternalMetricsState(served=True, message="")
@@ -376,6 +378,48 @@ async def test_floor_without_an_order_or_a_decision_holds_still():
     unsure.targets[0].decision = UNMEASURED
     await carried_out(unsure, world)
     assert world.writes == []
+
+
+def approved(hpa, *, state="Standing", **more):
+    used = {
+        "id": "r1",
+        "at": time_text(NOW),
+        "subject": "vllm",
+        "state": state,
+        "envelope": {"lowest": 2, "highest": 6, "maxStep": 4},
+        "until": time_text(NOW + 60.0),
+    }
+    work = floor_work(hpa, mode="Approve", status={"usedApprovals": [used]}, **more)
+    work.approvals = work.obj.status.used_approvals
+    return work
+
+
+@pytest.mark.parametrize("state", ["Expired", "Revoked"])
+async def test_a_floor_goes_back_in_steps_when_what_was_approved_has_ended(state):
+    world, held = World(), scaler(**HELD, min_replicas=6)
+    _, effect = await carried_out(approved(held, state=state, order=None), world)
+    assert world.writes == [("release", "inference/hpa", "uid-of-hpa", 4)]
+    assert effect is not None
+    assert (effect.effective, effect.reason) == (None, Reason.AWAITING_APPROVAL)
+    assert "minReplicas 6 of HorizontalPodAutoscaler hpa goes back to 1" in effect.message
+
+
+async def test_what_is_not_known_or_is_approved_is_held():
+    world, held = World(), scaler(**HELD, min_replicas=6)
+    unsure = approved(held, state="Expired", order=None)
+    unsure.targets[0].decision = UNMEASURED
+    await carried_out(unsure, world)
+    await carried_out(approved(held), world)
+    await carried_out(approved(scaler(), state="Expired", order=None), world)
+    assert world.writes == []
+
+
+async def test_nobody_gives_back_without_the_right_to():
+    world = World(denied=frozenset({"patch"}))
+    _, effect = await carried_out(approved(scaler(**HELD, min_replicas=6), state="Expired", order=None), world)
+    assert world.writes == []
+    assert effect is not None
+    assert effect.reason is Reason.PERMISSION_MISSING
 
 
 @pytest.mark.parametrize("more", [{"suspend": True}, {"mode": "Recommend"}])
