@@ -5,6 +5,9 @@ below `kubelet` or `kubelet.slice`), pods by their uid and containers by their i
 (cgroupfs: `pod<uid>/<id>`; systemd: `...-pod<uid with _>.slice/cri-containerd-<id>.scope`). Static pods have a hash of
 32 hexadecimal digits for a uid. Names of pods are not in there: the reader joins the uid, or the container's id.
 
+Pressure is the kernel's `cpu.pressure`, `memory.pressure` and `io.pressure` of the container's own group, of version 2,
+if the kernel keeps it.
+
 Working set is memory in use without inactive file pages, as the kubelet defines it. A container that holds less than
 1 MiB and used less than 1 s of CPU is left out: that is the sandbox's own (`pause`), and every pod has one.
 
@@ -23,6 +26,7 @@ from optiinfra_agent.errors import (
     SourceFailedError,
     SourceUnavailableError,
 )
+from optiinfra_agent.pressure import parse_stalled
 from optiinfra_agent.snapshot import ContainerReading, Measured, Reason, Unknown
 
 MAX_PODS = 1024
@@ -38,6 +42,7 @@ _SANDBOX_BYTES = 1 << 20
 _SANDBOX_SECONDS = 1.0
 _MAX_BYTES = 1 << 50
 _MAX_SECONDS = 1e11
+_NO_PRESSURE = Unknown(Reason.UNSUPPORTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class _Usage:
     throttled: Measured
     memory: Measured
     inactive: Measured
+    waited: tuple[Measured, Measured, Measured] = (_NO_PRESSURE,) * 3
+    """For CPU, memory and disks, in seconds."""
 
 
 class ContainerCollector:
@@ -146,6 +153,9 @@ def _reading(pod_uid: str, container: str, usage: _Usage) -> ContainerReading | 
         working_set_bytes=working,
         cpu_periods_total=usage.periods,
         cpu_throttled_periods_total=usage.throttled,
+        cpu_pressure_seconds_total=usage.waited[0],
+        memory_pressure_seconds_total=usage.waited[1],
+        io_pressure_seconds_total=usage.waited[2],
     )
 
 
@@ -157,7 +167,16 @@ def _usage_v2(folder: Path) -> _Usage:
         throttled=throttled,
         memory=bytes_of(number(folder / "memory.current")),
         inactive=bytes_of(*keyed(folder / "memory.stat", "inactive_file")),
+        waited=(_waited(folder / "cpu.pressure"), _waited(folder / "memory.pressure"), _waited(folder / "io.pressure")),
     )
+
+
+def _waited(path: Path) -> Measured:
+    text = _text(path)
+    if isinstance(text, Unknown):
+        # No file, or one that cannot be read: the kernel was built without it, or started with psi=0.
+        return _NO_PRESSURE if text.reason is Reason.UNAVAILABLE else text
+    return parse_stalled(text)
 
 
 def _usage_v1(cpu: Path, memory: Path) -> _Usage:
@@ -225,7 +244,7 @@ def parse_keyed(text: str, key: str) -> Measured:
 
 
 def _text(path: Path) -> str | Unknown:
-    # Not procfs.read_text: three files of each container are read, and one that has gone is no fault of the source.
+    # Not procfs.read_text: six files of each container are read, and one that has gone is no fault of the source.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from optiinfra_agent.containers import ContainerPass, ContainerUsage
 from optiinfra_agent.cpu import CpuCollector
 from optiinfra_agent.deadline import DeadlineWorker
 from optiinfra_agent.disks import DiskCollector
-from optiinfra_agent.document import to_json
+from optiinfra_agent.document import pieces
 from optiinfra_agent.errors import SourceError, SourceFailedError, SourceStuckError
 from optiinfra_agent.gpu import GpuCollector, GpuPass
 from optiinfra_agent.memory import MemoryCollector
@@ -77,12 +77,17 @@ class Published:
     """One snapshot, its JSON, and what only this process can tell about it (times on the monotonic clock)."""
 
     snapshot: Snapshot
-    body: bytes
+    pieces: tuple[bytes, ...]
     collected: float
     succeeded: dict[SourceName, float]
     nvml_code: int | None
     passes: int
     probes: int
+
+    @property
+    def body(self) -> bytes:
+        """The whole document."""
+        return b"".join(self.pieces)
 
 
 class Collection:
@@ -218,7 +223,7 @@ class Collection:
         self._passes += 1
         published = Published(
             snapshot=snapshot,
-            body=to_json(snapshot),
+            pieces=pieces(snapshot),
             collected=time.monotonic(),
             succeeded=dict(self._succeeded),
             nvml_code=None if isinstance(gpus, SourceStuckError) else gpus.code,

@@ -30,6 +30,7 @@ from optiinfra_agent.snapshot import (
     NumaNode,
     OwnUsage,
     PressureReading,
+    Reason,
     Sharing,
     Snapshot,
     SourceName,
@@ -38,20 +39,28 @@ from optiinfra_agent.snapshot import (
 
 VERSION = 1
 CONTAINER_FIELDS = ("id", "cpu_seconds_total", "memory_bytes", "working_set_bytes")
-"""What a row of `pods[].containers` holds, in this order."""
+"""What a row of `pods` holds, in this order."""
 NAMED_FIELDS = ("name", "cpu_seconds_total", "working_set_bytes")
 """What a row of `named_pods[].containers` holds, in this order."""
 USER_FIELDS = ("gpu_index", "pod_uid", "container", "processes", "memory_bytes", "sm_ratio")
 """What a row of `gpu_users` holds, in this order."""
 _OF_LIMITS = ("cpu_periods_total", "cpu_throttled_periods_total")
 """Behind those, on a node where a container has a CPU limit."""
+_OF_PRESSURE = ("cpu_pressure_seconds_total", "memory_pressure_seconds_total", "io_pressure_seconds_total")
+"""Behind those, each on a node where a container ever waited for it."""
 _DIGITS = 4
-"""Of the bytes of a container: half a thousandth, far below what changes between two readings."""
+"""Of a container's working set: half a thousandth, far below what changes between two readings."""
+_FEW_DIGITS = 3
+"""Of its memory with the pages of files, which the kernel drops when it likes."""
 _OF_CONTAINERS = ("pods", "named_pods")
 _ZEROS = re.compile(r"(?<=[,\[])([1-9][0-9]*?)(0{3,})(?=[,\]])")
 """A whole number with zeros at its end, in a row: `6272000000` is `6272e6`, four bytes less and the same number."""
 _NOT_SHOWN = frozenset({"from_elsewhere", "mps_processes"})
 """Of a GPU: the first is told by `value_sources`, the second by `sharing`, of the few that have any."""
+_OF_OLDER = frozenset({"retired_pages_corrected", "retired_pages_uncorrected", "page_retirement_pending"})
+"""Left out where unsupported: a GPU of Ampere and later remaps rows instead."""
+_SELDOM = frozenset({"unavailable_events", "recovery_events"})
+"""Left out while there were none; whether anybody listens, `xid_errors` and the capabilities say."""
 
 _Row: TypeAlias = (
     CpuReading
@@ -98,13 +107,15 @@ def _texts(one: Allocation | Claim) -> dict[str, Any]:
 
 
 def _attribution(attribution: Attribution) -> dict[str, Any]:
-    return {
+    # What is empty or none is left out, as in sources.
+    found = {
         "by": attribution.by.value,
         "reason": attribution.reason,
         "allocatable": dict(attribution.allocatable),
         "unresolved": attribution.unresolved,
         "unresolved_devices": list(attribution.unresolved_devices),
     }
+    return {name: value for name, value in found.items() if value}
 
 
 def _rows(readings: Iterable[_Row], columns: tuple[str, ...]) -> list[list[Any]]:
@@ -121,21 +132,28 @@ def _rows(readings: Iterable[_Row], columns: tuple[str, ...]) -> list[list[Any]]
     return rows
 
 
-def _limited(containers: tuple[ContainerReading, ...]) -> bool:
-    return any(not isinstance(one.cpu_periods_total, Unknown) and one.cpu_periods_total > 0 for one in containers)
+def _columns(containers: tuple[ContainerReading, ...]) -> tuple[str, ...]:
+    def ever(name: str) -> bool:
+        return any(not isinstance(value := getattr(one, name), Unknown) and value > 0 for one in containers)
+
+    limits = _OF_LIMITS if ever("cpu_periods_total") else ()
+    return (*CONTAINER_FIELDS, *limits, *(name for name in _OF_PRESSURE if ever(name)))
 
 
-def _pods(containers: tuple[ContainerReading, ...], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def _pods(containers: tuple[ContainerReading, ...], columns: tuple[str, ...]) -> dict[str, list[list[Any]]]:
     pods: dict[str, list[ContainerReading]] = {}
     for container in containers:
         shown = replace(
             container,
             cpu_seconds_total=_rounded(container.cpu_seconds_total, 2),
-            memory_bytes=_shortened(container.memory_bytes),
-            working_set_bytes=_shortened(container.working_set_bytes),
+            memory_bytes=_shortened(container.memory_bytes, _FEW_DIGITS),
+            working_set_bytes=_shortened(container.working_set_bytes, _DIGITS),
+            cpu_pressure_seconds_total=_rounded(container.cpu_pressure_seconds_total, 0),
+            memory_pressure_seconds_total=_rounded(container.memory_pressure_seconds_total, 0),
+            io_pressure_seconds_total=_rounded(container.io_pressure_seconds_total, 0),
         )
         pods.setdefault(container.pod_uid, []).append(shown)
-    return [{"uid": uid, "containers": _rows(some, columns)} for uid, some in pods.items()]
+    return {uid: _rows(some, columns) for uid, some in pods.items()}
 
 
 def _named(containers: tuple[NamedContainer, ...]) -> dict[str, Any]:
@@ -146,7 +164,7 @@ def _named(containers: tuple[NamedContainer, ...]) -> dict[str, Any]:
         shown = replace(
             one,
             cpu_seconds_total=_rounded(one.cpu_seconds_total, 2),
-            working_set_bytes=_shortened(one.working_set_bytes),
+            working_set_bytes=_shortened(one.working_set_bytes, _DIGITS),
         )
         pods.setdefault((one.namespace, one.pod), []).append(shown)
     rows = [
@@ -160,9 +178,9 @@ def _rounded(value: Measured, places: int) -> Measured:
     return value if isinstance(value, Unknown) else round(value, places)
 
 
-def _shortened(value: Measured) -> Measured:
+def _shortened(value: Measured, digits: int) -> Measured:
     # The digits behind are noise, and of all that is sent, what packs worst.
-    return value if isinstance(value, Unknown) else round(int(value), _DIGITS - len(str(int(value))))
+    return value if isinstance(value, Unknown) else round(int(value), digits - len(str(int(value))))
 
 
 def _heading(snapshot: Snapshot) -> dict[str, Any]:
@@ -183,14 +201,17 @@ def _sources(snapshot: Snapshot, names: Collection[SourceName]) -> dict[str, Any
 
 
 def _source(snapshot: Snapshot, name: SourceName) -> dict[str, Any]:
-    # Left out: a reason that is none, and the time of the whole, which it is unless a source is read more rarely.
+    # Left out: a reason that is none, the time of the whole, which it is unless a source is read more rarely, and a
+    # duration below a millisecond (`/metrics` has it to the microsecond).
     report = snapshot.sources[name]
     shown: dict[str, Any] = {"state": report.state.value}
     if report.reason:
         shown["reason"] = report.reason
     if report.time != snapshot.time:
         shown["time"] = report.time
-    return shown | {"duration_s": round(report.duration_s, 4)}
+    if took := round(report.duration_s, 3):
+        shown["duration_s"] = took
+    return shown
 
 
 def _system(snapshot: Snapshot) -> dict[str, Any]:
@@ -199,10 +220,16 @@ def _system(snapshot: Snapshot) -> dict[str, Any]:
     return {**parts, "numa": numa, "agent_usage": _plain(snapshot.usage)}
 
 
+def _hidden(gpu: GpuReading) -> Collection[str]:
+    lacking = {name for name in _OF_OLDER if getattr(gpu, name) == Unknown(Reason.UNSUPPORTED)}
+    none = {name for name in _SELDOM if isinstance(count := getattr(gpu, name), Unknown) or not count}
+    return _NOT_SHOWN | lacking | none
+
+
 def _gpus(snapshot: Snapshot) -> dict[str, Any]:
     driver = snapshot.driver_version
     sources, places = value_sources.listed(snapshot.gpus)
-    gpus = [_plain(gpu, _NOT_SHOWN) for gpu in snapshot.gpus]
+    gpus = [_plain(gpu, _hidden(gpu)) for gpu in snapshot.gpus]
     for gpu in gpus:
         if place := places[gpu["uuid"]]:
             gpu["value_sources"] = place
@@ -226,7 +253,7 @@ def _held(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _containers(snapshot: Snapshot) -> dict[str, Any]:
-    columns = (*CONTAINER_FIELDS, *(_OF_LIMITS if _limited(snapshot.containers) else ()))
+    columns = _columns(snapshot.containers)
     by_id = {"container_fields": columns, "pods": _pods(snapshot.containers, columns)}
     return by_id | _named(snapshot.named_containers)
 
@@ -251,6 +278,14 @@ _VIEWS: Mapping[View, tuple[frozenset[SourceName], tuple[Callable[[Snapshot], di
 
 def to_json(snapshot: Snapshot, view: View = View.SNAPSHOT) -> bytes:
     """Return the snapshot, or a part of it under the same heading, as the compact JSON that the operator reads."""
+    return b"".join(pieces(snapshot, view))
+
+
+def pieces(snapshot: Snapshot, view: View = View.SNAPSHOT) -> tuple[bytes, ...]:
+    """Return the document of `to_json` cut where its kind changes: names and values first, rows of containers after.
+
+    Joined they are the document; apart they pack better, because rows are made of digits.
+    """
     sources, parts = _VIEWS[view]
     document = _heading(snapshot) | _sources(snapshot, sources)
     for part in parts:
@@ -259,9 +294,10 @@ def to_json(snapshot: Snapshot, view: View = View.SNAPSHOT) -> bytes:
         missing = {str(tier): reason for tier, reason in snapshot.privilege.missing.items()}
         document["privilege"] = {"tier": snapshot.privilege.tier, "missing": missing}
     rows = {name: document.pop(name) for name in _OF_CONTAINERS if name in document}
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    found = [json.dumps(document, separators=(",", ":"), allow_nan=False).removesuffix("}")]
     for name, pods in rows.items():
         written = json.dumps(pods, separators=(",", ":"), allow_nan=False)
-        short = _ZEROS.sub(lambda found: f"{found[1]}e{len(found[2])}", written)
-        text = f'{text[:-1]},"{name}":{short}}}'
-    return text.encode()
+        short = _ZEROS.sub(lambda zeros: f"{zeros[1]}e{len(zeros[2])}", written)
+        found.append(f',"{name}":{short}')
+    found[-1] += "}"
+    return tuple(piece.encode() for piece in found)

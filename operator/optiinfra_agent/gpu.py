@@ -21,6 +21,7 @@ from typing import Any
 
 from optiinfra_agent import gpu_values as values
 from optiinfra_agent.errors import NvmlCallError, SourceError, SourceFailedError, ValueUnknownError
+from optiinfra_agent.events import EventListener, GpuEvents
 from optiinfra_agent.gpm import GpmSampler, unsupported
 from optiinfra_agent.gpu_clients import ClientReader
 from optiinfra_agent.gpu_fields import read_fields
@@ -47,7 +48,6 @@ from optiinfra_agent.snapshot import (
     Unknown,
     ValueSource,
 )
-from optiinfra_agent.xid import XidListener
 
 MAX_GPUS = 64
 _FIRST_PAUSE_S = 1.0
@@ -98,7 +98,7 @@ class GpuCollector:
         self._opening = 0
         self.probes = 0
         """How often a GPU was asked anew what it can do."""
-        self._xid = XidListener(session)
+        self._events = EventListener(session)
         self._clock = clock
         self._longest_pause_s = longest_pause_s
         self._pause_s = _FIRST_PAUSE_S
@@ -194,8 +194,8 @@ class GpuCollector:
             # A GPU without identity cannot be listed, and a list that silently lacks it would be believed.
             raise SourceFailedError("; ".join([*nameless, *lost]), code=worst)
         self._remember(handles.keys() - failed, parts)
-        xids = self._xid.collect(handles)
-        gpus = [replace(gpu, xid_errors=xids.get(gpu.uuid, gpu.xid_errors)) for gpu in gpus]
+        events = self._events.collect(handles)
+        gpus = [_with_events(gpu, events[gpu.uuid]) if gpu.uuid in events else gpu for gpu in gpus]
         driver = values.text(self._session, "nvmlSystemGetDriverVersion")
         return GpuPass(
             gpus=tuple(gpus),
@@ -264,6 +264,8 @@ class GpuCollector:
             bar1_used_bytes=bar1_used,
             clock_event_reasons=values.clock_events(session, handle),
             xid_errors=Unknown(Reason.UNAVAILABLE),
+            unavailable_events=Unknown(Reason.UNAVAILABLE),
+            recovery_events=Unknown(Reason.UNAVAILABLE),
             power_watts=values.scaled(
                 session, "nvmlDeviceGetPowerUsage", handle, limit=values.MAX_MILLIWATTS, scale=1e-3
             ),
@@ -283,6 +285,10 @@ class GpuCollector:
         )
         handles[uuid] = handle
         return reading
+
+
+def _with_events(gpu: GpuReading, seen: GpuEvents) -> GpuReading:
+    return replace(gpu, xid_errors=seen.xids, unavailable_events=seen.unavailable, recovery_events=seen.recovery)
 
 
 def _unmeasured(index: int, identity: _Identity, reason: Reason) -> GpuReading:

@@ -34,7 +34,8 @@ GPU: tuple[tuple[str, str, Kind, str], ...] = (
     ("gpu_memory_used_bytes", "memory_used_bytes", "gauge", "Memory in use, without what the driver reserves."),
     ("gpu_memory_total_bytes", "memory_total_bytes", "gauge", "Memory of the GPU."),
     ("gpu_memory_reserved_bytes", "memory_reserved_bytes", "gauge", "Memory that the driver reserves."),
-    ("gpu_power_watts", "power_watts", "gauge", "Power draw."),
+    ("gpu_power_watts", "power_watts", "gauge", "Power draw, mean of a second on Ampere and later."),
+    ("gpu_power_instant_watts", "power_instant_watts", "gauge", "Power draw of the moment."),
     ("gpu_power_limit_watts", "power_limit_watts", "gauge", "Power limit in force."),
     ("gpu_energy_joules_total", "energy_joules_total", "counter", "Energy since the driver was loaded."),
     ("gpu_temperature_celsius", "temperature_celsius", "gauge", "Temperature."),
@@ -54,6 +55,14 @@ GPU: tuple[tuple[str, str, Kind, str], ...] = (
     ("gpu_remapped_rows_uncorrected", "remapped_rows_uncorrected", "gauge", "Rows remapped after uncorrected ones."),
     ("gpu_remap_pending", "remap_pending", "gauge", "1 while rows wait for a reset to be remapped."),
     ("gpu_remap_failed", "remap_failed", "gauge", "1 once a row could not be remapped: replace the GPU."),
+    ("gpu_retired_pages_corrected", "retired_pages_corrected", "gauge", "Pages retired for many corrected errors."),
+    ("gpu_retired_pages_uncorrected", "retired_pages_uncorrected", "gauge", "Pages retired for an uncorrected one."),
+    (
+        "gpu_page_retirement_pending",
+        "page_retirement_pending",
+        "gauge",
+        "1 while pages wait for a reset to be retired.",
+    ),
     ("gpu_recovery_action", "recovery_action", "gauge", "0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset."),
     ("gpu_mig_enabled", "mig_enabled", "gauge", "1 while the GPU is partitioned (MIG)."),
     ("gpu_processes", "processes", "gauge", "Compute processes on the GPU."),
@@ -108,6 +117,8 @@ def _events(gpus: tuple[GpuReading, ...]) -> Iterator[Metric]:
     )
     active = family("gpu_clock_event_active", "1 for what holds the clocks now.", "gauge", ("uuid", "reason"))
     xids = family("gpu_xid_errors_total", "Xid events since the agent's start.", "counter", ("uuid", "xid"))
+    meaning = "Events of a GPU that became unavailable, or whose recovery action changed, since the agent's start."
+    others = family("gpu_events_total", meaning, "counter", ("uuid", "event"))
     for gpu in gpus:
         for reason in fields(gpu.clock_event_seconds):
             add(limited, (gpu.uuid, reason.name), getattr(gpu.clock_event_seconds, reason.name))
@@ -119,7 +130,9 @@ def _events(gpus: tuple[GpuReading, ...]) -> Iterator[Metric]:
         if not isinstance(gpu.xid_errors, Unknown):
             for number, count in gpu.xid_errors:
                 xids.add_metric((gpu.uuid, str(number)), count)
-    yield from (one for one in (limited, active, xids) if one.samples)
+        add(others, (gpu.uuid, "unavailable"), gpu.unavailable_events)
+        add(others, (gpu.uuid, "recovery_action"), gpu.recovery_events)
+    yield from (one for one in (limited, active, xids, others) if one.samples)
 
 
 def parts(parts: tuple[MigReading, ...]) -> Iterator[Metric]:

@@ -54,6 +54,10 @@ FIELDS: Final = (
     _Field("remap_failed", 145, 2),
     _Field("memory_temperature_celsius", 82, 300),
     _Field("recovery_action", 230, 16),
+    _Field("retired_pages_corrected", 29, _COUNT_LIMIT),
+    _Field("retired_pages_uncorrected", 30, _COUNT_LIMIT),
+    _Field("page_retirement_pending", 31, 2),
+    _Field("power_instant_watts", 186, 1e5, scale=1e-3),
 )
 _CLOCKS: Final = tuple(field.name for field in fields(ClockSeconds))
 NAMES: Final = tuple(one.name for one in FIELDS if one.name not in _CLOCKS)

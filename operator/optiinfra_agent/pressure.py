@@ -1,11 +1,12 @@
 """Pressure stall information of the node: how much of the last 10 s tasks waited for CPU, memory or I/O.
 
 Kernels 4.20 and later have it when built with CONFIG_PSI (some distributions also need `psi=1`), on cgroup v1 too.
-A kernel without it is *unsupported*, not failed: nothing is wrong with the node. Pressure of single pods is
-already exported by the kubelet and is not repeated here.
+A kernel without it is *unsupported*, not failed: nothing is wrong with the node. Pressure of single containers is read
+with their cgroups, for the operator: it is in the snapshot and not in `/metrics`, where the kubelet exports it already.
 """
 
 import math
+import re
 from pathlib import Path
 
 from optiinfra_agent.errors import (
@@ -18,6 +19,7 @@ from optiinfra_agent.procfs import read_text
 from optiinfra_agent.snapshot import Measured, PressureReading, Reason, Unknown, reason_of
 
 _RESOURCES = ("cpu", "memory", "io")
+_STALLED = re.compile(r"^some [^\n]*\btotal=([0-9]{1,16})$", re.MULTILINE)
 
 
 class PressureCollector:
@@ -56,6 +58,12 @@ class PressureCollector:
             return read_text(self._folder / resource)
         except SourceUnavailableError as error:
             raise SourceUnsupportedError(f"this kernel has no {self._folder / resource}") from error
+
+
+def parse_stalled(text: str) -> Measured:
+    """Return the seconds in which some task waited since the file's group was made, of one pressure file."""
+    found = _STALLED.search(text)
+    return Unknown(Reason.FAILED) if found is None else round(int(found[1]) / 1e6, 3)
 
 
 def parse_pressure(text: str) -> dict[str, float]:

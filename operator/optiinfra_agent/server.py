@@ -31,10 +31,18 @@ from typing import Any
 
 from optiinfra_agent import __version__, health
 from optiinfra_agent.collection import Collection, Published
-from optiinfra_agent.document import View, to_json
+from optiinfra_agent.document import View, pieces
 from optiinfra_agent.metrics import Exposition
 from optiinfra_agent.registration import Registration
-from optiinfra_agent.representation import LEAST_BYTES, Headers, accepts_gzip, has_already, packed, value_of
+from optiinfra_agent.representation import (
+    LEAST_BYTES,
+    Headers,
+    accepts_gzip,
+    has_already,
+    packed,
+    packed_document,
+    value_of,
+)
 from optiinfra_agent.settings import Settings, in_force
 from optiinfra_agent.traffic import Traffic
 
@@ -49,8 +57,6 @@ CERTIFIED = "optiinfra.certified"
 _JSON = "application/json"
 _TOKEN_LIMIT = 8192
 _TOKEN_AGE_S = 10.0
-_SMALL = 6
-"""Level of packing what is kept for all readers until the next collection."""
 _FAST = 1
 """Level of packing what is made for one reader."""
 
@@ -101,18 +107,24 @@ class _Views:
     def __init__(self, published: Published) -> None:
         self.published = published
         self.tag = f'W/"{published.snapshot.agent.started:.3f}-{published.passes}"'
-        self._plain: dict[View, bytes] = {View.SNAPSHOT: published.body}
+        self._pieces: dict[View, tuple[bytes, ...]] = {View.SNAPSHOT: published.pieces}
+        self._plain: dict[View, bytes] = {}
         self._packed: dict[View, bytes] = {}
 
     def plain(self, view: View) -> bytes:
         if view not in self._plain:
-            self._plain[view] = to_json(self.published.snapshot, view)
+            self._plain[view] = b"".join(self.pieces(view))
         return self._plain[view]
 
     def packed(self, view: View) -> bytes:
         if view not in self._packed:
-            self._packed[view] = packed(self.plain(view), level=_SMALL)
+            self._packed[view] = packed_document(self.pieces(view))
         return self._packed[view]
+
+    def pieces(self, view: View) -> tuple[bytes, ...]:
+        if view not in self._pieces:
+            self._pieces[view] = pieces(self.published.snapshot, view)
+        return self._pieces[view]
 
 
 class Application:
@@ -234,10 +246,9 @@ class Application:
         sent = (("x-snapshot-age-seconds", f"{age:.3f}"), ("etag", views.tag), ("vary", "Accept-Encoding"))
         if has_already(headers, views.tag):
             return Answer(HTTPStatus.NOT_MODIFIED, b"", headers=sent)
-        plain = views.plain(view)
-        if len(plain) >= LEAST_BYTES and accepts_gzip(headers):
+        if accepts_gzip(headers) and sum(map(len, views.pieces(view))) >= LEAST_BYTES:
             return Answer(HTTPStatus.OK, views.packed(view), headers=(*sent, ("content-encoding", "gzip")))
-        return Answer(HTTPStatus.OK, plain, headers=sent)
+        return Answer(HTTPStatus.OK, views.plain(view), headers=sent)
 
     def _config(self) -> Answer:
         return _json(HTTPStatus.OK, {"version": __version__, "settings": in_force(self._settings)})

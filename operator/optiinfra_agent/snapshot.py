@@ -175,7 +175,9 @@ class GpuReading:
     all its windows since the collection before. Ratios of activity (`sm_active`, `sm_occupancy`, `tensor_active`,
     `dram_active`) are means since the collection before. Processes are read more rarely. `clock_event_reasons` is the
     driver's mask of the moment, `recovery_action` its number: 0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset.
-    What ends in `_total` counts since the driver was loaded.
+    What ends in `_total` counts since the driver was loaded, events since the agent's start. `power_watts` is a mean
+    over a second on Ampere and later, `power_instant_watts` the moment. Before Ampere, broken pages of memory are
+    retired; since then, rows are remapped: a GPU has one of the two.
     """
 
     uuid: str
@@ -197,6 +199,7 @@ class GpuReading:
     tensor_active_ratio: Measured
     dram_active_ratio: Measured
     power_watts: Measured
+    power_instant_watts: Measured
     power_limit_watts: Measured
     energy_joules_total: Measured
     temperature_celsius: Measured
@@ -217,8 +220,13 @@ class GpuReading:
     remapped_rows_uncorrected: Measured
     remap_pending: Measured
     remap_failed: Measured
+    retired_pages_corrected: Measured
+    retired_pages_uncorrected: Measured
+    page_retirement_pending: Measured
     recovery_action: Measured
     xid_errors: XidCounts
+    unavailable_events: Measured
+    recovery_events: Measured
     mig_enabled: bool | Unknown
     processes: Measured
     mps_processes: Measured
@@ -351,7 +359,8 @@ class ContainerReading:
     """What one container uses. The pod is named by its uid, the container by the first 8 digits of its id.
 
     Periods are those of the CPU limit: how many there were, and in how many the container was stopped for the rest of
-    one. Without a limit there are none.
+    one. Without a limit there are none. Pressure (PSI) is the time in which one of its tasks waited for the CPU, for
+    memory or for a disk; cgroups of version 1 have none.
     """
 
     pod_uid: str
@@ -361,6 +370,9 @@ class ContainerReading:
     working_set_bytes: Measured
     cpu_periods_total: Measured
     cpu_throttled_periods_total: Measured
+    cpu_pressure_seconds_total: Measured
+    memory_pressure_seconds_total: Measured
+    io_pressure_seconds_total: Measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ USUAL: Final[Mapping[str, ValueSource]] = {
     **dict.fromkeys(METRICS, ValueSource.GPM),
     "utilization_mean_ratio": ValueSource.SAMPLES,
     "utilization_max_ratio": ValueSource.SAMPLES,
-    "xid_errors": ValueSource.EVENTS,
+    **dict.fromkeys(("xid_errors", "unavailable_events", "recovery_events"), ValueSource.EVENTS),
     "numa_node": ValueSource.SYSFS,
 }
 """Value of a GPU -> what gives it, unless the GPU says otherwise."""

@@ -11,6 +11,7 @@
  *     value NAME GPU NUMBER       a measured value; the names are in the functions below
  *     lost_after GPU CALLS        after that many calls on it the GPU is lost (15)
  *     xid GPU NUMBER              one event; each such line is delivered once, in their order
+ *     event GPU TYPE              one event of another type than Xids (8), as a number; delivered in the same way
  *
  * With "value mig" a GPU has "value parts" parts, whose n-th has the GPU instance n + 3.
  *
@@ -342,24 +343,39 @@ int nvmlEventSetCreate(void **set) {
     return SUCCESS;
 }
 
+#ifdef OLD_DRIVER
+#define EVENT_TYPES 8
+#else
+#define EVENT_TYPES 0xC01F /* with the two of newer drivers, 0x4000 and 0x8000 */
+#endif
+
+int nvmlDeviceGetSupportedEventTypes(void *device, uint64_t *types) {
+    ENTER(ON(device));
+    *types = (uint64_t)VALUE("event_types", EVENT_TYPES);
+    return SUCCESS;
+}
+
 int nvmlDeviceRegisterEvents(void *device, uint64_t types, void *set) {
     ENTER(ON(device));
-    if (types != 8 || set != listening) return INVALID;
-    listening[ON(device)] = 1;
+    if (set != listening || types & ~(uint64_t)VALUE("event_types", EVENT_TYPES)) return INVALID;
+    listening[ON(device)] = (int)types;
     return SUCCESS;
 }
 
 int nvmlEventSetWait_v2(void *set, event_t *event, unsigned milliseconds) {
     char line[256];
-    long gpu, number, seen = 0;
+    long gpu, number, seen = 0, type;
     ENTER(ANY);
     if (set != listening || milliseconds) return INVALID;
     FILE *file = configuration();
     while (file && fgets(line, sizeof line, file)) {
-        if (sscanf(line, "xid %ld %ld", &gpu, &number) != 2 || seen++ < delivered) continue;
+        if (sscanf(line, "xid %ld %ld", &gpu, &number) == 2) type = 8;
+        else if (sscanf(line, "event %ld %ld", &gpu, &type) == 2) number = 0;
+        else continue;
+        if (seen++ < delivered) continue;
         delivered++;
-        if (!listening[gpu]) continue;
-        *event = (event_t){&devices[gpu], 8, (uint64_t)number, UINT32_MAX, UINT32_MAX};
+        if (!(listening[gpu] & type)) continue;
+        *event = (event_t){&devices[gpu], (uint64_t)type, (uint64_t)number, UINT32_MAX, UINT32_MAX};
         fclose(file);
         return SUCCESS;
     }

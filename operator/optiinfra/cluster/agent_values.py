@@ -13,6 +13,7 @@ from typing import Any, Final
 from optiinfra.cluster.document import JsonObject
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 
+_INFINITE: Final = math.inf
 _LARGE: Final = 1 << 1000
 """Integers from here on may be too large for a float."""
 _RATIO_CEILING: Final = 1.05
@@ -42,7 +43,7 @@ def plain(value: object) -> float | None:
 def amount(holder: JsonObject, name: str) -> Value:
     """Return a number of at least 0."""
     value = holder.get(name)
-    if type(value) is float and 0.0 <= value < math.inf:
+    if type(value) is float and 0.0 <= value < _INFINITE:
         return value
     # Agents write whole numbers without a point, and most numbers are.
     if type(value) is int and 0 <= value < _LARGE:
@@ -71,6 +72,9 @@ def _absent(name: str, said: str) -> Unknown:
 
 def ratio(holder: JsonObject, name: str) -> Value:
     """Return a share of 0 to 1."""
+    found = holder.get(name)
+    if type(found) is float and 0.0 <= found <= 1.0:
+        return found
     value = amount(holder, name)
     if isinstance(value, Unknown) or value <= 1.0:
         return value

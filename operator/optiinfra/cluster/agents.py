@@ -116,7 +116,7 @@ def _gpu(gpu: JsonObject) -> GpuFacts:
     held = mapping(gpu, "clock_event_seconds")
     return GpuFacts(
         uuid=uuid,
-        model=text(gpu, "model")[:128],
+        model=_name(gpu, "model")[:128],
         memory_total_bytes=amount(gpu, "memory_total_bytes"),
         memory_used_bytes=amount(gpu, "memory_used_bytes"),
         utilization_ratio=ratio(gpu, "utilization_ratio"),
@@ -161,12 +161,18 @@ def _xids(gpu: JsonObject) -> XidCounts:
 
 def _allocation(allocation: JsonObject) -> GpuAllocation:
     return GpuAllocation(
-        gpu_uuid=text(allocation, "gpu_uuid")[:_NAME_LIMIT],
-        namespace=text(allocation, "namespace")[:_NAME_LIMIT],
-        pod=text(allocation, "pod")[:_NAME_LIMIT],
-        container=text(allocation, "container")[:_NAME_LIMIT],
+        gpu_uuid=_name(allocation, "gpu_uuid"),
+        namespace=_name(allocation, "namespace"),
+        pod=_name(allocation, "pod"),
+        container=_name(allocation, "container"),
         shared=flag(allocation, "shared"),
     )
+
+
+def _name(holder: JsonObject, field: str) -> str:
+    # Most are texts, and there are hundreds: what is none goes the longer way, which says what is wrong.
+    value = holder.get(field)
+    return value[:_NAME_LIMIT] if type(value) is str else text(holder, field)
 
 
 def _attribution(attribution: JsonObject) -> Attribution | None:
@@ -175,7 +181,7 @@ def _attribution(attribution: JsonObject) -> Attribution | None:
 
 
 def _claim(claim: JsonObject) -> DeviceClaim:
-    return DeviceClaim(*(text(claim, name)[:_NAME_LIMIT] for name in DeviceClaim._fields))
+    return DeviceClaim(*(_name(claim, name) for name in DeviceClaim._fields))
 
 
 def _links(network: JsonObject) -> tuple[LinkCounters, ...]:
@@ -209,11 +215,9 @@ def _containers(document: JsonObject, pods: Container[str]) -> list[ContainerCou
         return []
     columns = [(name, places.get(name)) for name in _COUNTERS]
     found: list[ContainerCounters] = []
-    for pod in objects(document, "pods"):
-        uid = pod.get("uid")
-        if not isinstance(uid, str) or uid not in pods:
+    for uid, rows in mapping(document, "pods").items():
+        if uid not in pods:
             continue
-        rows = pod.get("containers")
         if not isinstance(rows, list):
             raise Malformed("snapshot with a pod whose containers are no list")
         for row in rows:

@@ -47,6 +47,11 @@ class Transport:
     key_file: Path | None = None
     accept: str = "text/plain"
 
+    @property
+    def encoding(self) -> str:
+        """How the page may be packed: an agent keeps its document packed; an engine would pack while it serves."""
+        return "gzip" if self.accept == "application/json" else "identity"
+
 
 def page_url(*, host: str, port: int, path: str, scheme: str = "http") -> URL:
     """Build the address of a page; the path (with an optional query) is user text and can name no other host."""
@@ -97,7 +102,7 @@ class Fetcher:
         transport = transport or Transport()
         if self._session is None:
             raise FetchError(Unknown(UnknownReason.UNREACHABLE, "the fetcher is not open"), url=str(url))
-        headers = {"Accept": transport.accept, "Accept-Encoding": "identity", "User-Agent": "optiinfra"}
+        headers = {"Accept": transport.accept, "Accept-Encoding": transport.encoding, "User-Agent": "optiinfra"}
         headers |= _authorization(transport.token_file, url)
         async with self._slots:
             started = time.monotonic()

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from optiinfra_agent.cgroups import ContainerCollector, parse_keyed, parse_number
 from optiinfra_agent.errors import SourceUnavailableError
+from optiinfra_agent.pressure import parse_stalled
 from optiinfra_agent.snapshot import ContainerReading, Reason, Unknown
 from tests.unit.agent.conftest import Agent
 
-NO_LIMIT = (Unknown(Reason.UNSUPPORTED),) * 2
+NO_LIMIT = (Unknown(Reason.UNSUPPORTED),) * 5
 UID = "0a1b2c3d-1111-2222-3333-444455556666"
 STATIC = "0123456789abcdef0123456789abcdef"
 ONE, TWO, PAUSE = ("1" * 64, "2" * 64, "3" * 64)
@@ -72,7 +73,7 @@ def test_version_2_without_systemd(tmp_path: Path, above: str) -> None:
 def test_version_1(tmp_path: Path) -> None:
     v1(tmp_path, f"kubepods/burstable/pod{UID}/{ONE}", cpu_s=2.25, memory=10 * MIB, inactive=4 * MIB)
     assert ContainerCollector(tmp_path).collect() == (
-        ContainerReading(UID, "1" * 8, 2.25, 10 * MIB, 6 * MIB, *(Unknown(Reason.UNAVAILABLE),) * 2),
+        ContainerReading(UID, "1" * 8, 2.25, 10 * MIB, 6 * MIB, *(Unknown(Reason.UNAVAILABLE),) * 2, *NO_LIMIT[:3]),
     )
 
 
@@ -103,6 +104,40 @@ def test_no_kubelet_s_tree_is_unavailable_and_says_what_to_do(tmp_path: Path) ->
         ContainerCollector(None).collect()
 
 
+def test_pressure_of_containers_is_in_the_snapshot_where_somebody_waited(
+    start: Callable[..., Agent], systemd: Path
+) -> None:
+    line = "avg10=0.00 avg60=1.20 avg300=0.00 total={}\n"
+    for folder, cpu, disk in ((ONE, 2_500_000, 700_000), (TWO, 0, 0)):
+        group = next(systemd.rglob(f"cri-containerd-{folder}.scope"))
+        (group / "cpu.pressure").write_text(f"some {line.format(cpu)}full {line.format(9)}")
+        (group / "memory.pressure").write_text(f"some {line.format(0)}full {line.format(0)}")
+        (group / "io.pressure").write_text(f"some {line.format(disk)}full {line.format(disk)}")
+    found = {(one.pod_uid, one.id): one for one in ContainerCollector(systemd).collect()}
+    busy, idle = found[UID, "1" * 8], found[UID, "2" * 8]
+    assert busy.cpu_pressure_seconds_total == 2.5
+    assert (busy.memory_pressure_seconds_total, busy.io_pressure_seconds_total) == (0.0, 0.7)
+    assert idle.cpu_pressure_seconds_total == 0.0
+    # The static pod's group has no such files, as on a kernel that keeps no pressure.
+    assert found[STATIC, "1" * 8].cpu_pressure_seconds_total == Unknown(Reason.UNSUPPORTED)
+    snapshot = start(OPTIINFRA_AGENT_CGROUPS=str(systemd)).snapshot()
+    assert snapshot["container_fields"][4:] == ["cpu_pressure_seconds_total", "io_pressure_seconds_total"]
+    assert snapshot["pods"][UID][0][4:] == [2, 1]
+    assert snapshot["pods"][STATIC][0][4:] == [
+        None,
+        None,
+        {"cpu_pressure_seconds_total": "unsupported", "io_pressure_seconds_total": "unsupported"},
+    ]
+
+
+@given(
+    text=st.text(max_size=200) | st.builds("some avg10=0.00 avg60=0.00 avg300=0.00 total={}\n".format, st.integers())
+)
+def test_any_pressure_file_is_seconds_or_unknown(text: str) -> None:
+    waited = parse_stalled(text)
+    assert waited == Unknown(Reason.FAILED) or (not isinstance(waited, Unknown) and 0 <= waited < 1e11)
+
+
 def test_links_are_not_followed(systemd: Path) -> None:
     (systemd / "kubepods.slice" / "kubepods-besteffort.slice").symlink_to(systemd / "kubepods.slice")
     assert len(ContainerCollector(systemd).collect()) == 3
@@ -123,16 +158,17 @@ def test_the_right_key_is_taken(value: int, noise: str) -> None:
 def test_row_with_an_unknown_value_ends_with_the_reason(start: Callable[..., Agent], systemd: Path) -> None:
     (next(systemd.rglob(f"crio-{ONE}.scope")) / "memory.stat").unlink()
     agent = start(OPTIINFRA_AGENT_CGROUPS=str(systemd))
-    (row,) = agent.snapshot()["pods"][0]["containers"]
-    assert row == ["1" * 8, 3.0, 8_389_000, None, {"working_set_bytes": "unavailable"}]
+    (row,) = agent.snapshot()["pods"][STATIC]
+    assert row == ["1" * 8, 3.0, 8_390_000, None, {"working_set_bytes": "unavailable"}]
 
 
 def test_snapshot_groups_containers_by_pod(start: Callable[..., Agent], systemd: Path) -> None:
     agent = start(OPTIINFRA_AGENT_CGROUPS=str(systemd))
     snapshot = agent.snapshot()
     assert snapshot["sources"]["containers"]["state"] == "ok"
-    assert [(one["uid"], len(one["containers"])) for one in snapshot["pods"]] == [(STATIC, 1), (UID, 2)]
+    assert {uid: len(containers) for uid, containers in snapshot["pods"].items()} == {STATIC: 1, UID: 2}
     assert snapshot["container_fields"] == ["id", "cpu_seconds_total", "memory_bytes", "working_set_bytes"]
-    assert snapshot["pods"][1]["containers"][0] == ["1" * 8, 12.5, 314_600_000, 209_700_000]  # four digits of each
+    # Three digits of memory with pages of files, four of the working set.
+    assert snapshot["pods"][UID][0] == ["1" * 8, 12.5, 315_000_000, 209_700_000]
     assert "containers" in agent.document("/")["capabilities"]
     assert not any("container_" in name for name in agent.metrics())

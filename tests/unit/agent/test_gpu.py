@@ -150,7 +150,8 @@ FIELDS = {
     "nvmlDeviceGetTemperatureV": ("temperature_celsius",),
     "nvmlDeviceGetClockInfo": ("sm_clock_hertz", "memory_clock_hertz"),
     "nvmlDeviceGetCurrentClocksEventReasons": ("clock_event_reasons",),
-    "nvmlDeviceGetFieldValues": NAMES,
+    # What only GPUs before Ampere have is left out where it is unsupported.
+    "nvmlDeviceGetFieldValues": tuple(name for name in NAMES if "retire" not in name),
     "nvmlDeviceGetBAR1MemoryInfo": ("bar1_total_bytes", "bar1_used_bytes"),
     "nvmlDeviceRegisterEvents": ("xid_errors",),
     "nvmlDeviceGetComputeRunningProcesses_v3": ("processes",),

@@ -184,6 +184,63 @@ def test_the_last_xid_of_a_lost_gpu_is_still_told(start: Callable[..., Agent], s
     assert gpu["xid_errors"] == [[79, 1]]
 
 
+def test_unavailability_and_recovery_are_counted_beside_xids(start: Callable[..., Agent], stub: Stub) -> None:
+    stub.rules("gpus 2")
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    # None is the usual: told by the metrics, left out of the snapshot.
+    assert "unavailable_events" not in agent.snapshot()["gpus"][1]
+
+    def counted(event: str) -> float:
+        return agent.metrics()[f'optiinfra_gpu_events_total{{event="{event}",uuid="{UUID.format(1)}"}}']
+
+    assert counted("unavailable") == 0
+    stub.rules("gpus 2", "event 1 16384", "xid 1 79", "event 1 32768", "event 1 32768")
+    gpu = gpu_with(agent, lambda gpu: gpu["index"] == 1 and gpu.get("recovery_events") == 2)
+    assert (gpu["unavailable_events"], gpu["xid_errors"]) == (1, [[79, 1]])
+    assert counted("recovery_action") == 2
+    assert "unavailable_events" not in agent.snapshot()["gpus"][0]
+
+
+@pytest.mark.parametrize("rule", ["value event_types 0 8", "code nvmlDeviceGetSupportedEventTypes 0 13"])
+def test_a_driver_without_the_younger_events_still_tells_xids(
+    start: Callable[..., Agent], stub: Stub, rule: str
+) -> None:
+    stub.rules(rule)
+    agent = start(OPTIINFRA_AGENT_INTERVAL="1", **stub.environment)
+    agent.snapshot()
+    stub.rules(rule, "xid 0 31")
+    gpu_with(agent, lambda gpu: gpu["xid_errors"] == [[31, 1]])
+    assert not [name for name in agent.metrics() if name.startswith("optiinfra_gpu_events_total")]
+    states = agent.document("/health/detailed")["components"]["capabilities"]["able"]
+    assert (states["xid_events"]["state"], states["unavailable_events"]["state"]) == ("ok", "unsupported")
+
+
+def test_rows_are_remapped_or_pages_retired(stub: Stub) -> None:
+    stub.rules(*(f"value field_{number} 0 -1" for number in (29, 30, 31)))
+    hopper = once(**stub.environment)["gpus"][0]
+    assert not [name for name in hopper if "retire" in name]
+    assert hopper["remapped_rows_uncorrected"] == 0
+    stub.rules(
+        *(f"value field_{number} 0 -1" for number in range(142, 146)), "value field_29 0 2", "value field_30 0 1"
+    )
+    volta = once(**stub.environment)["gpus"][0]
+    assert (volta["retired_pages_corrected"], volta["retired_pages_uncorrected"]) == (2, 1)
+    assert volta["page_retirement_pending"] == 0
+    assert volta["unknown"]["remapped_rows_uncorrected"] == "unsupported"
+
+
+def test_power_of_the_moment_beside_its_mean(stub: Stub) -> None:
+    stub.rules("value field_186 0 613370")
+    gpu = once(**stub.environment)["gpus"][0]
+    assert (gpu["power_watts"], gpu["power_instant_watts"]) == (77.7, 613.37)
+    stub.rules("value field_186 0 -1")
+    gpu = once(**stub.environment)["gpus"][0]
+    assert gpu["unknown"]["power_instant_watts"] == "unsupported"
+    stub.rules("value field_186 0 4294967295")
+    gpu = once(**stub.environment)["gpus"][0]
+    assert gpu["unknown"]["power_instant_watts"] == "failed"
+
+
 @pytest.mark.parametrize(("code", "reason"), [(3, "unsupported"), (4, "denied")])
 def test_without_events_the_count_is_unknown_and_not_zero(stub: Stub, code: int, reason: str) -> None:
     stub.rules(f"code nvmlEventSetCreate -1 {code}")

@@ -158,7 +158,7 @@ def test_the_snapshot_names_them_and_says_why_by_name(server: Kubelet) -> None:
     snapshot = once(OPTIINFRA_AGENT_KUBELET_URL=server.url)
     assert snapshot["sources"]["containers"]["state"] == "ok"
     assert snapshot["sources"]["containers"]["reason"].endswith("cgroups are unavailable: switched off")
-    assert snapshot["pods"] == []
+    assert snapshot["pods"] == {}
     assert snapshot["named_container_fields"] == ["name", "cpu_seconds_total", "working_set_bytes"]
     assert snapshot["named_pods"][0] == {
         "namespace": "inference",
@@ -170,11 +170,8 @@ def test_the_snapshot_names_them_and_says_why_by_name(server: Kubelet) -> None:
 
 def test_without_an_address_nothing_is_asked() -> None:
     snapshot = once()
-    assert snapshot["sources"]["containers"] == {
-        "state": "unavailable",
-        "reason": "switched off",
-        "duration_s": snapshot["sources"]["containers"]["duration_s"],
-    }
+    source = snapshot["sources"]["containers"]
+    assert (source["state"], source["reason"]) == ("unavailable", "switched off")
     assert "named_pods" not in snapshot
 
 

@@ -177,7 +177,6 @@ def test_pages_of_a_node_with_pods(start: Callable[..., Agent], stub: Stub, kube
     assert snapshot["sources"]["pod_resources"]["state"] == "ok"
     assert snapshot["attribution"] == {
         "by": "kubelet",
-        "reason": "",
         "allocatable": {"nvidia.com/gpu": 1, "nvidia.com/gpu.shared": 2},
         "unresolved": 1,
         "unresolved_devices": ["MIG-unknown"],

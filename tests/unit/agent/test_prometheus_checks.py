@@ -25,7 +25,7 @@ from bench.agent_hour import WARM_UP, slope
 from hack.binaries.catalogue import architecture
 from hack.binaries.debian import PACKAGES, ensure_packaged
 from optiinfra import metrics as operators
-from optiinfra_agent import capabilities, gpu_families, value_sources, xid
+from optiinfra_agent import capabilities, events, gpu_families, value_sources
 from optiinfra_agent.deadline import DeadlineWorker
 from optiinfra_agent.errors import SourceUnavailableError
 from optiinfra_agent.snapshot import ClockSeconds, SourceName
@@ -182,12 +182,12 @@ def bounds() -> dict[str, int]:
 
 def test_the_bound_of_each_gpu_is_what_the_code_can_write() -> None:
     reasons = len(gpu_families.CLOCK_REASONS) + len(fields(ClockSeconds))
-    assert bounds()["GPU"] == 1 + len(gpu_families.GPU) + reasons + xid.MAX_NUMBERS + 1
+    assert bounds()["GPU"] == 1 + len(gpu_families.GPU) + reasons + events.MAX_NUMBERS + 1 + 2
     assert bounds()["MIG device"] == 1 + len(gpu_families.MIG)
     assert bounds()["source"] == 4
     assert bounds()["capability"] == 1
-    assert len(capabilities.NAMES) == 20, "the reference counts them"
-    assert len(value_sources.USUAL) == 41, "the reference counts them"
+    assert len(capabilities.NAMES) == 24, "the reference counts them"
+    assert len(value_sources.USUAL) == 47, "the reference counts them"
     assert len(SourceName) == 10, "the reference names the sources and counts them"
 
 

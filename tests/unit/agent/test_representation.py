@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from optiinfra_agent.representation import accepts_gzip, has_already, packed
+from optiinfra_agent.representation import accepts_gzip, has_already, packed, packed_document
 from tests.nvml_stub import Stub
 from tests.unit.agent.conftest import Agent, eventually
 
@@ -56,6 +56,7 @@ def test_what_is_packed_is_gzip_and_the_same_each_time() -> None:
     body = b"optiinfra_gpu_power_watts 70.5\n" * 100
     assert gzip.decompress(packed(body, level=6)) == body
     assert packed(body, level=1) == packed(body, level=1)
+    assert gzip.decompress(packed_document([body, b",", body])) == body + b"," + body
 
 
 def test_a_second_reading_of_one_collection_is_answered_with_its_age_alone(start: Callable[..., Agent]) -> None:

@@ -38,12 +38,10 @@ DOCUMENT = {
     "claims": [{"driver": "gpu.nvidia.com", "pool": "gpu-0", "device": "gpu-1", "namespace": "n", "pod": "p",
                 "container": "c", "claim": "of tomorrow"}],
     "container_fields": ["id", "cpu_seconds_total", "memory_bytes", "working_set_bytes"],
-    "pods": [
-        {"uid": "u1", "containers": [
-            ["aaaaaaaa", 12.5, 100, 90], ["bbbbbbbb", None, 1, 2, {"cpu_seconds_total": "denied"}],
-        ]},
-        {"uid": "u2", "containers": [["cccccccc", 1, 1, 1]]},
-    ],
+    "pods": {
+        "u1": [["aaaaaaaa", 12.5, 100, 90], ["bbbbbbbb", None, 1, 2, {"cpu_seconds_total": "denied"}]],
+        "u2": [["cccccccc", 1, 1, 1]],
+    },
 }  # fmt: skip
 
 
@@ -85,12 +83,14 @@ def test_containers_are_those_of_the_pods_that_are_asked_for():
 
 
 def test_columns_are_found_by_name_and_new_ones_are_read():
-    fields = ["cpu_throttled_periods_total", "id", "of tomorrow", "cpu_periods_total", "cpu_seconds_total"]
+    fields = ["cpu_throttled_periods_total", "id", "of tomorrow", "cpu_periods_total", "cpu_seconds_total",
+              "cpu_pressure_seconds_total"]  # fmt: skip
     document = DOCUMENT | {
-        "container_fields": fields, "pods": [{"uid": "u1", "containers": [[5, "aaaaaaaa", "x", 50, 1]]}]
+        "container_fields": fields, "pods": {"u1": [[5, "aaaaaaaa", "x", 50, 1, 4.5]]}
     }  # fmt: skip
     one = read(document).containers[0]
     assert (one.cpu_throttled_periods, one.cpu_periods, one.cpu_seconds) == (5.0, 50.0, 1.0)
+    assert one.cpu_waiting_seconds == 4.5
     assert isinstance(one.working_set_bytes, Unknown)
 
 
@@ -105,10 +105,10 @@ def test_attribution_and_claims():
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("pods",), {}),
-        (("pods", 0, "containers"), {}),
-        (("pods", 0, "containers", 0), ["aaaaaaaa", 1]),
-        (("pods", 0, "containers", 0, 0), 5),
+        (("pods",), []),
+        (("pods", "u1"), {}),
+        (("pods", "u1", 0), ["aaaaaaaa", 1]),
+        (("pods", "u1", 0, 0), 5),
         (("container_fields",), [1]),
         (("claims",), [5]),
         (("network", "links"), {}),

@@ -166,6 +166,17 @@ async def test_a_compressed_page_within_its_limit_is_read(packed, headers):
         assert (await fetch(port)).body == b"a 1\n" * 9
 
 
+async def test_agents_may_pack_their_document_and_engines_are_spared_it():
+    requests: list[bytes] = []
+    packed = says(gzip.compress(b"{}"), headers="Content-Type: application/json\r\nContent-Encoding: gzip")
+    async with serving(packed, requests) as port:
+        page = await fetch(port, transport=Transport(accept="application/json"), path="/v1/snapshot")
+        await fetch(port)
+    assert page.body == b"{}"
+    assert [b"Accept-Encoding: gzip\r\n" in head for head in requests] == [True, False]
+    assert b"Accept-Encoding: identity\r\n" in requests[1]
+
+
 async def test_the_environments_proxy_is_not_used(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
