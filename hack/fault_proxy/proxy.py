@@ -74,6 +74,8 @@ class WriteSeen:
     """Monotonic seconds."""
     call: Call
     code: int
+    held: bool = False
+    """Kept by the network for a while before it reached the server."""
 
 
 class _Reset(Exception):  # noqa: N818  it is no error of ours
@@ -165,8 +167,13 @@ class FaultProxy:
         self._run(end())
 
     def let_go(self) -> None:
-        """Let calls that `Hold` keeps reach the server."""
-        self._loop.call_soon_threadsafe(self._released.set)
+        """Let calls that `Hold` keeps now reach the server; those that it takes afterwards are kept again."""
+
+        def release() -> None:
+            held, self._released = self._released, asyncio.Event()
+            held.set()
+
+        self._loop.call_soon_threadsafe(release)
 
     def calm(self) -> None:
         """End all faults."""
@@ -249,7 +256,8 @@ class FaultProxy:
             return False
         content = b"" if messages.bodiless(response) else await messages.read_body(upstream[0], response)
         if call.write:
-            self.writes.append(WriteSeen(time.monotonic(), call, int(response.first[1])))
+            held = isinstance(fault, Hold)
+            self.writes.append(WriteSeen(time.monotonic(), call, int(response.first[1]), held=held))
         elif call.verb in {"get", "list"} and response.first[1] == "200":
             self._remember(call, content)
         if fault is not None:
