@@ -29,6 +29,7 @@ from optiinfra.cluster.model_files import ModelFiles
 from optiinfra.cluster.objects import Objects, Resources
 from optiinfra.cluster.own_scaler import OwnScaler, OwnScalers
 from optiinfra.cluster.price_map import PriceMap
+from optiinfra.cluster.resize import PodResizer, Wish
 from optiinfra.cluster.sizing_rules import SizingRules
 from optiinfra.cluster.status import StatusWriter
 from optiinfra.cluster.targets import Targets
@@ -42,6 +43,7 @@ RELEASES = {
     "plain": [],
     "acting": [
         "actuation.enabled=true",
+        "actuation.resize=true",
         "externalMetrics.enabled=true",
         "externalMetrics.ownerChecked=true",
         "modelConfigMaps.enabled=true",
@@ -162,7 +164,7 @@ create,update,patch,delete               configmaps
 get                                      pods/log
 create                                   pods/exec
 create                                   pods/eviction
-patch                                    pods/resize
+get,create,update                        pods/resize
 create,update,patch,delete               pods
 get,create,update,patch,delete           persistentvolumeclaims
 get,create,update,patch,delete           persistentvolumes                          -
@@ -224,6 +226,16 @@ def test_autoscalers_are_written_only_where_actuation_is_on(installed, verb):
     assert [may("acting", OURS), may("acting", OTHER)] == [True, True]
     assert [may("narrow", OURS), may("narrow", TEAM), may("narrow", "")] == [True, False, False]
     assert [may("team", TEAM), may("team", OURS), may("team", "")] == [True, False, False]
+
+
+def test_running_pods_are_read_and_resized_only_where_that_is_switched_on(installed):
+    def may(release, verb, resource, namespace=OURS):
+        return allowed(installed, release, verb, resource, namespace=namespace)
+
+    for verb, resource in (("get", "pods"), ("patch", "pods/resize")):
+        assert [may("acting", verb, resource), may("acting", verb, resource, OTHER)] == [True, True]
+        for release, namespace in (("plain", OURS), ("narrow", OURS), ("team", TEAM)):
+            assert not may(release, verb, resource, namespace), f"{release} acts, and resizes nothing"
 
 
 def test_config_maps_are_read_only_where_that_is_switched_on(installed):
@@ -514,6 +526,11 @@ async def exercise(client: KubernetesClient, release: str) -> None:
         now[0] += 61.0
         assert await recorder.record(identity, **said) is EventOutcome.SERIES
 
+    resizer = PodResizer(client)
+    assert await resizer.supported()
+    pod = await resizer.read(Key(OURS, "engine"))
+    assert await resizer.resize(pod, Wish("engine", "cpu", request="200m", limit=""))
+
     floor = Floor(client)
     held = await floor.take(Key(OURS, "vllm"), uid="", value=3)
     assert isinstance(held, FloorHeld)
@@ -552,6 +569,17 @@ def exercised(installed):
             "kind": "ClusterResourceOptimization",
             "metadata": {"name": "cluster"},
             "spec": {},
+        },
+    ]
+    sized = {"name": "engine", "image": "engine:1", "resources": {"requests": {"cpu": "100m"}}}
+    where = {"namespace": OURS}
+    manifests += [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"} | where},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "engine"} | where,
+            "spec": pod | {"containers": [sized]},
         },
     ]
     installed.kubectl("apply", "-f", "-", input=LEADER_WORKER_SETS)
