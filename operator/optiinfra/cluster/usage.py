@@ -7,6 +7,7 @@ with that reason: never an empty table, which would read as "uses nothing".
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from optiinfra.cluster.client import KubernetesClient
 from optiinfra.cluster.document import JsonObject, key_of, mapping, objects, text, time_of
@@ -15,6 +16,8 @@ from optiinfra.cluster.quantities import quantity_in, value_in
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import UnixTime
 
+METRICS_API: Final = "kubernetes"
+"""metrics.k8s.io, as evidence names it."""
 _WINDOW = re.compile(r"(?:(\d{1,6})m)?(\d{1,6}(?:\.\d{1,9})?)s\Z", re.ASCII)
 
 
@@ -33,6 +36,8 @@ class PodUsage:
     time: UnixTime
     window_s: float
     containers: Mapping[str, ContainerUsage]
+    source: str = METRICS_API
+    """Who measured it, as evidence names it."""
 
 
 class Usage:

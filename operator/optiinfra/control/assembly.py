@@ -64,6 +64,7 @@ from optiinfra.control.resize import Resizer
 from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.scraped_pages import Labelling
 from optiinfra.control.scraper import Scraper
+from optiinfra.control.server_usage import UsageWithServer
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.sources import Sources
@@ -177,19 +178,20 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         shared.claims.forget(key)
         state[0].sweep.object_gone.set()
 
+    servers = MetricsServers(settings=settings, registry=shared.registry)
+    used = UsageWithServer(Usage(client), servers, settings.prometheus_matchers)
     loop = ControlLoop(
         registry=shared.registry,
         memories=shared.memories,
         queue=shared.queue,
         targets=TargetTable(reader=shared.targets, clock=time.monotonic),
-        usage=UsageTable(reader=Usage(client), clock=time.time, agents=lambda node: shared.snapshots.agent(node)[0]),
+        usage=UsageTable(reader=used, clock=time.time, agents=lambda node: shared.snapshots.agent(node)[0]),
         sizing_rules=SizingRulesTable(reader=SizingRules(client), clock=time.monotonic),
         board=shared.board,
         inventory=shared.inventory,
         forget=forget,
         interval_override=settings.interval_seconds,
     )
-    servers = MetricsServers(settings=settings, registry=shared.registry)
     sources = Sources(
         settings=settings,
         registry=shared.registry,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
+from optiinfra.cluster.usage import METRICS_API as METRICS_API
 from optiinfra.cluster.usage import ContainerUsage, PodUsage
 from optiinfra.control.agent_usage import use_of
 from optiinfra.control.keys import ObjectKey
@@ -34,8 +35,6 @@ BURST: Final = 1.5
 BURST_CORES: Final = 0.1
 """Over a CPU limit: what bursts and a window of few scheduling periods may add, by factor or in cores."""
 _MOST_WAITING: Final = 4096
-METRICS_API: Final = "kubernetes"
-"""Source of what metrics.k8s.io says, as evidence names it."""
 AGENT: Final = "agent"
 
 
@@ -139,7 +138,7 @@ class UsageTable:
             finer = served is None or (bool(steps) and (served.window_s <= 0.0 or max(steps) < served.window_s))
             if finer or self._sources.get((owner.key, owner.target)) == AGENT:
                 return AGENT, by_agent
-        return METRICS_API, () if served is None else (served,)
+        return (METRICS_API, ()) if served is None else (served.source, (served,))
 
     def _note(self, namespace: str, owner: Owner, used: PodUsage, *, newest: bool) -> None:
         target, now = (owner.key, owner.target), UnixTime(self.clock())
