@@ -28,6 +28,8 @@ _GET_MOST: Final = 1_500
 _CERTIFICATE_WANTED: Final = ("CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA")
 _NO_CERTIFICATE: Final = "it asks for a client certificate: give one, with its key"
 _CERTIFICATE: Final = "it does not accept the client certificate: is it of the CA that it trusts, and not expired?"
+_ENDED: Final = "it ended the connection without an answer: does it ask for a client certificate?"
+_ENDED_ALL_THE_SAME: Final = "it ended the connection without an answer: does it accept this client certificate?"
 _PLAIN: Final = "it does not speak TLS: write the address with http://"
 _NO_NAME: Final = "its name is not known here: run inside the cluster, or use kubectl port-forward"
 _NOBODY: Final = "nobody listens there (connection refused): is it running, and the port-forward open?"
@@ -139,6 +141,9 @@ class PrometheusHttp:
             return self.error(Unavailable, _NO_NAME)
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
             return self.error(Unavailable, _NOBODY)
+        if isinstance(error, aiohttp.ServerDisconnectedError) and self.base.scheme == "https":
+            # TLS 1.3 has no word for it before the first answer: the connection ends.
+            return self.error(Unavailable, _ENDED if self.server.certificate_file is None else _ENDED_ALL_THE_SAME)
         return self.error(Unavailable, text)
 
     def _refused(self, response: aiohttp.ClientResponse, body: bytes, path: str) -> ClusterError:
