@@ -25,7 +25,7 @@ from hack import reliability
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "figures"
-SHORT = {"OPTIINFRA_SOAK_SEEDS": "1", "OPTIINFRA_CHURN_ROUNDS": "600"}
+SHORT = {"OPTIINFRA_SOAK_SEEDS": "1", "OPTIINFRA_CRASH_EVERY": "4", "OPTIINFRA_CHURN_ROUNDS": "600"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that were named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
-    parser.add_argument("--short", action="store_true", help="one seed, and fewer rounds of churn")
+    parser.add_argument(
+        "--short", action="store_true", help="one seed, a crash around every fourth write, and fewer rounds of churn"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is")
     given, extra = parser.parse_known_args(arguments)
     if unknown := [part for part in given.parts if part not in PARTS]:
