@@ -38,8 +38,6 @@ _HTTP_WAITS = 2.0
 """Seconds that HTTP may come after the first statuses, as on a replica that does not lead and has none to write."""
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries to read what external metrics cannot be served without."""
-_KOPF_STARTED = 2.0
-"""Seconds after which Kopf has surely set its signal handlers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,6 @@ async def run(settings: OperatorSettings) -> None:
             work = group.create_task(_until_done(operator.run(stop), stop))
             group.create_task(_until_done(handlers.run(operator.loop, settings, stop=stop), stop))
             group.create_task(_until_done(_serve(settings, view, reviewer, proxy, until=work), stop))
-            group.create_task(_keep_signals(stop))
 
 
 async def _serve(
@@ -239,17 +236,6 @@ async def _serve(
 def _take_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-
-async def _keep_signals(stop: asyncio.Event) -> None:
-    """Take the signals back from Kopf, which takes them for itself when it starts and then stops nothing but itself.
-
-    A signal before that still ends all: the end of the watch is one, too, only some seconds later.
-    """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_KOPF_STARTED):
-            await stop.wait()
-    _take_signals(stop)
 
 
 async def _until_done(work: Any, stop: asyncio.Event) -> None:
