@@ -17,7 +17,7 @@ from optiinfra.control.kill_switch import ActsStopped, Stop
 from tests.engine_pages import MERGE, EnginePages, Page, Scene, hpa_path
 from tests.operator_process import eventually, free_port, install
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 BUSY = Page(running=60, waiting=400, kv_cache_usage=0.5)
 WANTED = 4
@@ -134,7 +134,7 @@ def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scen
         assert published == {"chat": 4.0, "agents": 3.0, "batch": 1.0}, published
         return published
 
-    eventually(shared, seconds=60, what="four for priority 200, what is left for 100, nothing more for 10")
+    eventually(shared, seconds=150, what="four for priority 200, what is left for 100, nothing more for 10")
     message = scene.status(namespace, "batch")["desired"]["message"]
     assert "pool h100" in message
     assert "priority 10" in message

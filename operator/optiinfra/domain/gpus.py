@@ -3,14 +3,15 @@
 The kubelet tells the node's agent (`GpuAllocation`), or ResourceClaims do. Where nobody tells, the pods' requests still
 settle two cases: pods that together request every GPU of their node hold all of them, and pods of the only workload
 that requests any hold the filled ones, if these are as many as it asks for. Anything else stays unknown: the scheduler
-places pods on nodes, not on GPUs.
+places pods on nodes, not on GPUs. Nor do requests settle anything where GPUs are shared out (MIG, MPS, time-slicing): what
+a pod then asks for is a share of a GPU, and others may be on the same one.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from optiinfra.domain.agent_readings import Attributor
+from optiinfra.domain.agent_readings import SHARED_WORDS, Attributor, SharedBy
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import AgentReading, GpuFacts, NodeFacts
@@ -27,6 +28,24 @@ class GpuSample:
     gpu: GpuFacts
 
 
+def shared_out(node: NodeFacts, reading: AgentReading) -> str:
+    """Say how GPUs of a node are shared out, for people; empty where each is given out whole.
+
+    The agent tells, or the node does: one that gives out more GPUs than its agent shows gives out shares of them.
+    """
+    ways = sorted({SHARED_WORDS[one.by] for one in reading.sharing if one.by is not SharedBy.CONTAINERS})
+    if ways:
+        return f"its GPUs are shared out by {' and '.join(ways)}"
+    if reading.gpus and node.gpus > len(reading.gpus):
+        return f"it gives out {node.gpus:g} GPUs, and its agent shows {len(reading.gpus)}"
+    return ""
+
+
+def sharing_of(uuid: str, reading: AgentReading) -> str:
+    """Say in which way a GPU is shared, for people; empty where it is not, or where nobody says."""
+    return next((SHARED_WORDS[one.by] for one in reading.sharing if one.gpu_uuid == uuid), "")
+
+
 def recent(node: NodeFacts, *, now: UnixTime, window: Seconds) -> tuple[AgentReading, ...]:
     """Return the agent's readings of the window, oldest first."""
     return tuple(
@@ -38,7 +57,9 @@ def latest(node: NodeFacts, *, now: UnixTime, window: Seconds, stale_after: Seco
     """Return the agent's newest reading, if it is fresh and has GPUs to speak of."""
     readings = recent(node, now=now, window=window)
     if not readings:
-        return node.agent_error or Unknown(UnknownReason.NOT_MEASURED, f"no agent reading of node {node.name}")
+        if node.agent_error is not None:
+            return Unknown(node.agent_error.reason, f"agent of node {node.name}: {node.agent_error.detail}")
+        return Unknown(UnknownReason.NOT_MEASURED, f"no agent reading of node {node.name}")
     if now - readings[-1].time > stale_after:
         return Unknown(UnknownReason.STALE, f"agent of node {node.name} last read {now - readings[-1].time:.0f} s ago")
     if isinstance(readings[-1].gpu_source, Unknown):
@@ -72,6 +93,9 @@ def attributed(pods: Collection[tuple[str, str]], node: NodeFacts, reading: Agen
             return Unknown(UnknownReason.INVALID, f"fewer GPUs of node {node.name} are attributed than requested")
         by = reading.attribution.by if reading.attribution is not None else Attributor.KUBELET
         return Attributed(allocated, by)
+    shares = shared_out(node, reading)
+    if shares:
+        return Unknown(UnknownReason.UNSUPPORTED, f"which GPUs of node {node.name} are whose is not known: {shares}")
     if reading.gpus and requested >= len(reading.gpus) and not others:
         return Attributed(frozenset(gpu.uuid for gpu in reading.gpus), Attributor.REQUESTS)
     alone = not others and not any(pod.gpus > 0 for pod in node.pods if (pod.namespace, pod.name) not in pods)
