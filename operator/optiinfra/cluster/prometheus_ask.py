@@ -127,7 +127,7 @@ class MetricsServer:
     async def facts(self) -> ServerFacts:
         """Find out who answers at the address, once. Raises `ClusterError`, one line with what to do."""
         if self._facts is None:
-            self._facts = await recognise(self._http, clock=self._clock)
+            self._facts = await recognise(self._caller, clock=self._clock)
         return self._facts
 
     async def now(self) -> float:

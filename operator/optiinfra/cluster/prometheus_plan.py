@@ -1,7 +1,8 @@
 """Which calls a question becomes: parts by a label, pieces by time, none larger than one call may be.
 
 A part is a set of values of the label; the last is "all the others", so that together they are everything, also what
-nobody counted. A question is only cut by a label that its answers keep, else parts of one sum would come back.
+nobody counted. A question is only cut by a label that its answers keep, or where it asks for the largest of everything:
+else parts of one sum would come back.
 Pieces are powers of two of steps long, at multiples of their length, so that they are the same in every run.
 """
 
@@ -20,6 +21,7 @@ _UNIT: Final = re.compile(r"(\d+)(ms|[smhdwy])")
 _SECONDS: Final = {
     "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0, "y": 31_536_000.0,
 }  # fmt: skip
+_LARGEST: Final = re.compile(r"\s*max\s*(by\s*\([^()]*\)\s*)?\(")
 _MOST_NAMED: Final = 60
 """Values that one part names: more would make queries longer than servers like them."""
 
@@ -61,18 +63,36 @@ class Part:
 def may_split(question: Question) -> bool:
     """Tell whether parts of a question's series give parts of its rows."""
     label = question.split_by
-    return bool(label) and (label in question.by or (label.endswith("namespace") and "namespace" in question.by))
+    if not label:
+        return False
+    kept = label in question.by or (label.endswith("namespace") and "namespace" in question.by)
+    return kept or is_largest(question.promql)
 
 
-def parts(question: Question, series: Mapping[str, int], limits: AskLimits) -> tuple[Part, ...]:
+def is_largest(promql: str) -> bool:
+    """Tell whether a query is one `max`, of which the largest of its parts' answers is the answer."""
+    found = _LARGEST.match(promql)
+    if not found:
+        return False
+    depth = 0
+    for place in range(found.end() - 1, len(promql)):
+        depth += {"(": 1, ")": -1}.get(promql[place], 0)
+        if depth == 0:
+            return not promql[place + 1 :].strip()
+    return False
+
+
+def parts(question: Question, series: Mapping[str, int], limits: AskLimits, *, a_step: float) -> tuple[Part, ...]:
     """Cut a question by its label, the largest values first; `series`: value of the label -> number of series."""
     total = max(1, sum(series.values()))
-    if total <= limits.series or len(series) < 2 or not may_split(question):
+    # What is asked for one moment only cannot be cut by time.
+    most = max(1, int(min(limits.series, limits.samples / a_step))) if question.latest else limits.series
+    if total <= most or len(series) < 2 or not may_split(question):
         return (Part((), total),)
     largest = sorted(series, key=lambda value: (-series[value], value))
     bins: list[tuple[list[str], int]] = []
     for value in largest[:_MOST_NAMED]:
-        place = next((n for n, (_, size) in enumerate(bins) if size + series[value] <= limits.series), None)
+        place = next((n for n, (_, size) in enumerate(bins) if size + series[value] <= most), None)
         if place is None:
             bins.append(([value], series[value]))
         else:

@@ -18,7 +18,7 @@ from optiinfra.cluster.prometheus_answer import Piece
 from optiinfra.cluster.prometheus_cache import PieceCache, piece_name
 from optiinfra.cluster.prometheus_call import Caller
 from optiinfra.cluster.prometheus_grid import TimeGrid
-from optiinfra.cluster.prometheus_plan import AskLimits
+from optiinfra.cluster.prometheus_plan import AskLimits, is_largest
 from optiinfra.cluster.prometheus_refusals import Helps, helps
 from optiinfra.cluster.prometheus_rows import Key, Rows
 from optiinfra.domain.report.frames import FloatArray, Frame, Question
@@ -91,7 +91,7 @@ class Answering:
             if row is None:
                 row = self.rows[key] = np.full(self.points, np.nan)
                 self.owners[key] = part
-            elif self.owners[key] != part:
+            elif self.owners[key] != part and not is_largest(self.question.promql):
                 self.shared.add(key)
             place = row[at : at + len(values)]
             np.fmax(place, values, out=place)

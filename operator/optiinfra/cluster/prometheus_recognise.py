@@ -17,6 +17,7 @@ from yarl import URL
 
 from optiinfra.cluster.errors import ClusterError, Denied, Invalid, Malformed, Unavailable, Unconfigured
 from optiinfra.cluster.prometheus_answer import read_document
+from optiinfra.cluster.prometheus_call import Caller
 from optiinfra.cluster.prometheus_http import PrometheusHttp, Reply
 
 _QUERY: Final = "api/v1/query"
@@ -67,18 +68,19 @@ class ServerFacts:
         )
 
 
-async def recognise(http: PrometheusHttp, *, clock: Callable[[], float] = time.time) -> ServerFacts:
-    """Find the API below an address and point the session there.
+async def recognise(caller: Caller, *, clock: Callable[[], float] = time.time) -> ServerFacts:
+    """Find the API below an address and point the session there; a server that is only busy is asked again.
 
     Raises:
         ClusterError: Denied, Unavailable, Unconfigured, or Invalid where nothing of the kind answers; one line with
             what to do.
     """
+    http = caller.http
     first: ClusterError | None = None
     for base in _places(http.server.url, http.server.tenant):
         http.base = base
         try:
-            reply = await http.call(_QUERY, {"query": "vector(1)"})
+            reply = await caller.call(_QUERY, {"query": "vector(1)"})
             document = _answer(http, reply)
         except (Denied, Unavailable, Unconfigured):
             raise

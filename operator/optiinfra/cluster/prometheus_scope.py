@@ -106,7 +106,9 @@ def planned(
         reason = _why_not(question, counts, scope)
         listed: tuple[Part, ...] = (_ALONE,)
         if reason is None and counts is not None and question.metrics:
-            listed = parts(question, counts.of(question.metrics), limits)
+            whole = filled(question.promql, matchers=(), window=scope.grid.window)
+            a_step = samples_a_step(whole, scrape_s=counted.scrape_s)
+            listed = parts(question, counts.of(question.metrics), limits, a_step=a_step)
             reason = _too_large(listed, limits)
         if reason is not None:
             not_asked.append(NotAsked(question, reason))

@@ -170,7 +170,7 @@ QUESTION = Question("q", "max by (namespace) (x{$matchers})", ("namespace",), ("
 )
 def test_parts_are_everything_and_nothing_twice(series, other):
     limits = AskLimits(series=1_000)
-    made = parts(QUESTION, series, limits)
+    made = parts(QUESTION, series, limits, a_step=1.0)
     for value in [*series, other]:
         within = [
             part
@@ -179,6 +179,29 @@ def test_parts_are_everything_and_nothing_twice(series, other):
         ]
         assert len(within) == 1
     assert sum(part.series for part in made) == sum(series.values())
+
+
+@pytest.mark.parametrize(
+    ("by", "promql", "split"),
+    [
+        (("namespace", "pod"), "sum by (namespace, pod) (x)", True),
+        (("pod",), "sum by (pod) (x)", False),
+        (("pod",), "max by (pod) (avg_over_time(x[5m]))", True),
+        ((), "max(x)", True),
+        (("pod",), "max by (pod) (x) / max by (pod) (y)", False),
+        (("pod",), "max_over_time(x[5m])", False),
+        (("pod",), "max by (pod) (x", False),
+    ],
+)
+def test_only_what_stays_right_is_cut_by_a_label(by, promql, split):
+    question = Question("q", promql, by, ("x",))
+    assert (len(parts(question, {"a": 900, "b": 900}, AskLimits(series=1_000), a_step=1.0)) > 1) is split
+
+
+def test_what_is_asked_for_one_moment_is_cut_by_what_its_window_reads():
+    question = Question("q", "max by (namespace) (rate(x[1d]))", ("namespace",), ("x",), latest=True)
+    made = parts(question, {"a": 900, "b": 900}, AskLimits(samples=3_000_000), a_step=2_880.0)
+    assert [part.series for part in made] == [900, 900]
 
 
 @settings(deadline=None)
