@@ -39,26 +39,32 @@ NAMESPACES_OF: Final = frozenset(NAMESPACE_LABELS)
 """`Question.split_by` is one of these where a question can be limited to namespaces."""
 _TOLD: Final = ("__name__", *NAMESPACE_LABELS, *CLUSTER_LABELS, *REPLICA_LABELS)
 _WHOLE: Final = ("__name__", *CLUSTER_LABELS, *REPLICA_LABELS)
+_NOW: Final = "1h:15m"
+"""For exporters of the cluster, which do not come and go."""
 _NOT_EMPTY: Final = '!=""'
 _LABELS: Final = (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS, *NODE_LABELS)
 
 
-def discovery_questions() -> tuple[Question, ...]:
-    """Return the first round: over the whole range for what may have been scaled away, else at its end."""
+def discovery_questions(days: float = 14.0) -> tuple[Question, ...]:
+    """Return the first round, which looks at a moment every seven hours of the last days: at other times of each day.
+
+    What was scaled away before the end is found by that, and what ran for less than such a moment may not be.
+    """
+    past = f"{max(1, round(days))}d:7h"
     engines = (*dict.fromkeys(name for engine in ENGINES for name in running_names(engine)), *CACHE_NAMES)
     gpus = gpu_names()
     exporters = tuple(name for name in gpus if name.startswith("DCGM_"))
     containers = (CONTAINER_NAMES[1],)
     return (
-        _there("found.engines", engines, by=_TOLD),
-        _there("found.gpus", gpus, by=_TOLD),
-        _there("found.state", STATE_NAMES, by=_WHOLE, latest=True),
-        _there("found.nodes", (*NODE_NAMES, *AGENT_NAMES), by=_WHOLE, latest=True),
-        _there("found.containers", CONTAINER_NAMES, by=_WHOLE, latest=True),
-        _labels("found.labels.engines", engines, (*NAMESPACE_LABELS, *POD_LABELS, *SERVICE_LABELS)),
-        _labels("found.labels.gpus", exporters, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
-        _labels("found.labels.state", ("kube_pod_info", "kube_pod_container_resource_requests"), _LABELS),
-        _labels("found.labels.containers", containers, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
+        _there("found.engines", engines, past, by=_TOLD),
+        _there("found.gpus", gpus, past, by=_TOLD),
+        _there("found.state", STATE_NAMES, _NOW, by=_WHOLE),
+        _there("found.nodes", (*NODE_NAMES, *AGENT_NAMES), _NOW, by=_WHOLE),
+        _there("found.containers", CONTAINER_NAMES, _NOW, by=_WHOLE),
+        _labels("found.labels.engines", engines, past, (*NAMESPACE_LABELS, *POD_LABELS, *SERVICE_LABELS)),
+        _labels("found.labels.gpus", exporters, past, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
+        _labels("found.labels.state", ("kube_pod_info", "kube_pod_container_resource_requests"), _NOW, _LABELS),
+        _labels("found.labels.containers", containers, _NOW, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
     )
 
 
@@ -67,16 +73,16 @@ def fleet_questions(found: Found = EVERYTHING) -> tuple[Question, ...]:
     return (*engine_questions(found), *gpu_questions(found), *cluster_questions(found), *usage_questions(found))
 
 
-def _there(name: str, metrics: tuple[str, ...], *, by: tuple[str, ...], latest: bool = False) -> Question:
-    text = f"count by ({','.join(by)}) ({_any(metrics)})"
-    return Question(name, text, by, metrics, split_by="", latest=latest)
+def _there(name: str, metrics: tuple[str, ...], past: str, *, by: tuple[str, ...]) -> Question:
+    text = f"count by ({','.join(by)}) (last_over_time({_any(metrics)}[{past}]))"
+    return Question(name, text, by, metrics, split_by="", latest=True)
 
 
-def _labels(name: str, metrics: tuple[str, ...], labels: tuple[str, ...]) -> Question:
-    """Ask which labels occurred in the last day, which no function tells: one count a label."""
+def _labels(name: str, metrics: tuple[str, ...], past: str, labels: tuple[str, ...]) -> Question:
+    """Ask which labels occur, which no function tells: one count a label."""
     parts = []
     for label in dict.fromkeys(labels):
-        carried = f"last_over_time({_any(metrics, label + _NOT_EMPTY)}[1d])"
+        carried = f"last_over_time({_any(metrics, label + _NOT_EMPTY)}[{past}])"
         parts.append(f'label_replace(count({carried}), "label", "{label}", "", "")')
     return Question(name, " or ".join(parts), ("label",), metrics, split_by="", latest=True)
 

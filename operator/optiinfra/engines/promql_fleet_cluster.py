@@ -85,9 +85,10 @@ class _Asker:
     def owners(self) -> Iterator[Question]:
         """Who owns pods: by workload as the pods' names have it, and by ReplicaSet."""
         labels = (*own_labels(self.spelling), "owner_kind", "owner_name")
-        owned = with_workload(largest(select("kube_pod_owner", *self.only), labels), self.spelling)
+        past = f"last_over_time({select('kube_pod_owner', *self.only)}[14d:1h])"
+        owned = with_workload(largest(past, labels), self.spelling)
         by: tuple[str, ...] = (*WORKLOAD, "owner_kind", "owner_name")
-        yield self._question("owners", together("count", owned, by), ["kube_pod_owner"], by=by)
+        yield self._question("owners", together("count", owned, by), ["kube_pod_owner"], by=by, latest=True)
         labels = (*self.spelling.namespace, "replicaset", "owner_kind", "owner_name")
         sets = with_workload(
             largest(select("kube_replicaset_owner", 'owner_name!=""', *self.only), labels),
@@ -99,7 +100,7 @@ class _Asker:
         )
 
     def requests(self) -> Iterator[Question]:
-        """GPUs over time by workload and node, CPU and memory by node; of containers the newest."""
+        """GPUs over time by workload and node; CPU and memory by node, and of containers, the newest."""
         own = (*own_labels(self.spelling), *self.spelling.container, *self.node, "resource")
         gpus = self._not_ended(largest(select(_REQUESTS, f'resource=~"{GPU_RESOURCES}"'), own))
         by: tuple[str, ...] = (*WORKLOAD, "node", "resource")
@@ -108,7 +109,7 @@ class _Asker:
         others = self._not_ended(largest(select(_REQUESTS, 'resource=~"cpu|memory"'), own))
         by = ("node", "resource")
         text = together("sum", with_label(others, "node", self.node), by)
-        yield self._question("node_requests", text, [_REQUESTS], by=by)
+        yield self._question("node_requests", text, [_REQUESTS], by=by, latest=True)
         by = (*WORKLOAD, "container", "resource")
         for field, name in (("container_requests", _REQUESTS), ("container_limits", _LIMITS)):
             held = largest(select(name, *self.only), own)

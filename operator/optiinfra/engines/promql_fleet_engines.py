@@ -133,6 +133,7 @@ class _Asker:
     def __init__(self, engine: Engine, found: Found) -> None:
         self.engine = engine
         self.spelling: Spelling = found.engines
+        self.images = found.names is not None and found.has("kube_pod_container_info")
         there = tuple(table for table in engine.tables if found.names is None or _is_there(table, found.names))
         self.tables = there or engine.tables
 
@@ -224,7 +225,8 @@ class _Asker:
                 yield from self._newest(field, [(f"{prefix}kv_cache_block_metrics", only)])
         elif self.engine.kind is EngineKind.VLLM:
             yield self._config()
-            yield self._versions()
+            if not self.images:
+                yield self._versions()
 
     def rates(self, wanted: Sequence[tuple[str, Signal]]) -> Iterator[Question]:
         """Counters per second."""

@@ -18,7 +18,6 @@ from optiinfra.engines.promql_fleet_parts import (
     either,
     largest,
     over_window,
-    own_labels,
     question,
     replaced,
     select,
@@ -34,6 +33,8 @@ PART_LABELS: Final = ("mig_uuid", "node", "kubernetes_node", "nodename")
 HOLDER_LABELS: Final = ("UUID", "uuid", "gpu", "GPU_I_ID", "Hostname", "hostname", "node")
 AGENT_HOLDER_LABELS: Final = ("uuid", "mig_uuid", "share")
 _PREFIX: Final = "DCGM_"
+_SCALED: Final = ("_RATIO", "_BYTES", "_WATTS")
+"""What names of the dialect in base units end with."""
 _POWER: Final = (("DCGM_FI_DEV_BOARD_POWER_WATTS", "DCGM_FI_DEV_POWER_USAGE"), "optiinfra_gpu_power_watts")
 _ALLOCATION: Final = "optiinfra_gpu_allocation_info"
 _AGENT_SPELLING: Final = Spelling(namespace=("workload_namespace",), pod=("workload_pod",))
@@ -82,25 +83,26 @@ def gpu_questions(found: Found) -> Iterator[Question]:
 
 
 def _dcgm(found: Found) -> Iterator[Question]:
+    scaled = found.has("DCGM_FI_DEV_GPU_UTIL_RATIO", "DCGM_FI_DEV_FB_USED_BYTES")
     for field, quantity in WANTED:
-        listed = _names(quantity, dcgm=True)
+        listed = _names(quantity, dcgm=True, scaled=scaled)
         yield _question(f"dcgm.{field}", _values("avg_over_time", listed, GPU_LABELS), listed, GPU_LABELS)
-    busy = _names(GpuQuantity.UTILIZATION, dcgm=True)
+    busy = _names(GpuQuantity.UTILIZATION, dcgm=True, scaled=scaled)
     yield _question("dcgm.utilization_highest", _values("max_over_time", busy, GPU_LABELS), busy, GPU_LABELS)
-    power = [_Name(name, 1.0) for name in _POWER[0]]
+    power = [_Name(name, 1.0) for name in _POWER[0] if scaled or not name.endswith(_SCALED)]
     yield _question("dcgm.power", _values("avg_over_time", power, GPU_LABELS), power, GPU_LABELS)
     for field, quantity in TOTALS:
-        listed = _names(quantity, dcgm=True)
+        listed = _names(quantity, dcgm=True, scaled=scaled)
         yield _question(f"dcgm.{field}", _values("last_over_time", listed, GPU_LABELS), listed, GPU_LABELS, latest=True)
     # Which dialect, model and instance: by a family that every exporter has. 1 where it is the scaled dialect's.
     kinds = " or ".join(
-        f"0 * {largest(select(one.name), MODEL_LABELS)} + {0 if one.scale != 1.0 else 1}" for one in reversed(busy)
+        f"0 * {largest(_past(one.name), MODEL_LABELS)} + {0 if one.scale != 1.0 else 1}" for one in reversed(busy)
     )
-    yield _question("dcgm.models", kinds, busy, MODEL_LABELS)
+    yield _question("dcgm.models", kinds, busy, MODEL_LABELS, latest=True)
     spelling = found.gpus
-    told = (*dict.fromkeys((*HOLDER_LABELS, *own_labels(spelling), *spelling.container)),)
-    pods = " or ".join(largest(select(one.name), told) for one in busy)
-    held = with_label(with_workload(f"({pods})", spelling), "container", spelling.container)
+    # Copies need not become one before: whether anybody held it is asked, not how often.
+    pods = either(*(select(one.name) for one in busy))
+    held = with_label(with_workload(pods, spelling), "container", spelling.container)
     by = (*HOLDER_LABELS, *WORKLOAD, "container")
     yield question(
         "dcgm.holders",
@@ -125,9 +127,9 @@ def _agent() -> Iterator[Question]:
     )
     info = [_Name(_INFO, 1.0)]
     labels = (*AGENT_LABELS, "model", "instance", "pod")
-    yield _question("agent.models", largest(select(_INFO), labels), info, labels)
+    yield _question("agent.models", largest(_past(_INFO), labels), info, labels, latest=True)
     parts = (*PART_LABELS, "uuid", "profile", "gpu_instance")
-    yield _question("agent.parts", largest(select(_PART_INFO), parts), [_Name(_PART_INFO, 1.0)], parts)
+    yield _question("agent.parts", largest(_past(_PART_INFO), parts), [_Name(_PART_INFO, 1.0)], parts, latest=True)
     for field, name in _PARTS:
         yield _question(
             f"agent.{field}", _values("avg_over_time", [_Name(name, 1.0)], PART_LABELS), [_Name(name, 1.0)], PART_LABELS
@@ -145,9 +147,16 @@ def _agent() -> Iterator[Question]:
     )
 
 
-def _names(quantity: GpuQuantity, *, dcgm: bool) -> list[_Name]:
+def _names(quantity: GpuQuantity, *, dcgm: bool, scaled: bool = True) -> list[_Name]:
+    """Return the families of a quantity, without those of the scaled dialect where nobody speaks it."""
     row = next(row for row in gpu_tables.GPU_ROWS if row.quantity is quantity)
-    return [_Name(name, scale) for name, scale in row.names if name.startswith(_PREFIX) is dcgm]
+    named = [_Name(name, scale) for name, scale in row.names if name.startswith(_PREFIX) is dcgm]
+    return [one for one in named if scaled or not one.name.endswith(_SCALED)]
+
+
+def _past(name: str) -> str:
+    """Return what a series said last in two weeks, looked at hourly: facts do not move."""
+    return f"last_over_time({select(name)}[14d:1h])"
 
 
 def _values(function: str, names: list[_Name], labels: tuple[str, ...]) -> str:

@@ -59,10 +59,6 @@ def _containers(found: Found) -> Iterator[Question]:
     for field, operator, text, metrics in listed:
         named = _named(largest(text, own), spelling)
         yield question(f"containers.{field}", together(operator, named, _BY), metrics=metrics, by=_BY, split_by=space)
-    names = ("container_cpu_cfs_throttled_periods_total", "container_cpu_cfs_periods_total")
-    throttled, periods = (largest(over_window("rate", one, *only), own) for one in names)
-    share = _named(f"({throttled} / {periods})", spelling)
-    yield question("containers.throttled", together("max", share, _BY), metrics=names, by=_BY, split_by=space)
 
 
 def _restarts(found: Found) -> Iterator[Question]:

@@ -94,7 +94,6 @@ def test_containers_of_served_workloads_only_with_requests_and_the_largest_pods_
     assert (one.key, one.container, one.cpu_request_cores, one.gpus) == ("inference/llama", "vllm", 8.0, 1.0)
     assert isinstance(one.memory_limit_bytes, Unknown)
     assert one.memory_limit_bytes.reason is UnknownReason.NOT_CONFIGURED
-    assert isinstance(one.throttled, Unknown)
 
 
 def test_an_empty_fleet_says_so_and_nothing_else():

@@ -427,6 +427,7 @@ class NodeHistory:
     cpu_used_cores: Course
     memory_used_bytes: Course
     cpu_requested_cores: Course
+    """At the end of the window only; so the next."""
     memory_requested_bytes: Course
     gpus_requested: Course
     pods: tuple[PodNow, ...]
@@ -457,8 +458,6 @@ class ContainerHistory:
     """Kills for memory within each step, all pods."""
     restarts: Course
     """Restarts within each step, all pods."""
-    throttled: Course = NOT_ASKED
-    """Share of CPU periods throttled, the worst pod."""
 
     @property
     def key(self) -> str:

@@ -19,7 +19,6 @@ _HOW: Final = {
     "memory": larger,
     "memory_kills": added,
     "restarts": added,
-    "throttled": larger,
 }
 _END: Final = 2
 """Points that are the end of the window."""
@@ -108,5 +107,4 @@ def _history(
         gpus=gpus if told else _NOT_TOLD,
         memory_kills=course("memory_kills"),
         restarts=course("restarts"),
-        throttled=course("throttled"),
     )

@@ -37,7 +37,6 @@ _LIMITS: Final[Mapping[str, float]] = {
             "external_hit_ratio",
             "ttft_late",
             "itl_late",
-            "throttled",
             "utilization",
             "utilization_highest",
             "sm_active",

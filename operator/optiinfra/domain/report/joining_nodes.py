@@ -93,7 +93,8 @@ def _amounts(answers: Answers, found: Mapping[str, _Node]) -> None:
             node = found.get(labels["node"])
             if node is not None:
                 resource = labels["resource"] if labels["resource"] in _OTHER else "gpus"
-                node.requested[resource] = added(node.requested.get(resource, answers.unknown()), values)
+                amount = answers.on_grid(values)
+                node.requested[resource] = added(node.requested.get(resource, answers.unknown()), amount)
 
 
 def _facts(answers: Answers, found: Mapping[str, _Node]) -> None:
@@ -198,6 +199,8 @@ def _history(
         return values.get(resource, unknown)
 
     def requested(resource: str) -> Course:
+        if resource in node.requested and resource != "gpus":
+            return node.requested[resource]
         if resource in node.requested:
             # While the node exists, no series means that nothing is requested.
             return np.where(np.isnan(node.requested[resource]) & present, 0.0, node.requested[resource])

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from optiinfra.domain.report.history import OwnerSource
 from optiinfra.domain.report.joining_frames import Answers
 
@@ -68,20 +66,17 @@ def owners(answers: Answers, *, serving: Iterable[Stem]) -> Owners:
     for labels, _, _ in answers.each("state.replicaset_owners"):
         if labels["owner_name"] not in _NOBODY:
             sets[labels["namespace"], labels["workload"]] = labels["owner_kind"], labels["owner_name"]
-    best: dict[Stem, tuple[float, float]] = {}
-    known: dict[Stem, Owner] = {}
-    pods: dict[Stem, float] = {}
-    for labels, values, _ in answers.each("state.owners"):
+    counts: dict[Stem, dict[Owner, float]] = {}
+    for labels, _, newest in answers.each("state.owners"):
         stem = labels["namespace"], labels["workload"]
         kind, name = _owner(labels["owner_kind"], labels["owner_name"], labels["namespace"], sets)
-        seen = np.flatnonzero(np.isfinite(values))
-        rank = (float(seen[-1]) if seen.size else -1.0, float(np.nansum(values)))
-        if seen.size:
-            pods[stem] = max(pods.get(stem, 0.0), float(np.nanmax(values)))
-        if rank > best.get(stem, (-1.0, -1.0)):
-            best[stem] = rank
-            known[stem] = Owner(stem[0], name or stem[1], kind, OwnerSource.STATE_METRICS)
-    found = Owners(known)
+        if newest > 0.0:
+            owner = Owner(stem[0], name or stem[1], kind, OwnerSource.STATE_METRICS)
+            mine = counts.setdefault(stem, {})
+            mine[owner] = mine.get(owner, 0.0) + newest
+    # Where several own pods of the same stem, the one with most of them does.
+    found = Owners({stem: max(mine, key=lambda one: mine[one]) for stem, mine in sorted(counts.items())})
+    pods = {stem: max(mine.values()) for stem, mine in counts.items()}
     _group(answers, found, set(serving), pods)
     return found
 
