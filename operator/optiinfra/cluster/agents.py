@@ -21,7 +21,10 @@ from optiinfra.domain.agent_readings import (
     ContainerCounters,
     DeviceClaim,
     GpuFaults,
+    GpuSharing,
+    GpuUser,
     LinkCounters,
+    SharedBy,
     XidCounts,
 )
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
@@ -35,6 +38,8 @@ ALLOCATION_LIMIT = 4096
 CONTAINER_LIMIT = 4096
 XID_LIMIT = 64
 LINK_LIMIT = 64
+USER_LIMIT = 16_384
+"""Containers with processes on a GPU, over all GPUs; agents name at most 257 a GPU."""
 NO_PODS: Final[Container[str]] = frozenset()
 _NAME_LIMIT = 253
 
@@ -45,6 +50,7 @@ _STATES: Mapping[str, UnknownReason] = {
     "failed": UnknownReason.INVALID,
     "stuck": UnknownReason.UNREACHABLE,
 }
+_SHARED_BY: Mapping[str, SharedBy] = {by.value: by for by in SharedBy}
 _BY: Mapping[str, Attributor] = {"kubelet": Attributor.KUBELET, "requests": Attributor.REQUESTS}
 
 
@@ -99,6 +105,8 @@ def parse_snapshot(body: bytes, *, pods: Container[str] = NO_PODS) -> AgentReadi
         containers_source=_source(mapping(document, "sources", "containers"), what="source of containers"),
         cpu_pressure_ratio=ratio(mapping(document, "pressure"), "cpu_some_ratio"),
         links=_links(mapping(document, "network")),
+        sharing=_sharing(document),
+        users=_users(document, gpus),
     )
 
 
@@ -173,6 +181,41 @@ def _name(holder: JsonObject, field: str) -> str:
     # Most are texts, and there are hundreds: what is none goes the longer way, which says what is wrong.
     value = holder.get(field)
     return value[:_NAME_LIMIT] if type(value) is str else text(holder, field)
+
+
+def _sharing(document: JsonObject) -> tuple[GpuSharing, ...]:
+    listed = objects(document, "sharing")
+    if len(listed) > GPU_LIMIT:
+        raise Malformed(f"snapshot of {len(listed)} shared GPUs")
+    # A way that is not known here, of a newer agent, is some way: it is shared all the same.
+    return tuple(
+        GpuSharing(_name(one, "gpu_uuid"), _SHARED_BY.get(text(one, "by"), SharedBy.REPLICAS), integer(one, "replicas"))
+        for one in listed
+    )
+
+
+def _users(document: JsonObject, gpus: list[JsonObject]) -> tuple[GpuUser, ...]:
+    rows = document.get("gpu_users")
+    if rows is None:
+        return ()
+    if not isinstance(rows, list) or len(rows) > USER_LIMIT:
+        raise Malformed(f"snapshot whose gpu_users are no list of at most {USER_LIMIT}")
+    uuids = {gpu.get("index"): text(gpu, "uuid") for gpu in gpus} if rows else {}
+    return tuple(_user(row, uuids) for row in rows)
+
+
+def _user(row: Any, uuids: Mapping[Any, str]) -> GpuUser:
+    if not isinstance(row, list) or len(row) < 6 or not isinstance(row[1], str) or not isinstance(row[2], str):
+        raise Malformed("snapshot with a user of a GPU whose row has not six fields")
+    uuid, processes = uuids.get(row[0]) if type(row[0]) is int else None, plain(row[3])
+    if uuid is None or processes is None or processes < 0.0:
+        raise Malformed("snapshot with a user of a GPU that is not in it, or without a number of processes")
+    unknown = row[6] if len(row) > 6 else None
+    share = amount_of(row[5], unknown, "sm_ratio")
+    if not isinstance(share, Unknown) and share > 1.0:
+        share = Unknown(UnknownReason.INVALID, "agent: sm_ratio is above 1")
+    memory = amount_of(row[4], unknown, "memory_bytes")
+    return GpuUser(uuid, row[1][:_NAME_LIMIT], row[2][:64], int(processes), memory, share)
 
 
 def _attribution(attribution: JsonObject) -> Attribution | None:

@@ -5,6 +5,7 @@ two readings. Nothing is judged here. Containers are named by the pod's uid and 
 only names that a node knows them by.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
@@ -72,6 +73,50 @@ class ContainerCounters(NamedTuple):
     """Counter (PSI some): time in which one of its tasks waited for a CPU."""
 
 
+class SharedBy(StrEnum):
+    """In which way several containers can be on one GPU."""
+
+    MIG = "mig"
+    MPS = "mps"
+    TIME_SLICING = "time_slicing"
+    REPLICAS = "replicas"
+    """The kubelet gives it out several times; whether by MPS or by time-slicing, nobody says."""
+    CONTAINERS = "containers"
+    """Several containers were given the whole of it."""
+
+
+SHARED_WORDS: Final[Mapping[SharedBy, str]] = {
+    SharedBy.MIG: "MIG",
+    SharedBy.MPS: "MPS",
+    SharedBy.TIME_SLICING: "time-slicing",
+    SharedBy.REPLICAS: "MPS or time-slicing",
+    SharedBy.CONTAINERS: "being given whole to several containers",
+}
+
+
+class GpuSharing(NamedTuple):
+    """A GPU that is, or can be, in several hands."""
+
+    gpu_uuid: str
+    by: SharedBy
+    replicas: int = 0
+    """How often the kubelet gives it out; 0 where it is not given out by replicas."""
+
+
+class GpuUser(NamedTuple):
+    """What the processes of one container have of one GPU, where the agent sees the host's processes (tier 2)."""
+
+    gpu_uuid: str
+    pod_uid: str
+    """Empty for processes outside every pod."""
+    container: str
+    """First digits of its id."""
+    processes: int
+    memory_bytes: Value
+    sm_ratio: Value
+    """Share of the multiprocessors' time, mean since the process lists before."""
+
+
 class DeviceClaim(NamedTuple):
     """A container holds a device by a claim (DRA); which GPU it is, the driver's ResourceSlices say."""
 
@@ -108,6 +153,8 @@ class Attributor(StrEnum):
     """The kubelet told the node's agent (PodResources)."""
     CLAIMS = "Claims"
     """ResourceClaims name the devices, and ResourceSlices say which GPUs these are."""
+    PROCESSES = "Processes"
+    """Processes of the pods run on them: what these have of a GPU is the pods', and nothing more is."""
     REQUESTS = "Requests"
     """Nobody told: what the pods of the node request leaves no other answer."""
 

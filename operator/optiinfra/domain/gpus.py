@@ -3,19 +3,20 @@
 The kubelet tells the node's agent (`GpuAllocation`), or ResourceClaims do. Where nobody tells, the pods' requests still
 settle two cases: pods that together request every GPU of their node hold all of them, and pods of the only workload
 that requests any hold the filled ones, if these are as many as it asks for. Anything else stays unknown: the scheduler
-places pods on nodes, not on GPUs. Nor do requests settle anything where GPUs are shared out (MIG, MPS, time-slicing): what
-a pod then asks for is a share of a GPU, and others may be on the same one.
+places pods on nodes, not on GPUs. Nor do requests settle anything where GPUs are shared out (MIG, MPS, time-slicing):
+what a pod then asks for is a share of a GPU, and others may be on the same one.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from optiinfra.domain.agent_readings import SHARED_WORDS, Attributor, SharedBy
-from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.agent_readings import SHARED_WORDS, Attributor, GpuUser, SharedBy
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.workload import AgentReading, GpuFacts, NodeFacts
 
+_OF_ALL: Final = Unknown(UnknownReason.UNSUPPORTED, "the GPU is shared, and this is known of it as a whole only")
 EMPTY_BYTES: Final = 1.5 * 2**30
 """Memory that a driver and a bare context may hold."""
 
@@ -106,6 +107,59 @@ def attributed(pods: Collection[tuple[str, str]], node: NodeFacts, reading: Agen
         UnknownReason.UNSUPPORTED,
         f"which GPUs of node {node.name} are whose is not known (agent without pod-resources)",
     )
+
+
+def with_others(uuids: Collection[str], pods: Collection[tuple[str, str]], reading: AgentReading) -> str:
+    """Say in which way others are, or can be, on GPUs of these pods, for people; empty where nobody says so."""
+    for uuid in sorted(uuids):
+        if way := sharing_of(uuid, reading):
+            return way
+    given = {one.gpu_uuid for one in reading.allocations if (one.namespace, one.pod) not in pods}
+    return SHARED_WORDS[SharedBy.CONTAINERS] if given & set(uuids) else ""
+
+
+def parts_of(uids: Collection[str], reading: AgentReading) -> dict[str, GpuFacts]:
+    """Return what the processes of some pods (uid) have of each GPU they are on, as far as the agent sees processes.
+
+    Memory and share of time are those of the processes. What only the GPU as a whole has (power, energy, bytes over the
+    links, activity) is unknown: it is never divided, and never given to each. Of a GPU that nobody else uses, all is
+    theirs.
+    """
+    on_it: dict[str, list[GpuUser]] = {}
+    others: set[str] = set()
+    for user in reading.users:
+        if user.pod_uid in uids:
+            on_it.setdefault(user.gpu_uuid, []).append(user)
+        else:
+            others.add(user.gpu_uuid)
+    whole = {gpu.uuid: gpu for gpu in reading.gpus}
+    shared = others | {one.gpu_uuid for one in reading.sharing}
+    return {
+        uuid: _part(whole[uuid], users) if uuid in shared else whole[uuid]
+        for uuid, users in on_it.items()
+        if uuid in whole
+    }
+
+
+def _part(gpu: GpuFacts, users: Collection[GpuUser]) -> GpuFacts:
+    share = _sum([user.sm_ratio for user in users])
+    return GpuFacts(
+        uuid=gpu.uuid,
+        model=gpu.model,
+        memory_total_bytes=gpu.memory_total_bytes,
+        memory_used_bytes=_sum([user.memory_bytes for user in users]),
+        utilization_ratio=share if isinstance(share, Unknown) else min(1.0, share),
+        power_watts=_OF_ALL,
+        power_limit_watts=_OF_ALL,
+        energy_joules=_OF_ALL,
+        sm_active_ratio=_OF_ALL,
+        pcie_bytes=_OF_ALL,
+    )
+
+
+def _sum(values: Collection[Value]) -> Value:
+    unknown = next((value for value in values if isinstance(value, Unknown)), None)
+    return sum(value for value in values if not isinstance(value, Unknown)) if unknown is None else unknown
 
 
 def filled_gpus(reading: AgentReading) -> frozenset[str] | None:

@@ -45,6 +45,8 @@ class Utilization:
     gpu_uuids: tuple[str, ...] = ()
     attributed_by: Attributor | None = None
     """By whose word these GPUs are the workload's; of several, the least sure. None where none are known."""
+    shared_by: str = ""
+    """In which way others are, or can be, on its GPUs, for people; empty where nobody says so."""
 
 
 def summarise(
@@ -61,6 +63,7 @@ def summarise(
     samples, reason, by = _gpu_samples(
         facts.namespace, uses_gpus, nodes, now=now, window=window, stale_after=stale_after
     )
+    shared = _shared(facts.namespace, uses_gpus, nodes, now=now, window=window)
     own = {node: nodes[node] for node in sorted({pod.node for pod in pods}) if node in nodes}
     fresh = [
         reading
@@ -86,6 +89,7 @@ def summarise(
         node_memory_ratio=_node_value(fresh, fresh, _node_memory, max),
         gpu_uuids=tuple(sorted(samples)),
         attributed_by=max(by, key=list(Attributor).index, default=None) if samples else None,
+        shared_by=shared,
     )
 
 
@@ -115,12 +119,18 @@ def _gpu_samples(
             reason = reason or reading
             continue
         told = gpus.attributed({(pod.namespace or namespace, pod.name) for pod in here}, nodes[name], reading)
+        readings = gpus.recent(nodes[name], now=now, window=window)
         if isinstance(told, Unknown):
+            parts = _parts({pod.uid for pod in here}, readings, newest=reading)
+            users = {one.pod_uid for one in reading.users}
+            if parts:
+                found |= parts
+                measured += sum(pod.gpus for pod in here if pod.uid in users)
+                by.add(Attributor.PROCESSES)
             reason = reason or told
             continue
         held = told.uuids
         by.add(told.by)
-        readings = gpus.recent(nodes[name], now=now, window=window)
         series = {uuid: gpus.series(readings, uuid) for uuid in held}
         # A GPU that the newest reading does not show is lost, and speaks for nothing.
         present = {uuid: one for uuid, one in series.items() if one and one[-1].time == reading.time}
@@ -129,6 +139,35 @@ def _gpu_samples(
     if measured * 2 < sum(pod.gpus for pod in pods):
         return {}, reason or Unknown(UnknownReason.NOT_MEASURED, "the agents show none of the workload's GPUs"), by
     return found, reason or Unknown(UnknownReason.NOT_MEASURED, "the agents show no such value"), by
+
+
+def _parts(
+    uids: set[str], readings: tuple[AgentReading, ...], *, newest: AgentReading
+) -> dict[str, tuple[gpus.GpuSample, ...]]:
+    """Return the samples of what some pods' processes have of GPUs that are not theirs alone."""
+    found: dict[str, list[gpus.GpuSample]] = {}
+    for reading in readings:
+        for uuid, part in gpus.parts_of(uids, reading).items():
+            found.setdefault(uuid, []).append(gpus.GpuSample(reading.time, part))
+    return {uuid: tuple(several) for uuid, several in found.items() if several[-1].time == newest.time}
+
+
+def _shared(
+    namespace: str, pods: list[PodFacts], nodes: Mapping[str, NodeFacts], *, now: UnixTime, window: Seconds
+) -> str:
+    """Say in which way others are, or can be, on the pods' GPUs."""
+    for name in sorted({pod.node for pod in pods if pod.node in nodes}):
+        readings = gpus.recent(nodes[name], now=now, window=window)
+        if not readings:
+            continue
+        here = {(pod.namespace or namespace, pod.name): pod.uid for pod in pods if pod.node == name}
+        held = {one.gpu_uuid for one in readings[-1].allocations if (one.namespace, one.pod) in here}
+        held |= {one.gpu_uuid for one in readings[-1].users if one.pod_uid in here.values()}
+        # Where nobody says which GPUs they hold, it may be any of the node's.
+        held = held or {gpu.uuid for gpu in readings[-1].gpus}
+        if way := gpus.with_others(held, here.keys(), readings[-1]):
+            return way
+    return ""
 
 
 def _join(

@@ -17,7 +17,9 @@ from optiinfra.domain.agent_readings import (
     ContainerCounters,
     DeviceClaim,
     GpuFaults,
+    GpuSharing,
     GpuTrouble,
+    GpuUser,
     HeldDevice,
     LinkCounters,
 )
@@ -308,6 +310,10 @@ class AgentReading:
     """PSI some: share of the last 10 s in which a task of the node waited for a CPU."""
     links: tuple[LinkCounters, ...] = ()
     """The node's network."""
+    sharing: tuple[GpuSharing, ...] = ()
+    """GPUs that are, or can be, in several hands, as far as its agent can tell."""
+    users: tuple[GpuUser, ...] = ()
+    """Whose processes are on which GPU; empty where its agent does not see them, and where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

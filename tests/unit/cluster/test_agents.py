@@ -7,7 +7,7 @@ import pytest
 
 from optiinfra.cluster.agents import parse_snapshot
 from optiinfra.cluster.errors import Malformed
-from optiinfra.domain.agent_readings import Attributor
+from optiinfra.domain.agent_readings import Attributor, SharedBy
 from optiinfra.domain.readings import Unknown, UnknownReason
 
 DOCUMENT = {
@@ -124,6 +124,54 @@ def test_what_cannot_be_read_refuses_the_document(path, value):
 def test_xids_that_cannot_be_are_unknown_and_never_none(xids):
     found = read(changed(("gpus", 0, "xid_errors"), xids)).gpus[0].faults.xids
     assert found.reason is UnknownReason.INVALID
+
+
+SHARED = DOCUMENT | {
+    "gpus": [DOCUMENT["gpus"][0] | {"uuid": "GPU-7", "index": 3}],
+    "sharing": [
+        {"gpu_uuid": "GPU-7", "by": "mps", "replicas": 4, "mps_processes": 2},
+        {"gpu_uuid": "GPU-8", "by": "of tomorrow"},
+    ],
+    "gpu_users": [
+        [3, "u1", "aaaaaaaa", 2, 1000, 0.25],
+        [3, "", "", 1, None, 2, {"memory_bytes": "denied"}],
+    ],
+}  # fmt: skip
+
+
+def test_who_uses_a_gpu_and_how_it_is_shared():
+    reading = read(SHARED)
+    assert [(one.gpu_uuid, one.by, one.replicas) for one in reading.sharing] == [
+        ("GPU-7", SharedBy.MPS, 4),
+        ("GPU-8", SharedBy.REPLICAS, 0),
+    ]
+    ours, outside = reading.users
+    assert ours == ("GPU-7", "u1", "aaaaaaaa", 2, 1000.0, 0.25)
+    assert (outside.pod_uid, outside.memory_bytes.reason, outside.sm_ratio.reason) == (
+        "",
+        UnknownReason.REFUSED,
+        UnknownReason.INVALID,
+    )
+    assert (read().sharing, read().users) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gpu_users", {}),
+        ("gpu_users", [[3, "u1", "a", 2, 1000]]),
+        ("gpu_users", [[0, "u1", "a", 2, 1000, 0.5]]),
+        ("gpu_users", [[True, "u1", "a", 2, 1000, 0.5]]),
+        ("gpu_users", [[3, 5, "a", 2, 1000, 0.5]]),
+        ("gpu_users", [[3, "u1", "a", -2, 1000, 0.5]]),
+        ("gpu_users", [[3, "u1", "a", 2, 1000, 0.5]] * 20_000),
+        ("sharing", [5]),
+        ("sharing", [{"gpu_uuid": "GPU-7", "by": "mps"}] * 300),
+    ],
+)
+def test_users_and_sharing_that_cannot_be_refuse_the_document(name, value):
+    with pytest.raises(Malformed):
+        read(SHARED | {name: value})
 
 
 def test_an_agent_that_does_not_listen_for_xids_says_nothing_about_them():

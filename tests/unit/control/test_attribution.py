@@ -6,7 +6,16 @@ import pytest
 
 from optiinfra.control.attribution import attributed, completed
 from optiinfra.domain import gpus
-from optiinfra.domain.agent_readings import Attribution, Attributor, DeviceClaim, HeldDevice, PhysicalDevice
+from optiinfra.domain.agent_readings import (
+    Attribution,
+    Attributor,
+    DeviceClaim,
+    GpuSharing,
+    GpuUser,
+    HeldDevice,
+    PhysicalDevice,
+    SharedBy,
+)
 from optiinfra.domain.idle.holders import Held, holders_of
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.units import Seconds, UnixTime
@@ -122,3 +131,56 @@ def test_an_idle_gpu_is_free_where_the_only_pod_filled_another():
     assert holders_of("GPU-0", here, reading) == Held(("ns/p1",))
     assert holders_of("GPU-1", here, reading) == Held()
     assert gpus.held_by({("ns", "p1")}, here, reading) == frozenset({"GPU-0"})
+
+
+# ---- GPUs that several share
+
+
+def users(*rows):
+    return tuple(GpuUser(uuid, uid, "aaaaaaaa", 1, memory, share) for uuid, uid, memory, share in rows)
+
+
+def test_requests_settle_nothing_where_gpus_are_shared_out():
+    # One GPU, given out as four: a pod that asks for one of them does not hold the GPU.
+    reading = replace(agent(NOW, gpu("GPU-0", used=70 * GIB, busy=0.9)), attribution=TIER_0)
+    facts = WorkloadFacts("ns", "Deployment", "vllm", "u", 1, 1, pods=(pod(),), scaler=None)
+
+    def found(**changes):
+        one = replace(node(reading, pods=(pod(),)), **changes)
+        return summarise(facts, {"n1": one}, now=NOW, window=Seconds(60.0), stale_after=Seconds(60.0))
+
+    assert found().attributed_by is Attributor.REQUESTS
+    assert isinstance(found(gpus=4.0).gpu_ratio_mean, Unknown)
+    told = replace(reading, sharing=(GpuSharing("GPU-0", SharedBy.MPS, 0),))
+    mps = found(agent=(told,))
+    assert "shared out by MPS" in mps.gpu_ratio_mean.detail
+    assert mps.shared_by == "MPS"
+
+
+def test_of_a_shared_gpu_a_service_has_what_its_processes_have():
+    holders = (("GPU-0", "p1"), ("GPU-0", "p2"))
+    shared = replace(
+        agent(NOW, gpu("GPU-0", used=70 * GIB, busy=0.95, watts=600.0), allocations=holders),
+        sharing=(GpuSharing("GPU-0", SharedBy.TIME_SLICING, 4),),
+        users=users(("GPU-0", "p1", 20 * GIB, 0.05), ("GPU-0", "p2", 50 * GIB, 0.9)),
+    )
+    found = summary(shared, pod("p1"), pod("p2"))
+    assert (found.gpu_uuids, found.attributed_by) == (("GPU-0",), Attributor.PROCESSES)
+    assert (found.gpu_ratio_mean, found.gpu_memory_ratio) == (0.05, 0.25)
+    assert isinstance(found.gpu_power_watts, Unknown)
+    assert isinstance(found.sm_active_mean, Unknown)
+    assert found.shared_by == "time-slicing"
+    # Without the host's processes nobody knows whose load it is.
+    dark = summary(replace(shared, users=()), pod("p1"), pod("p2"))
+    assert isinstance(dark.gpu_ratio_mean, Unknown)
+    assert dark.gpu_uuids == ()
+
+
+def test_a_gpu_that_only_its_processes_are_on_is_the_service_s_as_a_whole():
+    alone = replace(
+        agent(NOW, gpu("GPU-0", used=70 * GIB, busy=0.5, watts=600.0), gpu("GPU-1", used=70 * GIB)),
+        attribution=TIER_0,
+        users=users(("GPU-0", "p1", 20 * GIB, 0.4), ("GPU-1", "other", GIB, 0.1)),
+    )
+    found = summary(alone, pod("p1"), pod("other"))
+    assert (found.gpu_uuids, found.gpu_ratio_mean, found.gpu_power_watts) == (("GPU-0",), 0.5, 600.0)

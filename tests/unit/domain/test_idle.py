@@ -160,6 +160,12 @@ def test_an_idle_service():
     assert idle.workload_idle(signals_of(**QUIET), used(UNKNOWN)).confidence == 0.7
 
 
+def test_a_silent_service_on_shared_gpus_is_under_used_and_no_idle_gpu():
+    found = idle.workload_idle(signals_of(**QUIET), replace(used(UNKNOWN), shared_by="MPS"))
+    assert (found.type, found.reason) == (FindingType.UNDER_USED, "ServiceIdle")
+    assert "shares them by MPS" in found.message
+
+
 def test_gpus_that_work_contradict_silent_engines():
     assert isinstance(idle.workload_idle(signals_of(**QUIET), used(0.6)), Unknown)
 

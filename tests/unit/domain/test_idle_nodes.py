@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from optiinfra.domain.agent_readings import GpuSharing, GpuUser, SharedBy
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.idle import GpuState, IdleMemory, IdlePolicy
 from optiinfra.domain.idle.holders import EngineWord
@@ -160,6 +161,46 @@ def test_all_who_share_a_gpu_are_named_and_one_at_work_is_enough():
     word = EngineWord(time=NOW, span=NOW, working=True)
     (busy,) = judge(shared, engines={"ns/p2": word})
     assert busy.state not in {GpuState.IDLE_HELD_MEMORY, GpuState.UNKNOWN}
+
+
+def using(pod_uid, *, share, memory=10 * GIB, uuid="GPU-0"):
+    return GpuUser(uuid, pod_uid, "aaaaaaaa", 1, memory, share)
+
+
+def sharing(*users, way=SharedBy.TIME_SLICING, allocations=(), **facts):
+    ways = (GpuSharing("GPU-0", way, 4),) if way else ()
+    return [replace(one, sharing=ways, users=users) for one in readings(allocations=allocations, **facts)]
+
+
+@pytest.mark.parametrize("way", [SharedBy.TIME_SLICING, SharedBy.MPS, SharedBy.REPLICAS])
+def test_a_shared_gpu_is_not_idle_because_one_of_its_users_is(way):
+    holders, pods = (("GPU-0", "p1"), ("GPU-0", "p2")), (pod("p1"), pod("p2"))
+    quiet, busy = using("p1", share=0.0), using("p2", share=0.4)
+    # The device's own counter missed what the second one did.
+    (verdict,) = judge(node(*sharing(quiet, busy, way=way, allocations=holders, used=30 * GIB), pods=pods))
+    assert verdict.state not in {GpuState.IDLE_HELD_MEMORY, GpuState.IDLE_ALLOCATED_EMPTY, GpuState.IDLE_UNALLOCATED}
+    both = sharing(quiet, using("p2", share=0.0), way=way, allocations=holders, used=30 * GIB)
+    (verdict,) = judge(node(*both, pods=pods))
+    assert verdict.state is GpuState.IDLE_HELD_MEMORY
+    assert "pods ns/p1, ns/p2, sharing it by" in verdict.message
+
+
+def test_a_pod_that_was_given_no_gpu_and_uses_one_is_its_holder():
+    sees_all = replace(pod("debug"), gpus=0.0)
+    (verdict,) = judge(node(*sharing(using("debug", share=0.0), way=None, used=30 * GIB), pods=(sees_all,)))
+    assert (verdict.state, verdict.holders) == (GpuState.IDLE_HELD_MEMORY, ("ns/debug",))
+    # A context alone leaves the memory as good as empty: it is still no free GPU.
+    small = sharing(using("debug", share=0.0, memory=GIB), way=None, used=GIB)
+    (verdict,) = judge(node(*small, pods=(sees_all,)))
+    assert verdict.state is GpuState.IDLE_ALLOCATED_EMPTY
+    (verdict,) = judge(node(*sharing(using("gone", share=0.0), way=None, used=30 * GIB), pods=(sees_all,)))
+    assert (verdict.state, verdict.holders) == (GpuState.IDLE_HELD_MEMORY, ())
+    assert "a pod that the API server does not show" in verdict.message
+
+
+def test_processes_outside_every_pod_are_still_a_process_outside_kubernetes():
+    (verdict,) = judge(node(*sharing(using("", share=0.0), way=None, used=30 * GIB)))
+    assert "a process outside Kubernetes" in verdict.message
 
 
 def test_a_partitioned_gpu_without_multiprocessors_is_not_judged_and_with_them_it_is():

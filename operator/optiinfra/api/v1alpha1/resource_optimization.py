@@ -39,6 +39,7 @@ from optiinfra.api.v1alpha1.status_parts import (
     BottleneckStatus,
     Count,
     DryRunStatus,
+    HistoryStatus,
     Measured,
     Name,
     OtherOperatorStatus,
@@ -276,8 +277,8 @@ class UtilizationStatus(ApiModel):
     batch_percent: Percent
     """Running requests against the batch limit."""
     gpus_attributed_by: Short = ""
-    """By whose word GPUs are the service's: Kubelet, Claims (DRA), or Requests: nobody told, and what the pods of a
-    node request leaves no other answer. Empty while none are known."""
+    """By whose word GPUs are the service's: Kubelet, Claims (DRA), Processes (what its processes have of shared ones),
+    or Requests: nobody told, and what the pods of a node request leaves no other answer. Empty while none are known."""
     measured_at: Time
     """Time of the latest measurement in it."""
 
@@ -439,6 +440,8 @@ class ResourceOptimizationStatus(ApiModel):
     """What the service costs; absent while no pod has a node."""
     savings: LedgerStatus | None = None
     """The savings ledger."""
+    history: HistoryStatus | None = None
+    """The history that was read from a metrics server; absent while none was."""
     last_round: RoundStatus | None = None
     """The last round that changed this status."""
 

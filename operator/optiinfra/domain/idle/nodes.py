@@ -5,8 +5,9 @@ long the operator has run. What an agent cannot have measured (use above capacit
 not known, and named `BadReading`. A clock that went back begins a GPU's times anew; its floors and gaps stay. A GPU
 whose agent no longer shows it is lost; when it comes back, the time between is a hole.
 
-With MIG or time-slicing several pods hold one GPU: it is idle when nobody computes on it, and then all are named. A
-partitioned GPU has no utilisation of its own, so that without active multiprocessors its activity is not known.
+With MIG, MPS or time-slicing several pods hold one GPU: it is idle when nobody computes on it, and then all are named;
+that one of them does nothing says nothing of it. A partitioned GPU has no utilisation of its own, so that without
+active multiprocessors its activity is not known.
 """
 
 import math
@@ -225,11 +226,13 @@ def bad_reading(gpu: GpuFacts) -> str:
 
 
 def _at_work(node: NodeFacts, reading: AgentReading, watch: Watch) -> frozenset[str]:
-    """Return the GPUs whose engines say that they have work."""
+    """Return the GPUs on which somebody has work: a process that ran, or an engine that says so."""
+    # Processes that had multiprocessors are work, whatever the device's own counter says of the moment.
+    active = {one.gpu_uuid for one in reading.users if _number(one.sm_ratio) > watch.policy.idle_utilization}
     busy = {pod for pod, word in watch.engines.items() if word.working and abs(reading.time - word.time) <= word.span}
     if not busy:
-        return frozenset()
-    held = {one.gpu_uuid for one in reading.allocations if f"{one.namespace}/{one.pod}" in busy}
+        return frozenset(active)
+    held = active | {one.gpu_uuid for one in reading.allocations if f"{one.namespace}/{one.pod}" in busy}
     for gpu in reading.gpus:
         if gpu.uuid not in held:
             holder = holders_of(gpu.uuid, node, reading)

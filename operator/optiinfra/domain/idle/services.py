@@ -1,7 +1,8 @@
 """Idle services: the engines' own word first, contradicted by GPUs that work.
 
 A service is judged by what its engines say of requests and tokens; its GPUs may only contradict. Whatever is missing
-makes the answer `Unknown`.
+makes the answer `Unknown`. A service that shares its GPUs is under-used and never an idle GPU: others may work there,
+and whether a GPU is idle is judged of the GPU as a whole (`nodes`).
 """
 
 from optiinfra.domain.evidence import Evidence, Finding, FindingType
@@ -42,6 +43,9 @@ def workload_idle(
             return Unknown(UnknownReason.INVALID, f"the engines report no work, and a GPU was {busiest:.0%} busy")
         sure = 0.7 if isinstance(busiest, Unknown) else 0.95
         message = f"No request ran or waited in the last {minutes}{held}."
+        if utilization.shared_by:
+            message = f"{message} It shares them by {utilization.shared_by}: that says nothing of what others do there."
+            return Finding(FindingType.UNDER_USED, "ServiceIdle", message, Ratio(sure), evidence)
         return Finding(FindingType.IDLE_GPU, "ServiceIdle", message, Ratio(sure), evidence)
     share = _number(signals.busy_share)
     if share < 0.2 and _number(signals.waiting_max) == 0.0:
