@@ -6,20 +6,22 @@ moment. Another one that meets a foreign name asks, by a line of its own in that
 object marks the question as answered in its next round, and shows it as a condition. A question that nobody answers in
 time means that the other operator is gone, and the asker takes its place. No clock is compared between the two, idle
 objects cost no writes, and no permission is needed but the one to write statuses. Replicas of one installation have one
-name. ClusterResourceOptimizations hold nothing and are not claimed.
+name. Who finds a ClusterResourceOptimization claimed still takes defaults and prices from its spec; that is no writing.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from optiinfra.api.scalars import Time
-from optiinfra.api.v1alpha1 import ResourceOptimizationStatus
+from optiinfra.api.v1alpha1 import ClusterResourceOptimizationStatus, ResourceOptimizationStatus
 from optiinfra.api.v1alpha1.status_parts import OtherOperatorStatus
 from optiinfra.control.keys import ObjectKey
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
+ClaimedStatus: TypeAlias = ResourceOptimizationStatus | ClusterResourceOptimizationStatus
 SETTLE = 2.0
 """Seconds for which our name must have stood before we act: longer than a watch lags behind."""
 LEAST_PATIENCE = 60.0
@@ -55,10 +57,12 @@ class Claims:
 
     own: str = ""
     clock: Callable[[], float] = lambda: 0.0
+    steady: Callable[[], float] | None = None
+    """A clock that nobody sets, to tell how long our name has stood; None takes the other one."""
     _since: dict[ObjectKey, float] = field(default_factory=dict)
     """Since when our name is seen in the stored status."""
 
-    def judge(self, key: ObjectKey, status: ResourceOptimizationStatus, *, interval: float) -> Claim:
+    def judge(self, key: ObjectKey, status: ClaimedStatus, *, interval: float) -> Claim:
         """Settle the claim to an object from its stored status."""
         if not self.own:
             return Claim()
@@ -69,8 +73,9 @@ class Claims:
         if not status.operator:
             self._since.pop(key, None)
             return Claim(self.own, acts=False)
-        since = self._since.setdefault(key, now)
-        return Claim(self.own, self._answered(status.other_operator, now=now), acts=now - since >= SETTLE)
+        moment = now if self.steady is None else self.steady()
+        stood = moment - self._since.setdefault(key, moment)
+        return Claim(self.own, self._answered(status.other_operator, now=now), acts=stood >= SETTLE)
 
     def forget(self, key: ObjectKey) -> None:
         """Drop what is remembered of an object that is gone."""
@@ -81,7 +86,7 @@ class Claims:
             return None
         return other if other.answered else other.model_copy(update={"answered": True})
 
-    def _foreign(self, key: ObjectKey, status: ResourceOptimizationStatus, *, interval: float, now: float) -> Claim:
+    def _foreign(self, key: ObjectKey, status: ClaimedStatus, *, interval: float, now: float) -> Claim:
         asked, holder = status.other_operator, status.operator
         question = OtherOperatorStatus(name=self.own, at=Time.of(UnixTime(now)))
         if asked is None or asked.name != self.own or (asked.answered and now - asked.at.unix >= ASK_AGAIN):

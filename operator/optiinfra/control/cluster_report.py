@@ -53,6 +53,8 @@ def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> Clu
             currency=str(spec.currency),
             now=now,
         ),
+        operator=cluster.claim.operator,
+        other_operator=cluster.claim.other,
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )
 

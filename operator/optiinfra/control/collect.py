@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from optiinfra.api.conversion import effective
+from optiinfra.api.conversion import INTERVAL, effective
 from optiinfra.api.reasons import Reason
 from optiinfra.api.settings import Settings, Target
 from optiinfra.api.v1alpha1 import ClusterResourceOptimization, ResourceOptimization
@@ -18,7 +18,7 @@ from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control import approvals, gpu_health
-from optiinfra.control.claims import Claims
+from optiinfra.control.claims import Claim, Claims
 from optiinfra.control.consolidation import serving_of, with_gpu_model
 from optiinfra.control.fleet import survey
 from optiinfra.control.idle_gpus import engines_of, services_of
@@ -33,7 +33,7 @@ from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import UsageTable
-from optiinfra.control.work import BrokenWork, ClusterWork, Problem, ServiceWork, TargetWork, Work
+from optiinfra.control.work import BrokenWork, ClusterWork, LeftWork, Problem, ServiceWork, TargetWork, Work
 from optiinfra.domain import groups
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.gpu_health import HealthMemory
@@ -104,7 +104,11 @@ class Collector:
             elif isinstance(known, ResourceOptimization):
                 work.services.append(self._service(key, known, cluster, work))
             else:
-                work.clusters.append(self._cluster(key, known, work.nodes))
+                claim = self.claims.judge(key, known.status, interval=_cluster_interval(known))
+                if claim.yields:
+                    work.left.append(LeftWork(key, known, claim))
+                else:
+                    work.clusters.append(self._cluster(key, known, work.nodes, claim))
         work.fleet = survey(work, self.registry, self.memories, self.cluster.budgets)
         return work
 
@@ -204,7 +208,9 @@ class Collector:
         work.usage_fault = fault.text if fault is not None else ""
         work.sizing_rules = self.sizing_rules.of(key.namespace)
 
-    def _cluster(self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts]) -> ClusterWork:
+    def _cluster(
+        self, key: ObjectKey, obj: ClusterResourceOptimization, nodes: Mapping[str, NodeFacts], claim: Claim
+    ) -> ClusterWork:
         memory = self.memories.setdefault(key, ObjectMemory())
         priced = self.prices.price(nodes, obj.spec)
         services = services_of(self.registry.services())
@@ -220,7 +226,13 @@ class Collector:
             serving=serving_of(nodes.values(), self.snapshots, now=UnixTime(self.clock())),
             services=services,
             engines=engines_of(nodes.values(), self.snapshots, services, now=UnixTime(self.clock())),
+            claim=claim,
         )
+
+
+def _cluster_interval(obj: ClusterResourceOptimization) -> float:
+    interval = obj.spec.defaults.interval
+    return interval.seconds if interval is not None else INTERVAL
 
 
 def _step(settings: Settings) -> Seconds:

@@ -5,6 +5,7 @@ from typing import Protocol
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
 from optiinfra.api.reasons import EXPLANATIONS, Reason
 from optiinfra.control import gpu_health
+from optiinfra.control.claims import Claim
 from optiinfra.control.pool_limits import within_limits
 from optiinfra.control.work import ClusterWork, Problem, ServiceWork, TargetWork
 from optiinfra.domain.prices import PriceFault
@@ -181,8 +182,7 @@ def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
     if service.obj.status_error:
         return Wanted(kind, _YES, Reason.INVALID_SPEC, f"the stored status was set aside: {service.obj.status_error}")
     if service.claim.other is not None:
-        text = f"operator {service.claim.other.name} sees this object too and leaves it to {service.claim.operator}"
-        return Wanted(kind, _YES, Reason.OTHER_OPERATOR, f"{text}. {EXPLANATIONS[Reason.OTHER_OPERATOR].remedy}")
+        return _other_operator(service.claim)
     harmed = next((target.harmed for target in service.targets if target.harmed), "")
     if harmed:
         return Wanted(kind, _YES, Reason.ROLLED_BACK, harmed)
@@ -199,6 +199,13 @@ def _degraded(service: ServiceWork, problem: Problem | None) -> Wanted:
     if fault:
         return Wanted(kind, _YES, Reason.USAGE_INVALID, f"{fault}. {EXPLANATIONS[Reason.USAGE_INVALID].remedy}")
     return Wanted(kind, _NO, Reason.SUCCEEDED)
+
+
+def _other_operator(claim: Claim) -> Wanted:
+    assert claim.other is not None
+    text = f"operator {claim.other.name} sees this object too and leaves it to {claim.operator}"
+    remedy = EXPLANATIONS[Reason.OTHER_OPERATOR].remedy
+    return Wanted(ConditionType.DEGRADED, _YES, Reason.OTHER_OPERATOR, f"{text}. {remedy}")
 
 
 def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
@@ -226,7 +233,9 @@ def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
 
 
 def _doubts(cluster: ClusterWork) -> Wanted:
-    """Judge whether what is known of the nodes can be so, and whether their GPUs are well."""
+    """Judge whether it is ours alone, what is known of the nodes can be so, and their GPUs are well."""
+    if cluster.claim.other is not None:
+        return _other_operator(cluster.claim)
     sick = gpu_health.cluster_condition(cluster)
     if sick is not None:
         return sick

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from optiinfra import metrics
 from optiinfra.api.conditions import Condition, ConditionStatus, ConditionType, Wanted, merge
@@ -31,12 +32,13 @@ from optiinfra.control.plan import plan
 from optiinfra.control.report import service_status
 from optiinfra.control.resize import Resizer
 from optiinfra.control.savings import SavingsBooks
-from optiinfra.control.work import BrokenWork, ClusterWork, ServiceWork, Work
+from optiinfra.control.work import BrokenWork, ClusterWork, LeftWork, ServiceWork, Work
 from optiinfra.control.writer import Reporter
 from optiinfra.domain.evidence import Finding, RecommendationType
-from optiinfra.domain.units import Seconds
+from optiinfra.domain.units import Seconds, UnixTime
 
 _LOG = logging.getLogger(__name__)
+_Item: TypeAlias = ServiceWork | ClusterWork | LeftWork | BrokenWork
 _REPORTS_AT_ONCE = 16
 _MOST_TOLD = 8
 """New recommendations of one object that one round tells as Events; the status has all of them."""
@@ -128,7 +130,7 @@ class Steps:
         slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
         news: list[_News] = []
 
-        async def bounded(item: ServiceWork | ClusterWork | BrokenWork) -> None:
+        async def bounded(item: _Item) -> None:
             async with slots:
                 try:
                     news.extend(await self._report(item, work))
@@ -137,21 +139,18 @@ class Steps:
                     metrics.OBJECT_FAILURES.labels("report", type(error).__name__).inc()
                     _LOG.exception("report failed", extra={"object": str(item.key)})
 
-        items: list[ServiceWork | ClusterWork | BrokenWork] = [*work.services, *work.clusters, *work.broken]
+        items: list[_Item] = [*work.services, *work.clusters, *work.left, *work.broken]
         await asyncio.gather(*(bounded(item) for item in items))
         self._observe_latency(work)
         # Events come after all statuses: of a thousand objects that turn at once, none waits for another one's news.
         await asyncio.gather(*(self._tell(slots, item) for item in news))
         return work
 
-    async def _report(self, item: ServiceWork | ClusterWork | BrokenWork, work: Work) -> list[_News]:
+    async def _report(self, item: _Item, work: Work) -> list[_News]:
         """Write the status of one object; returns what is to be told about it."""
         news: list[_News] = []
-        if isinstance(item, ServiceWork) and item.claim.yields:
-            # Another operator's status, and only the line in it that is ours.
-            status = item.obj.status.model_copy(update={"other_operator": item.claim.other})
-            if status != item.obj.status:
-                await self.reporter.report(item.key, item.obj, status, now=work.at)
+        if isinstance(item, LeftWork) or (isinstance(item, ServiceWork) and item.claim.yields):
+            await self._ask(item, now=work.at)
             work.kept.add(item.key)  # that status is not ours to tell a round in
         elif isinstance(item, ServiceWork):
             status = service_status(
@@ -183,6 +182,12 @@ class Steps:
         else:
             news += await self._report_broken(item, work)
         return news
+
+    async def _ask(self, item: ServiceWork | LeftWork, *, now: UnixTime) -> None:
+        """Write into another operator's status, and only the line in it that is ours."""
+        if item.obj.status.other_operator != item.claim.other:
+            status = item.obj.status.model_copy(update={"other_operator": item.claim.other})
+            await self.reporter.report(item.key, item.obj, status, now=now)
 
     async def _report_broken(self, item: BrokenWork, work: Work) -> list[_News]:
         """Write only the conditions: nothing else about this object can be known."""

@@ -274,7 +274,17 @@ class ClusterWork:
     """By pool that has a GPU budget; empty for all objects but the one whose budgets hold."""
     ledger: ClusterLedgerStatus | None = None
     """The cluster's books of what was saved; None for all objects but the one that keeps them."""
+    claim: Claim = field(default_factory=Claim)
     problem: Problem | None = None
+
+
+@dataclass(slots=True)
+class LeftWork:
+    """A ClusterResourceOptimization that another operator looks after: nothing is judged, and only that is asked."""
+
+    key: ObjectKey
+    obj: ClusterResourceOptimization
+    claim: Claim
 
 
 @dataclass(slots=True)
@@ -305,6 +315,7 @@ class Work:
     fleet: Fleet = field(default_factory=Fleet)
     services: list[ServiceWork] = field(default_factory=list)
     clusters: list[ClusterWork] = field(default_factory=list)
+    left: list[LeftWork] = field(default_factory=list)
     broken: list[BrokenWork] = field(default_factory=list)
     gone: list[ObjectKey] = field(default_factory=list)
     kept: set[ObjectKey] = field(default_factory=set)

@@ -11,6 +11,7 @@ from optiinfra.api.reasons import Reason
 from optiinfra.api.v1alpha1 import TargetRef
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, Malformed, TargetWithoutScale, Unavailable
 from optiinfra.cluster.targets import TargetFacts
+from optiinfra.control.claims import Claims
 from optiinfra.control.collect import Collector, choose_scaler, target_problem
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kv_optkit import PlanBoard
@@ -75,6 +76,7 @@ class World:
     registry: Registry = field(default_factory=Registry)
     snapshots: SnapshotStore = field(default_factory=SnapshotStore)
     model_file: ModelFacts | Unknown = field(default_factory=ModelFacts)
+    claims: Claims = field(default_factory=Claims)
 
     def pods_of(self, namespace: str, selector: str) -> tuple[PodFacts, ...]:
         if selector in self.selector_errors:
@@ -126,6 +128,7 @@ class World:
             model_files,
             lambda: NOW,
             prices=PriceBoard(clock=lambda: NOW),
+            claims=self.claims,
         )
         wanted = self.registry.all_keys() if keys is None else keys
         return collector.collect(Work(round_id="r", at=UnixTime(0.0), keys=wanted))

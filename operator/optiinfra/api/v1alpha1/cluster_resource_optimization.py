@@ -28,6 +28,7 @@ from optiinfra.api.v1alpha1.status_parts import (
     Count,
     Name,
     Number,
+    OtherOperatorStatus,
     Percent,
     RecommendationStatus,
     RefusalStatus,
@@ -250,6 +251,10 @@ class ClusterResourceOptimizationStatus(ApiModel):
     """Approvals that were used."""
     savings: ClusterLedgerStatus | None = None
     """The savings ledger."""
+    operator: Name = ""
+    """Namespace and Lease of the operator that looks after this object."""
+    other_operator: OtherOperatorStatus | None = None
+    """Another operator that sees this object too."""
     last_round: RoundStatus | None = None
     """The last round that changed this status."""
 
