@@ -30,7 +30,7 @@ from optiinfra.domain.report.joining_found import (
 from optiinfra.engines.promql_fleet_cluster import STATE_NAMES, cluster_questions
 from optiinfra.engines.promql_fleet_engines import CACHE_NAMES, ENGINES, engine_questions, running_names
 from optiinfra.engines.promql_fleet_gpus import gpu_names, gpu_questions
-from optiinfra.engines.promql_fleet_parts import select
+from optiinfra.engines.promql_fleet_parts import MOMENTS, select
 from optiinfra.engines.promql_fleet_usage import AGENT_NAMES, CONTAINER_NAMES, NODE_NAMES, usage_questions
 
 EVERYTHING: Final = Found()
@@ -46,11 +46,11 @@ _LABELS: Final = (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS, *NODE_LABEL
 
 
 def discovery_questions(days: float = 14.0) -> tuple[Question, ...]:
-    """Return the first round, which looks at a moment every seven hours of the last days: at other times of each day.
+    """Return the first round, which looks at a moment every twenty minutes of the last days.
 
-    What was scaled away before the end is found by that, and what ran for less than such a moment may not be.
+    What was scaled away before the end is found by that, and what ran for less may not be.
     """
-    past = f"{max(1, round(days))}d:7h"
+    past = f"{max(1, round(days))}d:{MOMENTS}"
     engines = (*dict.fromkeys(name for engine in ENGINES for name in running_names(engine)), *CACHE_NAMES)
     gpus = gpu_names()
     exporters = tuple(name for name in gpus if name.startswith("DCGM_"))

@@ -13,6 +13,7 @@ from optiinfra.engines.promql_fleet_parts import (
     REVISION,
     WORKLOAD,
     largest,
+    last_told,
     own_labels,
     question,
     replaced,
@@ -85,8 +86,7 @@ class _Asker:
     def owners(self) -> Iterator[Question]:
         """Who owns pods: by workload as the pods' names have it, and by ReplicaSet."""
         labels = (*own_labels(self.spelling), "owner_kind", "owner_name")
-        past = f"last_over_time({select('kube_pod_owner', *self.only)}[14d:1h])"
-        owned = with_workload(largest(past, labels), self.spelling)
+        owned = with_workload(largest(last_told("kube_pod_owner", *self.only), labels), self.spelling)
         by: tuple[str, ...] = (*WORKLOAD, "owner_kind", "owner_name")
         yield self._question("owners", together("count", owned, by), ["kube_pod_owner"], by=by, latest=True)
         labels = (*self.spelling.namespace, "replicaset", "owner_kind", "owner_name")

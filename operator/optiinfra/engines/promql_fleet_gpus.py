@@ -17,6 +17,7 @@ from optiinfra.engines.promql_fleet_parts import (
     WORKLOAD,
     either,
     largest,
+    last_told,
     over_window,
     question,
     replaced,
@@ -96,7 +97,7 @@ def _dcgm(found: Found) -> Iterator[Question]:
         yield _question(f"dcgm.{field}", _values("last_over_time", listed, GPU_LABELS), listed, GPU_LABELS, latest=True)
     # Which dialect, model and instance: by a family that every exporter has. 1 where it is the scaled dialect's.
     kinds = " or ".join(
-        f"0 * {largest(_past(one.name), MODEL_LABELS)} + {0 if one.scale != 1.0 else 1}" for one in reversed(busy)
+        f"0 * {largest(last_told(one.name), MODEL_LABELS)} + {0 if one.scale != 1.0 else 1}" for one in reversed(busy)
     )
     yield _question("dcgm.models", kinds, busy, MODEL_LABELS, latest=True)
     spelling = found.gpus
@@ -127,9 +128,9 @@ def _agent() -> Iterator[Question]:
     )
     info = [_Name(_INFO, 1.0)]
     labels = (*AGENT_LABELS, "model", "instance", "pod")
-    yield _question("agent.models", largest(_past(_INFO), labels), info, labels, latest=True)
+    yield _question("agent.models", largest(last_told(_INFO), labels), info, labels, latest=True)
     parts = (*PART_LABELS, "uuid", "profile", "gpu_instance")
-    yield _question("agent.parts", largest(_past(_PART_INFO), parts), [_Name(_PART_INFO, 1.0)], parts, latest=True)
+    yield _question("agent.parts", largest(last_told(_PART_INFO), parts), [_Name(_PART_INFO, 1.0)], parts, latest=True)
     for field, name in _PARTS:
         yield _question(
             f"agent.{field}", _values("avg_over_time", [_Name(name, 1.0)], PART_LABELS), [_Name(name, 1.0)], PART_LABELS
@@ -152,11 +153,6 @@ def _names(quantity: GpuQuantity, *, dcgm: bool, scaled: bool = True) -> list[_N
     row = next(row for row in gpu_tables.GPU_ROWS if row.quantity is quantity)
     named = [_Name(name, scale) for name, scale in row.names if name.startswith(_PREFIX) is dcgm]
     return [one for one in named if scaled or not one.name.endswith(_SCALED)]
-
-
-def _past(name: str) -> str:
-    """Return what a series said last in two weeks, looked at hourly: facts do not move."""
-    return f"last_over_time({select(name)}[14d:1h])"
 
 
 def _values(function: str, names: list[_Name], labels: tuple[str, ...]) -> str:

@@ -19,6 +19,8 @@ STEM: Final = f"(.+?)(-{_SUFFIX}{{1,10}}-{_SUFFIX}{{5}}|-[0-9]+|-{_SUFFIX}{{5}})
 """A pod's name: what is named after its workload, and what is added. RE2, the same in Python; anchored."""
 REVISION: Final = f"(.+)-{_SUFFIX}{{1,10}}"
 """A ReplicaSet's name: its Deployment's, and a hash."""
+MOMENTS: Final = "20m"
+"""How far apart a subquery looks at facts, which do not move: a moment costs one sample a series, a range all."""
 WORKLOAD: Final = ("namespace", "workload")
 
 
@@ -30,6 +32,11 @@ def select(name: str, *matchers: str) -> str:
 def over_window(function: str, name: str, *matchers: str) -> str:
     """Return a function over the window: avg_over_time, max_over_time, rate, increase, resets."""
     return f"{function}({select(name, *matchers)}[$window])"
+
+
+def last_told(name: str, *matchers: str) -> str:
+    """Return what series said last in two weeks, of what did not go again within minutes."""
+    return f"last_over_time({select(name, *matchers)}[14d:{MOMENTS}])"
 
 
 def largest(expression: str, by: Iterable[str]) -> str:
