@@ -26,6 +26,7 @@ from tests.fault_scene import (
     Supervisor,
     state_of,
     wait_quiet,
+    wait_state,
 )
 from tests.operator_process import eventually, free_port, install
 
@@ -207,7 +208,7 @@ def test_a_clock_that_jumps_makes_no_second_leader_and_no_write(scene, replicas,
             assert scene.installation.holder() == leader.identity
             time.sleep(0.5)
     assert _transitions(scene) == transitions
-    assert state_of(scene, scene.service) == before
+    wait_state(scene, scene.service, before, seconds=60)
     direction = "forwards" if step > 0 else "back"
     figures.add("two replicas", f"leaders changed by a clock set a day {direction}", 0)
 

@@ -149,7 +149,7 @@ def _shared(settings: OperatorSettings, client: KubernetesClient, elector: Elect
         queue=queue,
         model_files=ModelFileTable(ModelFiles(client), registry, clock=time.monotonic, changed=queue.add),
         books=SavingsBooks(registry=registry, clock=time.monotonic),
-        claims=Claims(f"{settings.namespace}/{settings.lease_name}", clock=time.time),
+        claims=Claims(f"{settings.namespace}/{settings.lease_name}", clock=time.time, steady=time.monotonic),
         silences={},
     )
 

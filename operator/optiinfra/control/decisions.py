@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from optiinfra import metrics
 
+_CLOCK_SLACK = 5.0
+"""Seconds by which a clock is corrected all the time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -20,6 +23,10 @@ class Published:
     replicas: int
     decided_at: float
     expires_at: float
+
+    def holds(self, now: float) -> bool:
+        """Whether it may be believed; one from the future may not: the clock was set back, and nothing would end it."""
+        return self.decided_at - _CLOCK_SLACK <= now < self.expires_at
 
 
 @dataclass(slots=True)
@@ -48,15 +55,15 @@ class DecisionBoard:
     def expire(self) -> None:
         """Take back what nobody renewed in time."""
         now = self.clock()
-        for decision in [d for d in self._decisions.values() if d.expires_at <= now]:
+        for decision in [d for d in self._decisions.values() if not d.holds(now)]:
             self.withdraw(decision.namespace, decision.name)
 
     def get(self, namespace: str, name: str) -> Published | None:
         """Return a decision that still holds."""
         decision = self._decisions.get((namespace, name))
-        return decision if decision is not None and decision.expires_at > self.clock() else None
+        return decision if decision is not None and decision.holds(self.clock()) else None
 
     def of(self, namespace: str) -> list[Published]:
         """All decisions of a namespace that still hold."""
         now = self.clock()
-        return [d for d in self._decisions.values() if d.namespace == namespace and d.expires_at > now]
+        return [d for d in self._decisions.values() if d.namespace == namespace and d.holds(now)]

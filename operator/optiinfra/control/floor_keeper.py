@@ -150,6 +150,8 @@ class FloorKeeper:
             await self.give_up(service, scaler)
         elif before is not None and scaler.max_replicas > before:
             memory.rests_until = 0.0
+        # No rest is longer than the cooldown: a clock that was set back must not hold the floor down for ever.
+        memory.rests_until = min(memory.rests_until, now + service.settings.policy.cooldown)
         if now >= memory.rests_until:
             return None
         text = (

@@ -120,3 +120,14 @@ def test_without_a_name_nothing_is_claimed():
     world = World()
     claim = Claims().judge(KEY, world.status, interval=INTERVAL)
     assert (claim.acts, claim.operator, claim.yields) == (True, "", False)
+
+
+def test_a_clock_that_is_set_back_takes_nobodys_claim():
+    world, moment = World(), [100.0]
+    world.first.steady = lambda: moment[0]
+    world.round(world.first)
+    world.round(world.first)
+    moment[0] += claims.SETTLE
+    assert world.round(world.first).acts
+    world.passes(-86400.0)
+    assert world.round(world.first).acts

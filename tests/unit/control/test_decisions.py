@@ -93,3 +93,15 @@ def test_who_no_longer_leads_takes_everything_back(board):
     board.clear()
     assert board.of("ns") == []
     assert [series(name) for name in ("a", "b", "c")] == [None, None, None]
+
+
+def test_a_decision_from_the_future_is_believed_no_more(board, clock):
+    """The clock was set back: nothing else would end it for a day."""
+    board.publish("ns", "a", replicas=7, lifetime=30.0)
+    clock.now -= 3.0
+    assert board.get("ns", "a") is not None, "clocks are corrected by little all the time"
+    clock.now -= 86400.0
+    assert board.get("ns", "a") is None
+    assert board.of("ns") == []
+    board.expire()
+    assert series("a") is None

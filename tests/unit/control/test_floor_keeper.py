@@ -258,6 +258,18 @@ async def test_a_maximum_lowered_to_the_floor_is_given_way_to_at_once_and_rested
     assert story.hpa.writes[2:] == [("take", 6)]
 
 
+async def test_a_clock_that_is_set_back_makes_the_rest_no_longer_than_it_is():
+    story = Story(Hpa())
+    await story.round()
+    await story.round()
+    story.hpa.facts = replace(story.hpa.facts, max_replicas=6)
+    await story.round()
+    story.now -= 86400.0
+    for _ in range(11):
+        await story.round()
+    assert story.hpa.writes[2:] == [("take", 6)]
+
+
 async def test_a_maximum_that_is_raised_again_ends_the_rest():
     story = Story(Hpa())
     await story.round()
