@@ -48,6 +48,7 @@ def build(binary: Binary, *, go: Path, target: Path) -> None:
     }
     flags = " ".join(("-s", "-w", *binary.linker_flags))
     command = [str(go), "build", "-mod=readonly", "-trimpath", "-ldflags", flags]
+    command += ["-tags", ",".join(binary.tags)] if binary.tags else []
     command += ["-o", str(target), binary.package]
     _run(command, what=f"building {binary.name}", folder=MODULES / binary.module, environment=environment)
 

@@ -5,9 +5,11 @@ beside the file; a binary whose publisher offers none (kwok) or only an image (t
 instead, where go.sum verifies.
 """
 
+import hashlib
 import platform
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 KUBERNETES = "1.36.3"
 ETCD = "3.6.8"
@@ -18,6 +20,8 @@ HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
 PROMETHEUS = "3.15.0"
 VICTORIA_METRICS = "1.140.0"
+
+_MODULES = Path(__file__).resolve().parents[1] / "go"
 
 Version = tuple[int, int, int]
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[\w.+-]*)?")
@@ -53,17 +57,30 @@ class Binary:
     linker_flags: tuple[str, ...] = ()
     download: Download | None = None
     other_names: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Go's build tags."""
+    module_version: str = ""
+    """Of the Go module, where it is another one than the program's own: Prometheus 3.15.0 is v0.315.0."""
     on_demand: bool = False
     """Not got with all the others: it takes long to build, and only the long suite runs it."""
 
     @property
     def recipe(self) -> str:
         """What a binary in the cache was made to be; another recipe means that it is made again."""
-        return " ".join((self.name, self.version, *self.linker_flags))
+        own = () if not self.package.startswith("./") else (_digest(_MODULES / self.module / self.package),)
+        return " ".join((self.name, self.version, *self.linker_flags, *self.tags, *own))
 
     def accepts(self, version: Version) -> bool:
         """Whether a binary of this version may stand in for the pinned one."""
         return version[:2] in self.minors
+
+
+def _digest(folder: Path) -> str:
+    """Tell a program of ours from what it was before: by its source."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.go")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def parse_version(text: str) -> Version | None:
@@ -163,6 +180,12 @@ def _keda(program: str) -> Binary:
     )
 
 
+def _library(version: str) -> str:
+    """Return the version of Prometheus' Go module: 3.15.0 is 0.315.0."""
+    major, minor, patch = version.split(".")
+    return f"0.{major}{int(minor):02}.{patch}"
+
+
 def _metrics_server(name: str, version: str, *, package: str, module: str, stamp: str = "", told: str = "") -> Binary:
     return Binary(
         name=name,
@@ -172,6 +195,9 @@ def _metrics_server(name: str, version: str, *, package: str, module: str, stamp
         module=module,
         package=package,
         linker_flags=(stamp,) if stamp else (),
+        # Finding targets in clouds is most of what Prometheus is built of, and nothing that is asked of it here.
+        tags=("remove_all_sd",) if module == "prometheus" else (),
+        module_version=_library(version) if module == "prometheus" else "",
         on_demand=True,
     )
 

@@ -19,6 +19,8 @@ class LivePage:
 
     def __init__(self, every: Iterable[Series]) -> None:
         body = page(every)
+        self.reads = 0
+        outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -27,6 +29,7 @@ class LivePage:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+                outer.reads += 1
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so
                 del format, args  # scrapes are not worth a line each

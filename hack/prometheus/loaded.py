@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from hack.binaries.catalogue import BinaryError
 from hack.binaries.debian import ensure_packaged
@@ -44,6 +44,7 @@ DAY_S: Final = 86_400.0
 LAG_S: Final = 60.0
 """The past ends so long before now."""
 LOAD_SECONDS: Final = 1800.0
+SETTLE_SECONDS: Final = 300.0
 CHUNK_BYTES: Final = 8 << 20
 _CONFIGURATION: Final = "global: {scrape_interval: 30s}\n"
 _SCRAPE: Final = """scrape_configs:
@@ -82,6 +83,9 @@ class Loaded:
         self._given = folder
         self._flags = tuple(flags)
         self._stack = contextlib.ExitStack()
+        self._page: LivePage | None = None
+        self._reads = 0
+        self._program = ""
         self.server: Server
         self.fleet: Fleet
         self.written: Written
@@ -96,21 +100,59 @@ class Loaded:
             began = time.monotonic()
             self.fleet = build(plan(self.fleet_name, seed=self._seed), end=time.time() - LAG_S, seed=self._seed)
             (folder / "truth.json").write_text(json.dumps(truth_document(self.fleet), indent=1))
-            if self.name == "victoria-metrics":
-                self.server = self._victoria_metrics(stack)
-                self._import()
-            else:
-                data = folder / "data"
-                shutil.rmtree(data, ignore_errors=True)
-                data.mkdir()
+            if self._live and self.name != "victoria-metrics":
+                self._page = stack.enter_context(LivePage(ballast(self.fleet)))
+            data = folder / "data"
+            shutil.rmtree(data, ignore_errors=True)
+            data.mkdir()
+            if self.name != "victoria-metrics":
                 self.written = self._backfill(data) if self._columns else self._promtool(data)
-                self.server = self._prometheus(stack, data)
+            self.server = self._start(stack)
+            if self.name == "victoria-metrics":
+                self._import()
             self.load_seconds = time.monotonic() - began
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """What is true of the fleet."""
+        return truth_document(self.fleet)
+
+    def version(self) -> str:
+        """Name the server as it names itself."""
+        answer = subprocess.run([self._program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+        return (answer.stdout or answer.stderr).splitlines()[0].partition(" (")[0].replace(", version", "")
+
+    def restart(self) -> None:
+        """End the server and start it anew on the same data: its memory is that of one that was just started."""
+        self.server.stop()
+        with contextlib.ExitStack() as stack:
+            self.server = self._start(stack)
+            self._stack.push(stack.pop_all())
+
+    def settle(self, seconds: float) -> None:
+        """Wait until the server scraped what it is to scrape, and until its memory stopped growing for so long."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        highest, since = 0, time.monotonic()
+        while time.monotonic() < deadline:
+            page_read = self._page is None or self._page.reads > self._reads
+            own = self.server.memory().own
+            if own > highest * 1.02 or not page_read:
+                highest, since = max(own, highest), time.monotonic()
+            if time.monotonic() - since >= seconds:
+                return
+            time.sleep(0.2)
+        raise ServerError(f"{self.name}: its memory did not come to rest within {SETTLE_SECONDS:.0f} s")
+
+    def _start(self, stack: contextlib.ExitStack) -> Server:
+        self._reads = 0 if self._page is None else self._page.reads
+        if self.name == "victoria-metrics":
+            return self._victoria_metrics(stack)
+        return self._prometheus(stack, self.folder / "data")
 
     def _series(self) -> Iterator[Series]:
         yield from every_series(self.fleet)
@@ -153,10 +195,8 @@ class Loaded:
 
     def _prometheus(self, stack: contextlib.ExitStack, data: Path) -> Server:
         program = ensure_packaged("prometheus") if self.name == "debian" else ensure(["prometheus"])["prometheus"]
-        configuration = _CONFIGURATION
-        if self._live:
-            page = stack.enter_context(LivePage(ballast(self.fleet)))
-            configuration += _SCRAPE % page.port
+        self._program = str(program)
+        configuration = _CONFIGURATION if self._page is None else _CONFIGURATION + _SCRAPE % self._page.port
         (self.folder / "prometheus.yml").write_text(configuration)
         port = free_port()
         server = Server(
@@ -179,13 +219,12 @@ class Loaded:
     def _victoria_metrics(self, stack: contextlib.ExitStack) -> Server:
         program = ensure(["victoria-metrics"])["victoria-metrics"]
         port = free_port()
-        data = self.folder / "data"
-        shutil.rmtree(data, ignore_errors=True)
+        self._program = str(program)
         server = Server(
             name=self.name,
             command=[
                 str(program),
-                f"-storageDataPath={data}",
+                f"-storageDataPath={self.folder / 'data'}",
                 "-retentionPeriod=90d",
                 f"-httpListenAddr=127.0.0.1:{port}",
                 "-memory.allowedBytes=1GiB",

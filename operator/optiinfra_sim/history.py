@@ -53,6 +53,7 @@ def truth_document(fleet: Fleet) -> dict[str, Any]:
                 "gpu_hours": one.gpu_hours,
                 "cost": one.cost,
                 "needed_gpu_hours": one.needed_gpu_hours,
+                "least_gpu_hours": one.least_gpu_hours,
                 "avoidable_gpu_hours": one.avoidable_gpu_hours,
             }
             for one in fleet.truths()

@@ -39,7 +39,7 @@ PHASES: Final = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 
 
 @dataclass(frozen=True, slots=True)
-class _Small:
+class SmallPod:
     """A pod of a DaemonSet."""
 
     cluster: str
@@ -51,13 +51,14 @@ class _Small:
     gib: float
 
 
-def _smalls(fleet: Fleet) -> Iterator[_Small]:
+def small_pods(fleet: Fleet) -> Iterator[SmallPod]:
+    """Yield the small pods of every node."""
     cluster_of = {gpu.node: gpu.cluster for gpu in fleet.gpus}
     for node in fleet.nodes:
         for namespace, owner, cores, gib in DAEMONS:
             suffix = hashlib.sha256(f"{node}/{owner}".encode()).hexdigest()
             own = "".join("bcdfghjklmnpqrst"[int(letter, 16)] for letter in suffix[:5])
-            yield _Small(cluster_of[node], node, namespace, owner, f"{owner}-{own}", cores, gib)
+            yield SmallPod(cluster_of[node], node, namespace, owner, f"{owner}-{own}", cores, gib)
 
 
 def cluster_series(fleet: Fleet) -> Iterator[Series]:
@@ -86,7 +87,7 @@ def cluster_series(fleet: Fleet) -> Iterator[Series]:
     for pod in fleet.pods:
         yield from _pod_state(fleet, pod)
         yield from _engine_use(fleet, pod)
-    for number, small in enumerate(_smalls(fleet)):
+    for number, small in enumerate(small_pods(fleet)):
         yield from _small(fleet, small, number)
 
 
@@ -269,7 +270,7 @@ def _used(own: Mapping[str, str], container: str, cores: Array, memory: Array, *
     yield series("container_oom_events_total", labels, np.zeros(len(cores)), first=first)
 
 
-def _small(fleet: Fleet, small: _Small, number: int) -> Iterator[Series]:
+def _small(fleet: Fleet, small: SmallPod, number: int) -> Iterator[Series]:
     points = len(fleet.times)
     draw = np.random.default_rng((fleet.seed, 17, number))
     uid = hashlib.sha256(small.name.encode()).hexdigest()[:12]

@@ -6,10 +6,11 @@ at rate r, prompts of I tokens of which I' are computed, answers of O tokens, on
 
     s = c0 / (1 - r k),    k = prefill_token_seconds I' + sequence_seconds O,    and    r O s requests are in the batch;
 
-each holds I + O / 2 tokens on average (TGI: I + O, reserved), rounded up to blocks. A batch limit or a pool that holds
-fewer bounds the batch, hence the rate that can be served; what comes beyond it waits, and leaves after `patience_s`.
-Arrivals are Poisson's, so that the batch at a moment strays as Poisson's does. `tests` hold it against the engine
-itself. It knows no transients shorter than a step of its grid (a minute).
+each holds I + O / 2 tokens on average (TGI: I + O, reserved), rounded up to blocks. SGLang and TGI compute prompts in
+steps of their own, so that k has a step's fixed cost besides, shared by those who arrive within one step. A batch limit
+or a pool that holds fewer bounds the batch, hence the rate that can be served; what comes beyond it waits, and leaves
+after PATIENCE_S. Arrivals are Poisson's, so that the batch at a moment strays as Poisson's does. Tests hold it against
+the engine itself. It knows no transients shorter than a step of its grid (a minute).
 """
 
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ PATIENCE_S: Final = 120.0
 SAFE_POOL_SHARE: Final = 0.97
 """Share of the pool that a crowd of requests fills on average: between a preemption and the next admission it is not
 full. The engine itself, given too few blocks, was seen at 0.95 to 0.98."""
-PREEMPTIONS_A_REQUEST: Final = 0.12
-"""While requests wait for blocks. The engine itself was seen at 0.05 to 0.3, by the lengths of answers."""
+PREEMPTIONS_A_REQUEST: Final = 0.3
+"""While requests wait for blocks. The engine itself was seen at 0.2 to 0.4, by how many wait."""
+_ROUNDS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,25 @@ def capacity(settings: EngineSettings, *, prompt: Array, output: Array, computed
     tokens = held + settings.block_size / 2
     pool = SAFE_POOL_SHARE * settings.usable_blocks * settings.block_size / tokens
     limit = np.minimum(float(settings.max_num_seqs), pool)
-    cost = settings.prefill_token_seconds * computed + settings.sequence_seconds * output
+    cost = _cost(settings, output=output, computed=computed)
     fixed = settings.step_seconds + settings.host_seconds
-    return Capacity(limit / (fixed * output + limit * cost), limit, pool, tokens, cost)
+    rate = limit / (fixed * output + limit * cost)
+    for _ in range(_ROUNDS if settings.prefills_alone else 0):
+        together = _together(rate * fixed / (1.0 - np.minimum(rate * cost, 0.999)))
+        cost = _cost(settings, output=output, computed=computed) + fixed / together
+        rate = limit / (fixed * output + limit * cost)
+    return Capacity(rate, limit, pool, tokens, cost)
+
+
+def _cost(settings: EngineSettings, *, output: Array, computed: Array) -> Array:
+    cost: Array = settings.prefill_token_seconds * computed + settings.sequence_seconds * output
+    return cost
+
+
+def _together(arrivals: Array) -> Array:
+    """Requests that share one prefill step, when so many arrive within a step: of those steps that have any."""
+    share: Array = np.where(arrivals > 1e-6, arrivals / np.maximum(1.0 - np.exp(-arrivals), 1e-9), 1.0)
+    return share
 
 
 def play(settings: EngineSettings, *, arrived: Array, prompt: Array, output: Array, step_s: float) -> Course:
@@ -95,8 +113,7 @@ def play(settings: EngineSettings, *, arrived: Array, prompt: Array, output: Arr
     can = capacity(settings, prompt=prompt, output=output, computed=computed)
     queue, served, aborted = _queue(arrived, can.requests_per_s, step_s=step_s)
     fixed = settings.step_seconds + settings.host_seconds
-    load = np.minimum(served * can.cost, 0.999)
-    seconds = fixed / (1.0 - load)
+    seconds = _step(settings, served=served, output=output, computed=computed)
     demand = np.minimum(served * output * seconds, can.limit)
     # Beyond the mean: how many of a Poisson crowd of that size find no place, and how long they wait for one.
     spread = np.sqrt(np.maximum(demand, 1e-9))
@@ -125,6 +142,17 @@ def play(settings: EngineSettings, *, arrived: Array, prompt: Array, output: Arr
             crowded & short_of_blocks & (not settings.reserves_answers), PREEMPTIONS_A_REQUEST * served, 0.0
         ),
     )
+
+
+def _step(settings: EngineSettings, *, served: Array, output: Array, computed: Array) -> Array:
+    """Return the time from one token to the next; where prefills stand alone, decoding pauses for each of them."""
+    fixed = settings.step_seconds + settings.host_seconds
+    cost = _cost(settings, output=output, computed=computed)
+    seconds: Array = fixed / (1.0 - np.minimum(served * cost, 0.999))
+    for _ in range(_ROUNDS if settings.prefills_alone else 0):
+        whole = cost + fixed / _together(served * seconds)
+        seconds = fixed / (1.0 - np.minimum(served * whole, 0.999))
+    return seconds
 
 
 def _queue(arrived: Array, served_at_most: Array, *, step_s: float) -> tuple[Array, Array, Array]:

@@ -99,6 +99,9 @@ class ModelTruth:
     needed_gpu_hours: float
     """Had it run the replicas that keep it at TARGET over the next STARTUP_S, at each moment; none if idle."""
 
+    least_gpu_hours: float
+    """Had it run, at each moment, as many as the load keeps busy all the time: nobody can do with less."""
+
     @property
     def avoidable_gpu_hours(self) -> float:
         """What was held beyond that; by hindsight, so no scaler saves all of it."""
@@ -263,7 +266,7 @@ def _place(plan: ModelPlan, free: list[Gpu], gpus: tuple[Gpu, ...], large: int) 
 def _truth(model: PlayedModel) -> ModelTruth:
     plan = model.plan
     hours = float(model.held.sum()) * STEP_S / 3600.0 * plan.size.gpus
-    needed = 0.0
+    needed = least = 0.0
     if plan.label is not Label.IDLE:
         computed = model.traffic.prompt_tokens * (1.0 - plan.settings.prefix_hit_share)
         can = capacity(
@@ -274,5 +277,7 @@ def _truth(model: PlayedModel) -> ModelTruth:
         )
         load = model.traffic.requests_per_s / can.requests_per_s
         ahead = _highest_before(load[::-1], int(STARTUP_S / STEP_S) + 1)[::-1]
-        needed = float(np.maximum(1.0, np.ceil(ahead / TARGET)).sum()) * STEP_S / 3600.0 * plan.size.gpus
-    return ModelTruth(model.key, plan.cluster, plan.label, hours, hours * GPU_HOUR, min(needed, hours))
+        each = STEP_S / 3600.0 * plan.size.gpus
+        needed = float(np.minimum(model.held, np.maximum(1.0, np.ceil(ahead / TARGET))).sum()) * each
+        least = float(np.minimum(model.held, np.maximum(1.0, np.ceil(load))).sum()) * each
+    return ModelTruth(model.key, plan.cluster, plan.label, hours, hours * GPU_HOUR, needed, least)

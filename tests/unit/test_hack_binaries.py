@@ -232,4 +232,5 @@ def test_a_broken_build_leaves_nothing(monkeypatch, tmp_path, said, script, mess
 def test_pinned_versions_match_the_go_modules():
     for binary in CATALOGUE.values():
         text = (build.MODULES / binary.module / "go.mod").read_text()
-        assert f" v{binary.version}" in text, f"{binary.module}/go.mod does not require {binary.version}"
+        version = binary.module_version or binary.version
+        assert f" v{version}" in text, f"{binary.module}/go.mod does not require {version}"

@@ -1,0 +1,205 @@
+"""`optiinfra report` on real metrics servers that hold 14 days of a simulated fleet, beside KRR's queries on them.
+
+    python -m bench.report                                    # Prometheus 3: 40 models, 200 GPUs, 14 days
+    python -m bench.report --server debian --server victoria-metrics --fleet small --docs
+
+The command runs as users run it, in a process of its own; what it says is compared with what the player knows
+(`report_truth`), what it costs is taken from /proc: its time and memory, and the server's own memory before and at the
+most while it ran. KRR's queries (`report_krr`) are then sent to the same server, started anew on the same blocks. The
+fleet is simulated and the report has to say so.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from bench.report_krr import Asked, ask_like_krr
+from bench.report_tables import BEGIN, END, section
+from bench.report_truth import Judged, judge
+from bench.result import Result, shown
+from bench.section import rewrite
+from hack.binaries.catalogue import BinaryError
+from hack.prometheus.loaded import SERVERS, Loaded
+from hack.prometheus.server import Memory, Server, ServerError, Watch
+from optiinfra_sim.history_models import FLEETS
+
+PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks-report.md"
+TIMEOUT_S: Final = 1500.0
+SECONDS: Final = 60.0
+OWN_BYTES: Final = 2**30
+GROWTH: Final = 0.30
+RECALL: Final = 0.95
+MONEY: Final = 0.05
+SETTLE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What one run of the command took."""
+
+    seconds: float
+    cpu_s: float
+    peak_bytes: int
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything about one server."""
+
+    server: str
+    version: str
+    series: int
+    samples: int
+    load_seconds: float
+    before: Memory
+    highest: Memory
+    growth: float
+    server_cpu_s: float
+    ran: Ran
+    judged: Judged
+    krr: Asked | None
+    days: float
+
+
+def run_report(server: Server, *, days: float) -> Ran:
+    """Run the command against a server; raise ServerError with its words when it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "report.json"
+        command = [sys.executable, "-c", _CHILD, str(Path(folder) / "usage.json"), "report"]
+        command += ["--prometheus", server.address, "--since", f"{days:g}d", "--no-cache"]
+        command += ["--format", "json", "--output", str(target)]
+        began = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        seconds = time.monotonic() - began
+        if done.returncode:
+            raise ServerError(f"optiinfra report ended with {done.returncode}: {done.stderr[-800:]}")
+        usage = json.loads((Path(folder) / "usage.json").read_text())
+        return Ran(seconds, usage["cpu_s"], usage["peak_bytes"], json.loads(target.read_text()))
+
+
+# The command's own words, in a process that tells at its end what it and its children took.
+_CHILD: Final = """
+import atexit, json, resource, sys
+out, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+def tell():
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = sum(one.ru_utime + one.ru_stime for one in (own, children))
+    with open(out, "w") as file:
+        json.dump({"cpu_s": cpu, "peak_bytes": 1024 * max(own.ru_maxrss, children.ru_maxrss)}, file)
+atexit.register(tell)
+from optiinfra.cli.main import main
+main()
+"""
+
+
+def measure(name: str, *, fleet: str, seed: int, live: bool, krr: bool) -> Measured:
+    """Load one server, run the report, then KRR's queries on a fresh process over the same blocks."""
+    with Loaded(
+        name, fleet=fleet, seed=seed, live=live, columns=None if name == "victoria-metrics" else True
+    ) as loaded:
+        days = len(loaded.fleet.times) * 60.0 / 86_400.0
+        loaded.settle(SETTLE_S)
+        spent = loaded.server.cpu_s()
+        with Watch(loaded.server) as watch:
+            ran = run_report(loaded.server, days=days)
+        spent = loaded.server.cpu_s() - spent
+        asked = None
+        if krr:
+            loaded.restart()
+            loaded.settle(SETTLE_S)
+            asked = ask_like_krr(loaded.server, loaded.fleet)
+        return Measured(
+            server=name,
+            version=loaded.version(),
+            series=loaded.written.series,
+            samples=loaded.written.samples,
+            load_seconds=loaded.load_seconds,
+            before=watch.before,
+            highest=watch.highest,
+            growth=watch.growth,
+            server_cpu_s=spent,
+            ran=ran,
+            judged=judge(ran.document, loaded.truth),
+            krr=asked,
+            days=days,
+        )
+
+
+def results(one: Measured) -> list[Result]:
+    """Return the figures beside what is needed."""
+    judged, ran = one.judged, one.ran
+    who = one.server
+    found = [
+        Result(f"{who}: labelled models that were not found", 1.0 - judged.recall, "", 1.0 - RECALL),
+        Result(f"{who}: healthy models named wasteful", float(len(judged.wrongly)), "", 0.0),
+        Result(f"{who}: cost of the fleet, off the truth", abs(judged.cost_off), "", MONEY),
+        Result(f"{who}: cost of the worst single model, off the truth", judged.model_cost_off, "", MONEY),
+        Result(f"{who}: savings, above what could be avoided", judged.savings_over, "", MONEY),
+        Result(f"{who}: seconds of the report", ran.seconds, "s", SECONDS),
+        Result(f"{who}: its CPU time", ran.cpu_s, "s"),
+        Result(f"{who}: its largest process", ran.peak_bytes / 2**20, "MiB", OWN_BYTES / 2**20),
+        Result(f"{who}: growth of the server's own memory", one.growth, "", GROWTH),
+        Result(f"{who}: that memory before", one.before.own / 2**20, "MiB"),
+        Result(f"{who}: CPU time of the server", one.server_cpu_s, "s"),
+        Result(f"{who}: million samples that it read", float(ran.document["samples"]) / 1e6, ""),
+    ]
+    if one.krr is not None:
+        found += [
+            Result(f"{who}: seconds of KRR's queries", one.krr.seconds, "s"),
+            Result(f"{who}: growth of the server's own memory by them", one.krr.growth, ""),
+            Result(f"{who}: million samples that they read", one.krr.samples / 1e6, ""),
+        ]
+    return found
+
+
+def conditions() -> str:
+    """Return the date and the machine of a run."""
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {os.cpu_count()} cores of "
+        f"{platform.machine()}, Linux {platform.release().split('-')[0]}, load {os.getloadavg()[0]:.1f} at the end."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and return whether a limit was missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", action="append", choices=SERVERS, help="may be repeated (default: prometheus)")
+    parser.add_argument("--fleet", choices=FLEETS, default="full")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bare", action="store_true", help="leave out the series that nobody reads")
+    parser.add_argument("--no-krr", action="store_true", help="leave out KRR's queries")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--docs", action="store_true", help=f"write the tables into {PAGE.name}")
+    options = parser.parse_args(arguments)
+    measured = []
+    try:
+        for name in options.server or ["prometheus"]:
+            one = measure(name, fleet=options.fleet, seed=options.seed, live=not options.bare, krr=not options.no_krr)
+            measured.append(one)
+    except (ServerError, BinaryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    every = [result for one in measured for result in results(one)]
+    if not options.json:
+        for one in measured:
+            for line in one.judged.lines():
+                print(line)
+        print(conditions())
+    if options.docs:
+        rewrite(PAGE, section(measured, told=conditions()), begin=BEGIN, end=END)
+    return shown(every, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
