@@ -1,5 +1,7 @@
 """Range queries over real sockets, from a server that has limits, refuses and misbehaves."""
 
+import asyncio
+import gzip
 import math
 import socket
 
@@ -184,6 +186,54 @@ async def test_an_answer_without_end_is_cut():
     with prometheus(queries=ONE, scripted=[huge, huge]) as stub:
         told = await fails(Invalid, stub, limits=QueryLimits(bytes=1 << 20))
     assert "more than 1 MiB" in told
+
+
+async def test_what_comes_slowly_is_asked_for_packed_from_then_on():
+    """Two MiB in more than a second; a near server is never asked to pack."""
+    text = '{"status":"success","data":{"resultType":"matrix","result":[]},"pad":"' + "x" * (2 << 20) + '"}'
+    asked = []
+
+    async def slowly(request):
+        asked.append(request.headers["Accept-Encoding"])
+        body, response = text.encode(), web.StreamResponse()
+        if asked[-1] == "gzip":
+            body = gzip.compress(body)
+            response.headers["Content-Encoding"] = "gzip"
+        await response.prepare(request)
+        for at in range(0, len(body), 1 << 19):
+            await response.write(body[at : at + (1 << 19)])
+            await asyncio.sleep(0.3)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/api/v1/query_range", slowly)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server = PrometheusServer(URL(f"http://127.0.0.1:{runner.addresses[0][1]}"))
+        query = RangeQuery("load", START, START + 60, 15.0)
+        async with Prometheus(server) as client:
+            for _ in range(3):
+                assert (await client.query_range(query)).series == ()
+        async with Prometheus(server, limits=QueryLimits(bytes=1 << 20)) as client:
+            client._http._packed = True
+            with pytest.raises(Invalid, match="more than 1 MiB"):
+                await client.query_range(query)
+    finally:
+        await runner.cleanup()
+    assert asked[:3] == ["identity", "gzip", "gzip"]
+
+
+async def test_a_packed_answer_that_is_none_or_ends_early_is_refused():
+    whole = gzip.compress(b'{"status":"success","data":{"resultType":"matrix","result":[]}}' * 50)
+    for body, kind in ((b"not packed", Malformed), (whole[:-20], Unavailable)):
+        answers = [web.Response(body=body, headers={"Content-Encoding": "gzip"}) for _ in range(9)]
+        with prometheus(queries=ONE, scripted=answers) as stub:
+            async with Prometheus(PrometheusServer(URL(stub.url)), sleep=Naps()) as client:
+                client._http._packed = True
+                with pytest.raises(kind):
+                    await client.query_range(RangeQuery("load", START, START + 60, 15.0))
 
 
 async def test_too_many_series_are_refused():
