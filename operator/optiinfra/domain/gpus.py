@@ -32,13 +32,17 @@ class GpuSample:
 def shared_out(node: NodeFacts, reading: AgentReading) -> str:
     """Say how GPUs of a node are shared out, for people; empty where each is given out whole.
 
-    The agent tells, or the node does: one that gives out more GPUs than its agent shows gives out shares of them.
+    The agent tells, or the numbers do: a node that gives out more GPUs than its agent shows, or whose pods ask for
+    more, gives out shares of them.
     """
     ways = sorted({SHARED_WORDS[one.by] for one in reading.sharing if one.by is not SharedBy.CONTAINERS})
     if ways:
         return f"its GPUs are shared out by {' and '.join(ways)}"
     if reading.gpus and node.gpus > len(reading.gpus):
         return f"it gives out {node.gpus:g} GPUs, and its agent shows {len(reading.gpus)}"
+    asked = sum(pod.gpus for pod in node.pods)
+    if reading.gpus and asked > len(reading.gpus):
+        return f"its pods ask for {asked:g} GPUs, and its agent shows {len(reading.gpus)}"
     return ""
 
 

@@ -151,6 +151,7 @@ def test_requests_settle_nothing_where_gpus_are_shared_out():
 
     assert found().attributed_by is Attributor.REQUESTS
     assert isinstance(found(gpus=4.0).gpu_ratio_mean, Unknown)
+    assert isinstance(found(pods=(pod(), pod("other"))).gpu_ratio_mean, Unknown)
     told = replace(reading, sharing=(GpuSharing("GPU-0", SharedBy.MPS, 0),))
     mps = found(agent=(told,))
     assert "shared out by MPS" in mps.gpu_ratio_mean.detail
