@@ -246,13 +246,21 @@ def test_the_first_round_tells_what_is_there_and_what_labels_are_called():
                     labels(name="tgi_batch_current_size", exported_namespace="research"): 1.0,
                 },
             ),
+            answer(
+                "found.gpus",
+                {
+                    labels(name="DCGM_FI_DEV_GPU_UTIL", namespace="gpu-operator", exported_namespace="training"): 1.0,
+                    labels(name="DCGM_FI_DEV_GPU_UTIL", namespace="gpu-operator"): 3.0,
+                    labels(name="DCGM_FI_DEV_FB_USED", namespace="notebooks"): 1.0,
+                },
+            ),
             answer("found.labels.engines", {("namespace",): 3.0, ("kubernetes_pod_name",): 3.0}),
             answer("found.labels.gpus", {("namespace",): 3.0, ("pod",): 3.0, ("exported_pod",): 2.0}),
         ]
     )
     assert seen.has("tgi_batch_current_size")
     assert not seen.has("sglang:num_running_reqs")
-    assert seen.namespaces == ("inference", "research")
+    assert seen.namespaces == ("inference", "notebooks", "research", "training")
     assert seen.copies == ("a", "b")
     assert seen.clusters == ()
     assert seen.engines.pod == ("kubernetes_pod_name",)

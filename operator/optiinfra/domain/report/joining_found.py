@@ -114,15 +114,22 @@ def _spelling(frame: Frame | None, *, services: bool) -> Spelling:
 
 
 def _namespaces(given: Mapping[str, Frame]) -> tuple[str, ...]:
-    names: set[str] = set()
-    for source in ("found.engines", "found.gpus"):
-        frame = given.get(source)
-        if frame is None:
-            continue
-        places = [frame.question.by.index(label) for label in NAMESPACE_LABELS if label in frame.question.by]
-        for key in frame.keys:
-            names |= {key[at] for at in places if key[at]}
+    """Return the namespaces of model servers and of those who hold GPUs, without those of exporters alone."""
+    engines, exporters = _told(given.get("found.engines")), _told(given.get("found.gpus"))
+    names = {told[-1] for told in engines if told}
+    names |= {told[-1] for told in exporters if len(told) > 1}
+    # Where the scrape writes the exporter's namespace beside a holder's, it is no holder's where it stands alone.
+    own = {one for told in exporters if len(told) > 1 for one in told[:-1]}
+    names |= {told[0] for told in exporters if len(told) == 1 and told[0] not in own}
     return tuple(sorted(names))
+
+
+def _told(frame: Frame | None) -> list[tuple[str, ...]]:
+    """Return the namespaces that each row names, the weakest label first."""
+    if frame is None:
+        return []
+    places = [frame.question.by.index(label) for label in NAMESPACE_LABELS if label in frame.question.by]
+    return [tuple(key[at] for at in places if key[at]) for key in frame.keys]
 
 
 def _several(given: Mapping[str, Frame], labels: tuple[str, ...]) -> tuple[str, ...]:
