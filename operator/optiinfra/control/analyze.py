@@ -15,6 +15,7 @@ from optiinfra.control import (
     gpu_health,
     gpu_share,
     idle_gpus,
+    past_taking,
     replicas,
     sizing,
     track,
@@ -48,6 +49,8 @@ class AnalysisTimes:
     hold: Seconds
     idle_span: Seconds
     """Shortest span of samples from which idleness is concluded."""
+    past: bool = False
+    """Whether a metrics server is asked for what nobody learned yet."""
 
     @property
     def scaling(self) -> ScalingTimes:
@@ -113,6 +116,8 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
         if target.problem is None:
             given = replicas.scaling_input(service, target, facts, times.scaling, now=work.at)
             inputs.append((service, target, given))
+            if times.past:
+                past_taking.ask(service, target, given)
     service.whole = engine_analysis.whole(service, times, now=work.at)
     return inputs
 

@@ -40,6 +40,7 @@ from optiinfra.control import attribution
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.analyze import AnalysisTimes
 from optiinfra.control.asking_floor import AskingFloor
+from optiinfra.control.backfill import Backfill
 from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.claims import Claims
 from optiinfra.control.collect import Collector
@@ -214,6 +215,14 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         registry=shared.registry,
         scraper=_scraper(shared, loop, sources, fetcher),
         prometheus_pages=_prometheus_pages(shared, loop, sources, servers),
+        backfill=Backfill(
+            memories=shared.memories,
+            servers=servers,
+            days=settings.prometheus_history_days,
+            labelling=Labelling(settings.prometheus_namespace_label, settings.prometheus_pod_label),
+            matchers=settings.prometheus_matchers,
+            learned=shared.queue.add,
+        ),
         sources=sources,
         snapshots=shared.snapshots,
         actuator=actuator,
@@ -357,6 +366,7 @@ def _steps(
             tick=Seconds(settings.tick_seconds),
             hold=Seconds(settings.hold_seconds),
             idle_span=Seconds(settings.idle_span_seconds),
+            past=settings.prometheus_history_days > 0.0,
         ),
         patience=Seconds(settings.patience_seconds),
         actuation_enabled=settings.actuation_enabled,

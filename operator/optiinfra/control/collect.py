@@ -17,7 +17,7 @@ from optiinfra.api.v1alpha1.cluster_resource_optimization import Pool
 from optiinfra.api.v1alpha1.scaling import Actuation, ScalerKind
 from optiinfra.cluster.errors import Absent, ClusterError, Invalid, TargetWithoutScale
 from optiinfra.cluster.targets import TargetFacts
-from optiinfra.control import approvals, gpu_health
+from optiinfra.control import approvals, gpu_health, past_taking
 from optiinfra.control.claims import Claim, Claims
 from optiinfra.control.consolidation import serving_of, with_gpu_model
 from optiinfra.control.fleet import survey
@@ -191,6 +191,7 @@ class Collector:
             return
         work.scalers = self.cluster.scalers_of(key.namespace, known.facts.kind, known.facts.name)
         scaler, problem = choose_scaler(target, work.scalers)
+        past_taking.take(work.memory)
         uids = {pod.name: pod.uid for pod in pods}
         work.facts = _facts(known.facts, pods, scaler, self.snapshots, uids)
         work.problem = problem or _no_container(service.obj, work.facts)

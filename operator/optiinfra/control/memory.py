@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.control.drain_planning import DrainPlanning
+from optiinfra.control.past import Past
 from optiinfra.domain.evidence import Direction, Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.history import DEFAULT_STEP, LoadHistory
@@ -30,7 +31,7 @@ from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.token_cost import TokenMeter
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import VerdictMemory
-from optiinfra.domain.verification import Block, Expectation, Scene, TrackRecord, Trail
+from optiinfra.domain.verification import Block, Expectation, ResizeTrial, Scene, TrackRecord, Trail
 
 
 @dataclass(slots=True)
@@ -126,6 +127,7 @@ class TargetMemory:
     """Whether there was a decision since the start."""
     policy: PolicyState = field(default_factory=PolicyState)
     trial: Trial | None = None
+    resize_trial: ResizeTrial | None = None
     trail: Trail = field(default_factory=Trail)
     """What actions are judged by; kept only where something may be done."""
     record: TrackRecord = field(default_factory=TrackRecord)
@@ -180,6 +182,8 @@ class TargetMemory:
     """Forecast of prefix hits at other sizes of the KV cache; None until one was wanted."""
     reuse_at: float = 0.0
     verdict: VerdictMemory | None = None
+    past: Past | None = None
+    """What is asked of a metrics server's history, or came of it; None while nothing was asked."""
     judged_page: float = 0.0
     """Time of the newest page that the verdict has heard of: the same pages are no second witness."""
 

@@ -22,6 +22,7 @@ from optiinfra.cluster.inventory import Inventory
 from optiinfra.cluster.manifests import read_manifest
 from optiinfra.cluster.targets import Targets
 from optiinfra.control.actuation import Actuator
+from optiinfra.control.backfill import Backfill
 from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.decisions import DecisionBoard, Published
 from optiinfra.control.external_api import ExternalApi
@@ -82,6 +83,7 @@ class Operator:
     registry: Registry
     scraper: Scraper
     prometheus_pages: PrometheusPages
+    backfill: Backfill
     sources: Sources
     snapshots: SnapshotStore
     actuator: Actuator
@@ -158,6 +160,8 @@ class Operator:
             await self._first_statuses()
             group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("metrics-servers", self.prometheus_pages.run))
+            if self.backfill.configured:
+                group.create_task(self._resilient("history", self.backfill.run))
             group.create_task(self._resilient("insights", self.insights.run))
             group.create_task(self._resilient("checkpoints", self.checkpointer.run))
             group.create_task(self._resilient("model-files", self.model_files.run))

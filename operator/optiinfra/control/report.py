@@ -34,7 +34,7 @@ from optiinfra.api.v1alpha1.status_parts import (
     RoundStatus,
     TakeoverStatus,
 )
-from optiinfra.control import approvals
+from optiinfra.control import approvals, past_taking
 from optiinfra.control.conditions import service_conditions
 from optiinfra.control.recommend import ledger_of, recommendations_of
 from optiinfra.control.rehearse import to_status
@@ -117,6 +117,7 @@ def service_status(
             currency=service.currency,
             now=now,
         ),
+        history=past_taking.told(service),
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )
 

@@ -1,9 +1,9 @@
 """What containers use by the series of cAdvisor in a metrics server, where metrics.k8s.io says nothing.
 
 The kubelet's own counters, scraped by whoever scrapes it: CPU seconds between the first and the last scrape of a short
-window, and the working set at the last one, as metrics.k8s.io means them. Asked for a namespace at a time and only where
-metrics.k8s.io is not served or refuses. A counter that went back (a restarted container) says nothing of that window;
-of copies of one series the freshest counts.
+window, and the working set at the last one, as metrics.k8s.io means them. Asked for a namespace at a time, and only
+where metrics.k8s.io is not served or refuses. A counter that went back (a restarted container) says nothing of that
+window; of copies of one series the freshest counts.
 """
 
 from collections.abc import Iterable, Mapping

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
-from optiinfra.cluster.usage import METRICS_API as METRICS_API
+from optiinfra.cluster.usage import METRICS_API as _SERVED
 from optiinfra.cluster.usage import ContainerUsage, PodUsage
 from optiinfra.control.agent_usage import use_of
 from optiinfra.control.keys import ObjectKey
@@ -35,6 +35,8 @@ BURST: Final = 1.5
 BURST_CORES: Final = 0.1
 """Over a CPU limit: what bursts and a window of few scheduling periods may add, by factor or in cores."""
 _MOST_WAITING: Final = 4096
+METRICS_API: Final = _SERVED
+"""Source of what metrics.k8s.io says, as evidence names it."""
 AGENT: Final = "agent"
 
 

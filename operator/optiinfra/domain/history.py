@@ -103,6 +103,30 @@ class LoadHistory:
         self._data[Column.READY, at] = ready
         return True
 
+    def fill_before(self, times: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> int:
+        """Note a past that was measured by somebody else, where nothing was observed here; returns the steps noted.
+
+        `times` is (points,), rising; `values` is (columns, points) in the order of `Column`, NaN where unknown. What is
+        after the oldest step that is known here, or before the steps that are kept, is left out.
+        """
+        slots = np.floor(times / self._step).astype(np.int64)
+        newest = self._newest if self._end else int(slots.max(initial=-1))
+        kept = self._data[:, max(0, self._end - POINTS) : self._end] if self._end else self._data[:, :0]
+        known = np.flatnonzero(np.isfinite(kept).any(axis=0))
+        oldest = newest - kept.shape[1] + 1 + int(known[0]) if known.size else newest + 1
+        wanted = (slots < oldest) & (slots > newest - POINTS) & np.isfinite(values).any(axis=0)
+        if not wanted.any():
+            return 0
+        slots, values = slots[wanted], values[:, wanted]
+        first = min(int(slots[0]), newest - kept.shape[1] + 1)
+        data: FloatArray = np.full((len(Column), max(newest - first + 1, _FIRST_SIZE)), np.nan, dtype=np.float32)
+        data[:, newest - first + 1 - kept.shape[1] : newest - first + 1] = kept
+        for row in range(len(Column)):
+            whole = np.isfinite(values[row]) & (values[row] >= 0.0)
+            data[row, slots[whole] - first] = values[row][whole]
+        self._data, self._newest, self._end = data, newest, newest - first + 1
+        return int(slots.size)
+
     def latest(self, column: Column) -> Value:
         """Return the newest known value of a column."""
         values = self._data[column, max(0, self._end - POINTS) : self._end]

@@ -278,6 +278,19 @@ class RoundStatus(ApiModel):
     first; they stay when later rounds write."""
 
 
+class HistoryStatus(ApiModel):
+    """The history that was read from a metrics server for what no checkpoint knew."""
+
+    at: Time
+    """When it was read."""
+    since: Time | None = None
+    """Since when there was any; absent where there was none."""
+    samples: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Samples that were read, those of other objects in the same reading included."""
+    message: Sentence = ""
+    """What was missing; empty when nothing was."""
+
+
 class ApprovalState(StrEnum):
     """Where an approval stands."""
 
