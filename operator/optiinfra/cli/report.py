@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ UNPRICED: Final = 4
 _DEFAULT: Final = Objectives()
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+_MOMENTS: Final = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 _FORMATS: Final = ("table", "json", "csv", "html", "markdown")
 _TEXTS: Final[dict[str, Callable[[Report], str]]] = {
     "json": report_json.text,
@@ -63,6 +65,7 @@ _TEXTS: Final[dict[str, Callable[[Report], str]]] = {
 @click.command("report")
 @click.option("--prometheus", required=True, metavar="URL", help="Prometheus, Thanos, Mimir or VictoriaMetrics.")
 @click.option("--since", type=Duration(), default="14d", show_default=True, help="How far back to look.")
+@click.option("--until", type=click.DateTime(_MOMENTS), help="End of the look back, UTC; by default now.")
 @click.option("--step", type=Duration(), default="5m", show_default=True, help="Between two points.")
 @click.option("--namespace", "namespaces", multiple=True, help="Only this namespace; may be repeated.")
 @click.option("--matcher", "matchers", multiple=True, metavar="LABEL=VALUE", help='In every query, as cluster="prod".')
@@ -171,6 +174,7 @@ def _wanted(given: dict[str, Any]) -> Wanted:
     return Wanted(
         server=server,
         since=Seconds(given["since"]),
+        until=None if given["until"] is None else UnixTime(given["until"].replace(tzinfo=UTC).timestamp()),
         step=Seconds(given["step"]),
         namespaces=tuple(given["namespaces"]),
         matchers=tuple(parse_matcher(one) for one in given["matchers"]),
@@ -213,6 +217,7 @@ def _made(wanted: Wanted, options: Options, given: dict[str, Any], *, jobs: int)
         made=UnixTime(time.time()),
         server=given["link"] or wanted.server.shown,
         samples=seen.samples,
+        simulated=seen.simulated,
         queries=queries,
         notes=seen.notes,
     )

@@ -17,6 +17,7 @@ from optiinfra.cluster.prometheus_range import QueryLimits
 from optiinfra.cluster.prometheus_server import PrometheusServer
 from optiinfra.domain.readings import UnknownReason
 from optiinfra.domain.report.cases import chunks
+from optiinfra.domain.report.frames import Question
 from optiinfra.domain.report.history import FleetHistory
 from optiinfra.domain.report.joining import join
 from optiinfra.domain.report.joining_found import found
@@ -27,6 +28,14 @@ from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
+SIMULATED: Final = Question(
+    name="found.simulated",
+    promql="max(optiinfra_simulated{$matchers})",
+    by=(),
+    metrics=("optiinfra_simulated",),
+    split_by="",
+)
+"""Pages of simulated engines and GPUs carry it, so that nothing of them passes for a measurement."""
 _EVERY: Final = 200
 """Syncs between two words on progress."""
 _LOOK_S: Final = 0.3
@@ -38,6 +47,8 @@ class Wanted:
 
     server: PrometheusServer
     since: Seconds
+    until: UnixTime | None
+    """End of what is read; None: now, by the server's clock."""
     step: Seconds
     namespaces: tuple[str, ...]
     matchers: tuple[Matcher, ...]
@@ -54,6 +65,7 @@ class Read:
     samples: int
     """That the server read for this report, now or when the answers were kept."""
     now: UnixTime
+    simulated: bool
     notes: tuple[str, ...]
 
 
@@ -63,18 +75,29 @@ async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Re
         wanted.server, limits=wanted.limits, call_limits=wanted.calls, cache=wanted.cache
     ) as server:
         now = UnixTime(await server.now())
-        grid = TimeGrid.ending(now, since=wanted.since, step=wanted.step)
+        grid = TimeGrid.ending(now if wanted.until is None else wanted.until, since=wanted.since, step=wanted.step)
         first = await server.ask(
-            discovery_questions(), grid, matchers=wanted.matchers, namespaces=wanted.namespaces, on_progress=on_progress
+            (*discovery_questions(), SIMULATED),
+            grid,
+            matchers=wanted.matchers,
+            namespaces=wanted.namespaces,
+            on_progress=on_progress,
         )
-        seen = found(first.frames)
+        seen = found([one for one in first.frames if one.question.name != SIMULATED.name])
         second = await server.ask(
             fleet_questions(seen), grid, matchers=wanted.matchers, namespaces=wanted.namespaces, on_progress=on_progress
         )
         history = await asyncio.to_thread(
             join, second.frames, now=now, found=seen, unanswered=_unanswered(first, second)
         )
-    return Read(history, _samples(first) + _samples(second), now, tuple(dict.fromkeys((*first.notes, *second.notes))))
+    marks = [one.values for one in first.frames if one.question.name == SIMULATED.name]
+    return Read(
+        history=history,
+        samples=_samples(first) + _samples(second),
+        now=now,
+        simulated=any(bool((values > 0.0).any()) for values in marks),
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
+    )
 
 
 def _samples(asked: Asked) -> int:

@@ -170,6 +170,7 @@ def node_drafts(going: Sequence[Going], held: Held, pricing: Pricing, *, history
                 proposed="gone",
                 confidence=Ratio(0.6 if moves else 0.75),
                 claims=((account, freed),),
+                apart=True,
                 evidence=(
                     Fact("gpus", priced.gpus, "", "last", "kubernetes"),
                     Fact("moves", float(len(moves)), "", "sum", "derived"),

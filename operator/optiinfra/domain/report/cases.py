@@ -14,11 +14,12 @@ from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.pace import Pace
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.report.capacity import Capacity, capacity_of, pace_of
+from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import FleetHistory, GpuHistory, ModelHistory
 from optiinfra.domain.report.hours import Hour, hours_of, settings_of
 from optiinfra.domain.report.limits import Judged, judged
 from optiinfra.domain.report.options import Options
-from optiinfra.domain.report.scaling import MOST_LOAD, Case, offered
+from optiinfra.domain.report.scaling import MOST_LOAD, Case, careful, offered
 from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
 
 ROOM: Final = 2.0
@@ -37,6 +38,8 @@ class ModelCase:
     capacity: Capacity | Unknown
     pace: Pace
     case: Case | Unknown
+    needed: FloatArray | Unknown
+    """(points,) of the whole window: replicas that a careful operator keeps (`scaling.careful`)."""
     begins: int
     """First point of the grid that is replayed."""
 
@@ -62,7 +65,17 @@ def _case(
         if isinstance(capacity, Unknown)
         else _replayed(model, capacity.work, options, step_s=history.step_s, begins=begins)
     )
-    return ModelCase(model, gpus, hours, settings, tuple(verdicts), capacity, pace_of(hours), case, begins)
+    needed: FloatArray | Unknown
+    if isinstance(capacity, Unknown) or isinstance(case, Unknown):
+        needed = capacity if isinstance(capacity, Unknown) else Unknown(UnknownReason.NOT_MEASURED, "not replayed")
+    else:
+        load = offered(model, capacity=capacity.work, step_s=history.step_s)
+        needed = (
+            load
+            if isinstance(load, Unknown)
+            else careful(load, step_s=history.step_s, start_up_s=options.start_up_s, minimum=case.minimum)
+        )
+    return ModelCase(model, gpus, hours, settings, tuple(verdicts), capacity, pace_of(hours), case, needed, begins)
 
 
 def _replayed(model: ModelHistory, capacity: float, options: Options, *, step_s: float, begins: int) -> Case | Unknown:

@@ -26,6 +26,8 @@ class Draft:
     proposed: str
     confidence: Ratio
     claims: tuple[tuple[Account, FloatArray], ...] = ()
+    apart: bool = False
+    """Whether these are other GPUs than those of any other draft, so that claims of one holder add up."""
     evidence: tuple[Fact, ...] = ()
     sources: tuple[str, ...] = ()
     worse: tuple[str, ...] = ()

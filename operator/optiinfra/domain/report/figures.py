@@ -132,6 +132,7 @@ def model_report(
     limits: tuple[Limit, ...],
     refused: tuple[Refused, ...],
     currency: str,
+    notes: tuple[str, ...] = (),
 ) -> ModelReport:
     """Describe one model."""
     model, hours = one.model, history.step_s / 3600.0
@@ -170,7 +171,7 @@ def model_report(
         limits=limits,
         curves=curves_of(one, history, played),
         refused=refused,
-        notes=_notes(one),
+        notes=(*notes, *_notes(one)),
     )
 
 

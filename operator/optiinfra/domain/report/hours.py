@@ -24,6 +24,14 @@ from optiinfra.domain.units import Seconds, UnixTime
 HOUR_S: Final = 3600.0
 LATE: Final = 0.05
 """What a 95th percentile leaves above itself."""
+LEVEL: Final = 0.995
+"""Share of the most that ever ran from which a step stands at the plateau."""
+WAITS: Final = 0.1
+"""Requests that wait there at least, as a share of those that run."""
+FREE_BLOCKS: Final = 0.85
+"""KV cache usage below which blocks are not what holds them."""
+LEAST_LEVEL: Final = 6
+"""Steps at the plateau from which it is one."""
 _NOT_THEN: Final = Unknown(UnknownReason.NOT_MEASURED, "not measured in this hour")
 
 
@@ -114,6 +122,7 @@ def hours_of(
         "kv_cache_reserved": told(load.kv_reserved),
         "busy_share": _shares(load.running, cut),
         "waiting_share": _shares(load.waiting, cut),
+        "prompt_computed_rate": told(_computed(load.prompt_tokens, load.prefix_hit_ratio)),
         "running_mean": _each(cut.joined(load.running, np.nanmean), serving, load.running),
     }
     around = _surroundings(gpus, cut)
@@ -140,12 +149,15 @@ def hours_of(
 def settings_of(model: ModelHistory) -> EngineSettings:
     """Return what the pages say of the engine's settings; arguments are not on a metrics server."""
     config = model.config
+    limit, source = config.batch_limit, "page"
+    if isinstance(limit, Unknown):
+        limit, source = _plateau(model, missing=limit), "inferred"
     kind, version = (model.engines[0][0], model.engines[0][1].text) if model.engines else (None, "")
     return EngineSettings(
         engine=Unknown(UnknownReason.NOT_MEASURED, "no page tells its engine") if kind is None else kind,
         version=version,
-        batch_limit=config.batch_limit,
-        batch_limit_source="" if isinstance(config.batch_limit, Unknown) else "page",
+        batch_limit=limit,
+        batch_limit_source="" if isinstance(limit, Unknown) else source,
         gpu_memory_share=config.memory_share,
         kv_cache_capacity_tokens=config.kv_capacity_tokens,
         kv_cache_dtype="" if isinstance(config.cache_dtype, Unknown) else config.cache_dtype,
@@ -155,16 +167,31 @@ def settings_of(model: ModelHistory) -> EngineSettings:
     )
 
 
+def _plateau(model: ModelHistory, *, missing: Unknown) -> Value:
+    """Return the batch limit, where requests waited, blocks were free, and no replica ever ran more than a number."""
+    highest, waiting, usage = model.load.running_highest, model.load.waiting, model.load.kv_usage_highest
+    if isinstance(highest, Unknown) or isinstance(waiting, Unknown) or isinstance(usage, Unknown):
+        return missing
+    known = np.isfinite(highest)
+    if not known.any():
+        return missing
+    most = float(highest[known].max())
+    with np.errstate(invalid="ignore"):
+        level = known & (highest >= most * LEVEL) & (waiting >= np.maximum(1.0, most * WAITS)) & (usage < FREE_BLOCKS)
+    return round(most) if most >= 1.0 and int(level.sum()) >= LEAST_LEVEL else missing
+
+
 def _p95(late: Course, last_day: Value, cut: Cut, *, bound: float) -> list[Value]:
     """Return a 95th percentile for each window, from the share that was later than a bound and the last day's p95.
 
     Where more than a twentieth was later, the percentile lies above the bound, and the bound itself is told: the least
-    that it can be. Else it lies below, as that of the last day does if it is no larger.
+    that it can be. Else it lies below, and is told where that of the last day does too; else how far is not known.
     """
     above = bound * 1.001
     if isinstance(late, Unknown):
         return [last_day] * cut.count
-    usual: Value = last_day if isinstance(last_day, Unknown) else min(last_day, bound)
+    below = Unknown(UnknownReason.NOT_MEASURED, f"below {bound:g} s, and not told how far")
+    usual: Value = last_day if isinstance(last_day, Unknown) or last_day <= bound else below
     told: list[Value] = []
     for share in cut.joined(late, np.nanmean):
         if not np.isfinite(share):
@@ -172,6 +199,16 @@ def _p95(late: Course, last_day: Value, cut: Cut, *, bound: float) -> list[Value
         else:
             told.append(above if share > LATE else usual)
     return told
+
+
+def _computed(prompts: Course, hits: Course) -> Course:
+    """Return the prompt tokens that no cache held; unknown where the engine does not tell what its cache held."""
+    if isinstance(prompts, Unknown):
+        return prompts
+    if isinstance(hits, Unknown):
+        return hits
+    computed: FloatArray = prompts * (1.0 - np.clip(hits, 0.0, 1.0))
+    return computed
 
 
 def _highest(best: Course, other: Course) -> Course:

@@ -73,7 +73,8 @@ def advise(
     held = Counter(one.diagnosis.bottleneck for one in working if one.diagnosis.bottleneck in ADVISED)
     if not held:
         return Advised(limits, (), ())
-    kind, count = held.most_common(1)[0]
+    kind = max(held, key=lambda one: (_waited(working, one), held[one], str(one)))
+    count = held[kind]
     if count < LEAST_HOURS or count < LEAST_SHARE * len(working):
         text = f"{kind} limited it in {count} of {len(working)} hours with work: too few to restart replicas for"
         return Advised(limits, (), (Refused(RecommendationType.BATCH_SIZE, "RarelyLimited", text),))
@@ -93,6 +94,16 @@ def advise(
         tuple(one for one in answers if isinstance(one, Proposal)),
         tuple(Refused(one.type, one.reason, one.message) for one in answers if isinstance(one, Refusal)),
     )
+
+
+def _waited(verdicts: Sequence[Judged], kind: Bottleneck) -> float:
+    """Return the request-hours that waited under a limit: what it did, rather than how often it was there."""
+    total = 0.0
+    for one in verdicts:
+        waiting = one.hour.signals.waiting
+        if one.diagnosis.bottleneck is kind and not isinstance(waiting, Unknown):
+            total += waiting * one.hour.signals.window / 3600.0
+    return total
 
 
 def _clearest(verdicts: Sequence[Judged]) -> Judged:

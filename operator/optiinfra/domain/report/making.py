@@ -32,7 +32,7 @@ from optiinfra.domain.report.patches import (
     silent_patch,
 )
 from optiinfra.domain.report.pricing import Pricing, mean_price, price
-from optiinfra.domain.report.proposals import hpa_draft, replay_of, scaler_draft, silent_draft, worse_words
+from optiinfra.domain.report.proposals import hpa_draft, replay_of, scaler_draft, silent_draft, tighter, worse_words
 from optiinfra.domain.report.report import (
     VERSION,
     Gap,
@@ -142,7 +142,8 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
             gpu=recognise(one.gpus[0].model if one.gpus else ""),
             pace=one.pace,
         )
-        drafts += _of_model(prepared, one, replay, outcome, told)
+        own = _of_model(prepared, one, replay, outcome, told)
+        drafts += own
         drafts += [
             of_proposal(
                 proposal,
@@ -160,7 +161,7 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
                 title=f"{one.model.workload}: {proposal.setting} {proposal.current or 'none'} -> {proposal.proposed}",
                 sources=questions(history, "containers.", "state."),
             )
-            for proposal in proposals.get(key, ())
+            for proposal in (() if _silent(own) else proposals.get(key, ()))
         ]
         found = _worse(key, replay)
         worse += [] if found is None else [found]
@@ -176,6 +177,7 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
                 limits=advised.limits,
                 refused=advised.refused,
                 currency=options.prices.currency,
+                notes=() if own or not (note := tighter(one, replay)) else (note,),
             )
         )
     drafts += idle_drafts(prepared.doings, held, by_key, history=history)
@@ -230,6 +232,11 @@ def _of_model(
         text = scaler_patch(one, replay, target=float(plain.proposed), query=query, server=told.server)
         found.append(replace(plain, patch=text))
     return found
+
+
+def _silent(drafts: Sequence[Draft]) -> bool:
+    """Tell whether a model is proposed to be taken away: then nothing else of it is worth changing."""
+    return any(one.reason == "NoRequests" for one in drafts)
 
 
 def _price_of(prepared: Prepared, one: ModelCase) -> Value:
@@ -287,7 +294,7 @@ def _booked(
     files: set[str] = set()
     money = gpu_hours = unpaid = unpriced = 0.0
     for draft in sorted(drafts, key=worth):
-        booked = ledger.book(draft.claims)
+        booked = ledger.book(draft.claims, apart=draft.apart)
         name = f"{draft.type}/{draft.subject}/{draft.setting}"
         file = _free(file_name(draft), files) if draft.patch else ""
         rows.append((_opportunity(draft, booked, name=name, file=file, hours=history.hours),

@@ -90,13 +90,16 @@ class Ledger:
 
     def worth(self, claims: Sequence[tuple[Account, FloatArray]]) -> Booked:
         """Say what claims would come to now, without booking them."""
-        return self._taken(claims, book=False)
+        return self._taken(claims, book=False, apart=False)
 
-    def book(self, claims: Sequence[tuple[Account, FloatArray]]) -> Booked:
-        """Book what one proposal frees: (account, GPUs freed over time (points,)) each. Raises AccountError."""
-        return self._taken(claims, book=True)
+    def book(self, claims: Sequence[tuple[Account, FloatArray]], *, apart: bool = False) -> Booked:
+        """Book what one proposal frees: (account, GPUs freed over time (points,)) each. Raises AccountError.
 
-    def _taken(self, claims: Sequence[tuple[Account, FloatArray]], *, book: bool) -> Booked:
+        `apart`: these are other GPUs than those of earlier claims (another node's), so that the two add up.
+        """
+        return self._taken(claims, book=True, apart=apart)
+
+    def _taken(self, claims: Sequence[tuple[Account, FloatArray]], *, book: bool, apart: bool) -> Booked:
         gross = counted = unpaid = unpriced = money = 0.0
         missing: Unknown | None = None
         opened = self._open if book else dict(self._open)
@@ -107,9 +110,9 @@ class Ledger:
                 raise AccountError(f"no account of {account.key} with {len(claimed)} points: claim what was opened")
             asked = np.clip(np.nan_to_num(claimed), 0.0, known.held)
             before = freed[account.key]
-            new = np.maximum(asked - before, 0.0)
+            new = np.minimum(asked, known.held - before) if apart else np.maximum(asked - before, 0.0)
             paid = np.minimum(new, opened[account.gpu])
-            freed[account.key] = np.maximum(before, asked)
+            freed[account.key] = before + new
             opened[account.gpu] = opened[account.gpu] - paid
             gross += float(asked.sum()) * self._hours
             counted += float(new.sum()) * self._hours

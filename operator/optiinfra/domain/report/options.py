@@ -8,8 +8,8 @@ from optiinfra.domain.report.pricing import Prices
 
 START_UP_S: Final = 180.0
 """From asking for a replica until it serves, where nobody says."""
-MODEL_DAYS: Final = 280.0
-"""Days of all models together that are replayed where nobody says how many: forty models for a week, about a minute."""
+MODEL_DAYS: Final = 120.0
+"""Days of all models together that are replayed where nobody says how many: forty models for three days."""
 LEAST_DAYS: Final = 3.0
 
 

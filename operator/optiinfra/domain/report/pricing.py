@@ -119,7 +119,11 @@ def price(history: FleetHistory, prices: Prices) -> Pricing:
 
 
 def _each(hour: Value, gpus: float) -> Value:
-    return hour if isinstance(hour, Unknown) else hour / gpus
+    if isinstance(hour, Unknown):
+        # The remedies of the operator's own objects do not help here.
+        what = hour.detail.partition(":")[2].rpartition(":")[0].strip() or hour.detail
+        return Unknown(hour.reason, f"{what}: give --gpu-hour, or --prices with a table of node prices")
+    return hour / gpus
 
 
 def _facts(node: NodeHistory) -> NodeFacts:

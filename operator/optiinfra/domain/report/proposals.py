@@ -2,8 +2,10 @@
 
 A difference of less than a tenth of what a model holds is not worth somebody's time and within what the replay gets
 wrong, so that it is no proposal. Freed GPUs are told over time: where what ran was more than what would have run, and
-scaled so that the times in which more would have run are paid for. The part of the window that was not replayed is
-taken to be like the part that was.
+scaled so that the times in which more would have run are paid for.
+
+What a scaler would free of a service that is run well is no promise to be made to somebody's finance department: only
+what lies above a careful need, too, is counted (`scaling.careful`). The rest stands in the replay's own figures.
 """
 
 from typing import Final
@@ -17,7 +19,7 @@ from optiinfra.domain.report.drafts import Draft
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.money import Account
 from optiinfra.domain.report.report import Fact, Outcome, Replay
-from optiinfra.domain.report.scaling import Lateness, Played, measured_lateness
+from optiinfra.domain.report.scaling import CAREFUL_USE, Lateness, Played, measured_lateness
 from optiinfra.domain.units import Ratio
 
 NOT_PLAYED: Final = Unknown(UnknownReason.NOT_MEASURED, "not counted for an HPA")
@@ -98,20 +100,28 @@ def _outcome(
 def freed_by(
     one: ModelCase, wanted: FloatArray, accounts: tuple[Account, ...]
 ) -> tuple[tuple[Account, FloatArray], ...]:
-    """Return what running `wanted` replicas, (points,) of the replay, would have freed of a model's accounts."""
-    if isinstance(one.case, Unknown):
+    """Return what running `wanted` replicas, (points,) of the replay, would have freed of a model's accounts.
+
+    Counted is only what lies above the careful need, too: what a rule would free beyond it is no promise. The part of
+    the window that was not replayed is taken to exceed its careful need as the replayed part does.
+    """
+    ran, needed = one.model.replicas, one.needed
+    if isinstance(one.case, Unknown) or isinstance(ran, Unknown) or isinstance(needed, Unknown):
         return ()
-    ran = one.case.ran
-    both = np.isfinite(ran) & np.isfinite(wanted)
-    less = np.where(both, np.maximum(ran - wanted, 0.0), 0.0)
-    net = float((ran[both] - wanted[both]).sum())
-    gross, held = float(less.sum()), float(ran[both].sum())
-    if net <= 0.0 or gross <= 0.0 or held <= 0.0:
+    played = np.maximum(wanted, needed[one.begins :])
+    both = np.isfinite(played)
+    if not both.any():
+        return ()
+    factor = float(played[both].sum() / max(float(needed[one.begins :][both].sum()), 1e-9))
+    whole = np.concatenate([needed[: one.begins] * factor, played])
+    known = np.isfinite(ran) & np.isfinite(whole)
+    less = np.where(known, np.maximum(ran - whole, 0.0), 0.0)
+    net, gross = float((ran[known] - whole[known]).sum()), float(less.sum())
+    if net < LEAST_SHARE * float(ran[known].sum()) or gross <= 0.0:
         return ()
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(both & (ran > 0.0), less / ran, 0.0) * (net / gross)
-    whole = np.concatenate([np.full(one.begins, net / held), share])
-    return tuple((account, account.held * whole) for account in accounts)
+        share = np.where(known & (ran > 0.0), less / ran, 0.0) * (net / gross)
+    return tuple((account, account.held * share) for account in accounts)
 
 
 def scaler_draft(
@@ -121,7 +131,8 @@ def scaler_draft(
     if isinstance(replay, Unknown) or isinstance(played, Unknown):
         return None
     before, after = replay.ran.replica_hours, replay.ours.replica_hours
-    if not _worth(one, before, after):
+    claims = freed_by(one, played.ours, accounts)
+    if not _worth(one, before, after) or (accounts and not claims):
         return None
     saved = 1.0 - after / before
     mean_ran, mean_ours = before / replay.hours, after / replay.hours
@@ -133,13 +144,14 @@ def scaler_draft(
         message=(
             f"On the {replay.hours / 24.0:.1f} days replayed it ran {mean_ran:.2f} replicas on average for a load that "
             f"kept {replay.load_mean:.2f} busy (at most {replay.load_peak:.1f}). OptiInfra's scaler would have run "
-            f"{mean_ours:.2f}, {saved:.0%} less, {_late_words(replay)}. What a replica serves is {_basis(replay)}."
+            f"{mean_ours:.2f}, {saved:.0%} less, {_late_words(replay)}. Counted is what lies above both that and "
+            f"{CAREFUL_USE:.0%} use. What a replica serves is {_basis(replay)}."
         ),
         setting="replicas",
         current=f"{mean_ran:.1f}",
         proposed=f"{mean_ours:.1f}",
         confidence=Ratio(round(replay.confidence * (0.9 if one.hours else 0.5), 2)),
-        claims=freed_by(one, played.ours, accounts),
+        claims=claims,
         evidence=_evidence(replay, replay.ours),
         sources=sources_of(one, *_WORK, "available", "serving", "gpus_held"),
         worse=worse_words(replay, replay.ours),
@@ -163,6 +175,9 @@ def hpa_draft(one: ModelCase, replay: Replay | Unknown, accounts: tuple[Account,
         return None
     target = float(f"{replay.hpa_target * replay.capacity:.3g}")
     each = np.where(np.isfinite(one.case.ran), one.case.ran * (after / before), np.nan)
+    claims = freed_by(one, each, accounts)
+    if accounts and not claims:
+        return None
     return Draft(
         type=RecommendationType.HPA_TARGET,
         reason="CheapestThatHeld",
@@ -178,7 +193,7 @@ def hpa_draft(one: ModelCase, replay: Replay | Unknown, accounts: tuple[Account,
         current=_targets(one),
         proposed=f"{target:g}",
         confidence=Ratio(round(0.8 * replay.confidence, 2)),
-        claims=freed_by(one, each, accounts),
+        claims=claims,
         evidence=_evidence(replay, replay.hpa),
         sources=sources_of(one, *_WORK, "available", "serving", "scaler"),
         worse=worse_words(replay, replay.hpa),
@@ -257,6 +272,17 @@ def worse_words(replay: Replay, after: Outcome) -> tuple[str, ...]:
         more = after.replica_hours - before.replica_hours
         said.append(f"{more:.1f} replica-hours more would have run ({more / max(before.replica_hours, 1e-9):.0%}).")
     return tuple(said)
+
+
+def tighter(one: ModelCase, replay: Replay | Unknown) -> str:
+    """Say what the scaler would free of a service that is run well; empty where that is nothing to speak of."""
+    if isinstance(replay, Unknown) or not _worth(one, replay.ran.replica_hours, replay.ours.replica_hours):
+        return ""
+    less = 1.0 - replay.ours.replica_hours / replay.ran.replica_hours
+    return (
+        f"It is run well by the usual measure ({CAREFUL_USE:.0%} use). OptiInfra's scaler would have run {less:.0%} "
+        f"less, {_late_words(replay)}; that is not counted as a saving."
+    )
 
 
 def sources_of(one: ModelCase, *names: str) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ from optiinfra.domain.report.history import Course, ModelHistory
 from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
 
 MOST_LOAD: Final = MOST_REPLICAS / 4.0
+CAREFUL_USE: Final = 0.7
+"""Share of what replicas serve at which a service counts as run well: the usual target of an autoscaler."""
 _NOTHING: Final = 1e-12
 _DAY_S: Final = 86_400.0
 
@@ -185,6 +187,19 @@ def _best_hpa(case: Case) -> tuple[HpaOutcome | Unknown, float, float]:
         late_share=case.late_share,
     )
     return found.best, found.hours, float(np.nansum(ticks)) * SYNC_S / 3600.0
+
+
+def careful(load: FloatArray, *, step_s: float, start_up_s: float, minimum: int) -> FloatArray:
+    """(points,) replicas that a careful operator keeps: the highest load of a start-up ahead at `CAREFUL_USE`.
+
+    Steps of which nothing is known need what the known ones around them do: NaN there.
+    """
+    ahead = int(np.ceil(start_up_s / step_s)) + 1
+    filled = np.where(np.isfinite(load), load, -np.inf)
+    padded = np.pad(filled, (0, ahead - 1), constant_values=-np.inf)
+    highest = np.lib.stride_tricks.sliding_window_view(padded, ahead).max(axis=1)
+    needed: FloatArray = np.maximum(np.ceil(highest / CAREFUL_USE - 1e-9), float(minimum))
+    return np.where(np.isfinite(load), needed, np.nan)
 
 
 def measured_lateness(model: ModelHistory, case: Case, *, times: slice) -> Lateness | Unknown:
