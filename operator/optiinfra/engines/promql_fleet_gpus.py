@@ -14,6 +14,7 @@ from optiinfra.domain.report.joining_found import Found, Spelling
 from optiinfra.domain.surroundings_readings import GpuQuantity
 from optiinfra.engines import gpu_tables
 from optiinfra.engines.promql_fleet_parts import (
+    STEM,
     WORKLOAD,
     either,
     largest,
@@ -22,7 +23,6 @@ from optiinfra.engines.promql_fleet_parts import (
     question,
     replaced,
     select,
-    with_label,
     with_workload,
 )
 
@@ -101,13 +101,10 @@ def _dcgm(found: Found) -> Iterator[Question]:
     )
     yield _question("dcgm.models", kinds, busy, MODEL_LABELS, latest=True)
     spelling = found.gpus
-    # Copies need not become one before: whether anybody held it is asked, not how often.
-    pods = either(*(select(one.name) for one in busy))
-    held = with_label(with_workload(pods, spelling), "container", spelling.container)
-    by = (*HOLDER_LABELS, *WORKLOAD, "container")
+    by = (*HOLDER_LABELS, *spelling.namespace, "workload", *spelling.container)
     yield question(
         "dcgm.holders",
-        f"count by ({','.join(by)}) ({held})",
+        f"count by ({','.join(by)}) ({_held([one.name for one in busy], spelling)})",
         metrics=[one.name for one in busy],
         by=by,
         split_by="instance",
@@ -146,6 +143,22 @@ def _agent() -> Iterator[Question]:
     yield question(
         "agent.holders", f"count by ({','.join(by)}) ({held})", metrics=[_ALLOCATION], by=by, split_by="instance"
     )
+
+
+def _held(names: list[str], spelling: Spelling) -> str:
+    """Return series of GPUs with the workload of their holder. Joining tells which of several namespaces counts.
+
+    Two hundred GPUs are looked at at each of thousands of steps, so that each series has one label replaced, no more;
+    copies need not become one before, because whether anybody held a GPU is asked, not how often.
+    """
+    which = f'__name__=~"{"|".join(names)}"' if len(names) > 1 else ""
+    name = names[0] if len(names) == 1 else ""
+    parts, absent = [], ""
+    for label in reversed(spelling.pod):
+        matchers = [one for one in (which, absent, f'{label}!=""' if label != spelling.pod[0] else "") if one]
+        parts.append(replaced(select(name, *matchers), target="workload", source=label, pattern=STEM))
+        absent = f'{absent},{label}=""' if absent else f'{label}=""'
+    return either(*parts)
 
 
 def _names(quantity: GpuQuantity, *, dcgm: bool, scaled: bool = True) -> list[_Name]:

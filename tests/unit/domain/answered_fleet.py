@@ -22,7 +22,6 @@ END: Final = 1_800_000_000.0
 TIMES: Final = END - STEP_S * np.arange(POINTS - 1, -1, -1.0)
 NOW: Final = UnixTime(END + 10.0)
 UUID: Final = "GPU-11111111-2222-3333-4444-555555555555"
-_QUESTIONS: Final = {one.name: one for one in (*discovery_questions(), *fleet_questions())}
 Labels = Mapping[str, str]
 Given = float | Sequence[float] | FloatArray
 
@@ -32,12 +31,13 @@ class Fleet:
 
     def __init__(self, *, found: Found | None = None) -> None:
         self.found = Found() if found is None else found
+        self._questions = {one.name: one for one in (*discovery_questions(), *fleet_questions(self.found))}
         self._rows: dict[str, dict[tuple[str, ...], FloatArray]] = {}
         self.unanswered: list[tuple[str, str]] = []
 
     def say(self, question: str, values: Given, **labels: str) -> "Fleet":
         """Add one row to the answer of a question."""
-        asked = _QUESTIONS[question]
+        asked = self._questions[question]
         assert set(labels) <= set(asked.by), f"{question} is not answered by {set(labels) - set(asked.by)}"
         points = 1 if asked.latest else POINTS
         key = tuple(labels.get(label, "") for label in asked.by)
@@ -59,7 +59,7 @@ class Fleet:
 
     def frames(self) -> tuple[Frame, ...]:
         """Return all answers."""
-        return tuple(self._frame(_QUESTIONS[name], rows) for name, rows in self._rows.items())
+        return tuple(self._frame(self._questions[name], rows) for name, rows in self._rows.items())
 
     def joined(self, *, now: UnixTime = NOW) -> FleetHistory:
         """Join them."""

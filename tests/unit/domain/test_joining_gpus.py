@@ -63,10 +63,9 @@ def test_exported_labels_name_the_holder_and_the_exporters_own_pod_is_none():
         gpus=Spelling(namespace=("namespace", "exported_namespace"), pod=("pod", "exported_pod")), looked=True
     )
     fleet = Fleet(found=found).engine("vllm", "llama").gpu("GPU-a").gpu("GPU-b")
-    fleet.say("dcgm.holders", 1.0, UUID="GPU-a", Hostname="node-a", namespace="inference", workload="llama")
-    fleet.say(
-        "dcgm.holders", 1.0, UUID="GPU-b", Hostname="node-a", namespace="gpu-operator", workload="nvidia-dcgm-exporter"
-    )
+    own = {"Hostname": "node-a", "namespace": "gpus"}
+    fleet.say("dcgm.holders", 1.0, UUID="GPU-a", **own, exported_namespace="inference", workload="llama")
+    fleet.say("dcgm.holders", 1.0, UUID="GPU-b", **own, workload="called-like-no-exporter")
     history = fleet.joined()
     assert gpu(history, "GPU-a").holder_source is HolderSource.EXPORTED
     assert gpu(history, "GPU-a").holdings[0].key == "inference/llama"

@@ -71,6 +71,20 @@ class Found:
         return self.names is None or bool(self.names & set(names))
 
 
+def namespace_of(labels: Mapping[str, str]) -> str:
+    """Return the namespace that a series is about, of all labels that may tell it."""
+    return _strongest(labels, NAMESPACE_LABELS)
+
+
+def container_of(labels: Mapping[str, str]) -> str:
+    """Return the container that a series is about."""
+    return _strongest(labels, CONTAINER_LABELS)
+
+
+def _strongest(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next((labels[name] for name in reversed(names) if labels.get(name)), "")
+
+
 def found(frames: Iterable[Frame]) -> Found:
     """Read the answers to `engines.promql_fleet.discovery_questions`."""
     given = {frame.question.name: frame for frame in frames}

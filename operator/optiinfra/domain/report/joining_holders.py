@@ -16,7 +16,7 @@ import numpy as np
 from optiinfra.domain.gpus import EMPTY_BYTES
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import BoolArray, HolderSource, Holding
-from optiinfra.domain.report.joining_found import Found
+from optiinfra.domain.report.joining_found import Found, container_of, namespace_of
 from optiinfra.domain.report.joining_frames import Answers, added, present
 from optiinfra.domain.report.joining_owners import Owner, Owners
 
@@ -71,6 +71,8 @@ def told_holders(
 ) -> Holders:
     """Read what exporters say; `gpu_of` tells the GPU of a row from its labels."""
     holders = Holders()
+    # Where the exporter's namespace stands beside a holder's, it is no holder's where it stands alone.
+    own = {labels.get("namespace") for labels, _, _ in answers.each("dcgm.holders") if labels.get("exported_namespace")}
     exported = any(label.startswith("exported_") for label in found.gpus.pod)
     for question, by in (
         ("dcgm.holders", HolderSource.EXPORTED if exported else HolderSource.EXPORTER),
@@ -79,14 +81,16 @@ def told_holders(
         rows: dict[GpuKey, dict[tuple[str, str, str], BoolArray]] = {}
         named = False
         for labels, values, _ in answers.each(question):
-            owner = owners.of(labels["namespace"], labels["workload"])
+            owner = owners.of(namespace_of(labels), labels["workload"])
             if not labels["workload"] or _is_exporter(owner, labels["workload"], wanted, question):
+                continue
+            if labels.get("namespace") in own and not labels.get("exported_namespace"):
                 continue
             named = True
             gpu = gpu_of(labels)
             if gpu is None:
                 continue
-            who = (*owner.key, labels["container"])
+            who = (*owner.key, container_of(labels))
             here = rows.setdefault(gpu, {})
             here[who] = here.get(who, answers.never()) | present(values)
         for gpu, held in rows.items():

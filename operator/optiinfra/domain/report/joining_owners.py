@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from optiinfra.domain.report.history import OwnerSource
+from optiinfra.domain.report.joining_found import namespace_of
 from optiinfra.domain.report.joining_frames import Answers
 
 _SUFFIX: Final = "[b-df-hj-np-tv-xz24-9]"
@@ -96,7 +97,7 @@ def _group(answers: Answers, found: Owners, serving: set[Stem], pods: dict[Stem,
     """Put workers of a group to their leaders."""
     stems = set(found.known)
     for name in ("dcgm.holders", "agent.holders", "state.gpu_requests", "containers.pods"):
-        stems |= {(labels["namespace"], labels["workload"]) for labels, _, _ in answers.each(name)}
+        stems |= {(namespace_of(labels), labels["workload"]) for labels, _, _ in answers.each(name)}
     for stem in stems - serving:
         match = _GROUP.fullmatch(stem[1])
         leader = (stem[0], match.group(1)) if match else None
