@@ -70,7 +70,8 @@ def cgroup(data: bytes) -> None:
 
 
 def pressure(data: bytes) -> None:
-    """Files of pressure stall information."""
+    """Files of pressure stall information, of the node and of a container."""
+    _number(stalls.parse_stalled(_text(data)))
     try:
         found = stalls.parse_pressure(_text(data))
     except SourceFailedError:
