@@ -214,3 +214,17 @@ def test_missing_dcgm_is_said_and_models_stay():
 def test_missing_profiling_is_said_by_gpu():
     history = Fleet().gpu("GPU-a").gpu("GPU-b", sm_active=0.1).joined()
     assert lines(history, Lack.NO_PROFILING)[0].where == ("GPU-a",)
+
+
+def test_a_node_with_more_gpus_than_are_seen_is_named():
+    fleet = Fleet().engine("vllm", "llama").gpu("GPU-a")
+    for node, amount in (("node-a", 8.0), ("node-b", 1.0)):
+        fleet.say("state.capacity", amount, node=node, resource="nvidia_com_gpu")
+    (line,) = lines(fleet.joined(), Lack.NO_GPU_METRICS)
+    assert (line.where, line.count) == (("node-a", "node-b"), 8)
+    assert "tolerations" in line.remedy
+
+
+def test_workloads_that_hold_gpus_without_an_engine_are_named():
+    fleet = requested(requested(Fleet().engine("vllm", "llama").gpu(), "llama", 1.0), "notebook", 1.0)
+    assert lines(fleet.joined(), Lack.NO_ENGINE_OF_HOLDERS)[0].where == ("inference/notebook",)

@@ -186,6 +186,12 @@ def test_a_model_that_ran_while_nobody_scraped_it_is_named():
     assert any(line.where == ("inference/llama",) for line in lines(fleet.joined(), Lack.HOLES))
 
 
+def test_a_model_of_which_some_replicas_are_not_scraped_is_named():
+    fleet = Fleet().engine("vllm", "llama", serving=2.0).gpu()
+    fleet.say("state.available.Deployment", 4.0, namespace="inference", workload="llama")
+    assert lines(fleet.joined(), Lack.HOLES)[0].where == ("inference/llama",)
+
+
 def test_counter_resets_are_counted_and_named():
     course = np.zeros(POINTS)
     course[[4, 9]] = (1.0, 2.0)

@@ -270,6 +270,17 @@ def test_the_first_round_tells_what_is_there_and_what_labels_are_called():
     assert not seen.engines.by_service
 
 
+def test_clusters_matter_where_they_share_a_namespace():
+    def rows(second: str) -> dict[tuple[str, ...], float]:
+        return {
+            labels(name="vllm:num_requests_running", namespace="chat", cluster="east"): 1.0,
+            labels(name="vllm:num_requests_running", namespace=second, cluster="west"): 1.0,
+        }
+
+    assert found([answer("found.engines", rows("chat"))]).clusters == ("east", "west")
+    assert found([answer("found.engines", rows("code"))]).clusters == ()
+
+
 def test_series_that_name_no_pod_are_told_by_their_service():
     rows = {labels(name="vllm:num_requests_running", namespace="inference"): 3.0}
     spelt = answer("found.labels.engines", {("job",): 3.0, ("service",): 3.0, ("namespace",): 3.0})

@@ -37,6 +37,8 @@ class Lack(StrEnum):
     NO_GPU_METRICS = "NoGpuMetrics"
     NO_GPU_OWNERS = "NoGpuOwners"
     """GPUs are measured, and nobody says which pod holds which."""
+    NO_ENGINE_OF_HOLDERS = "HoldersWithoutEngine"
+    """Workloads that hold GPUs and of which no engine is known: not scraped, or no model servers."""
     NO_PROFILING = "NoProfiling"
     """Only the driver's utilisation: a share of time with any kernel, not how much of the GPU works."""
     NO_STATE_METRICS = "NoKubeStateMetrics"

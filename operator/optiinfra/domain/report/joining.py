@@ -84,7 +84,19 @@ def join(
         gpus=gpus,
         nodes=listed,
         containers=boxes,
-        missing=missing(Joined(read, found, models, gpus, listed, unanswered, resets, restarted)),
+        missing=missing(
+            Joined(
+                answers=read,
+                found=found,
+                models=models,
+                gpus=gpus,
+                nodes=listed,
+                unanswered=unanswered,
+                holders=sorted(f"{namespace}/{name}" for namespace, name in {*held, *gpus_of}),
+                resets=resets,
+                restarted=restarted,
+            )
+        ),
         asked=tuple(
             Asked(one.question.name, one.question.promql, one.link, one.samples, len(one.keys)) for one in given
         ),

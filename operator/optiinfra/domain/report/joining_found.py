@@ -61,7 +61,7 @@ class Found:
     namespaces: tuple[str, ...] = ()
     """With model servers or held GPUs; empty: not looked, all count."""
     clusters: tuple[str, ...] = ()
-    """Values of the label that tells clusters apart, where there are several."""
+    """Values of the label that tells clusters apart, where a namespace with models or GPUs is in several."""
     copies: tuple[str, ...] = ()
     """Values of the label that tells copies of the metrics server apart, where there are several."""
     looked: bool = False
@@ -96,7 +96,7 @@ def found(frames: Iterable[Frame]) -> Found:
         state=_spelling(given.get("found.labels.state"), services=False),
         containers=_spelling(given.get("found.labels.containers"), services=False),
         namespaces=_namespaces(given),
-        clusters=_several(given, CLUSTER_LABELS),
+        clusters=_clusters(given),
         copies=_several(given, REPLICA_LABELS),
         looked=True,
     )
@@ -144,6 +144,22 @@ def _told(frame: Frame | None) -> list[tuple[str, ...]]:
         return []
     places = [frame.question.by.index(label) for label in NAMESPACE_LABELS if label in frame.question.by]
     return [tuple(key[at] for at in places if key[at]) for key in frame.keys]
+
+
+def _clusters(given: Mapping[str, Frame]) -> tuple[str, ...]:
+    """Return clusters that share a namespace: what is called alike in it cannot be told apart."""
+    homes: dict[tuple[str, str], set[str]] = {}
+    for source in ("found.engines", "found.gpus"):
+        frame = given.get(source)
+        if frame is None:
+            continue
+        for key in frame.keys:
+            labels = dict(zip(frame.question.by, key, strict=True))
+            for label in CLUSTER_LABELS:
+                if labels.get(label):
+                    homes.setdefault((namespace_of(labels), label), set()).add(labels[label])
+    shared = {one for clusters in homes.values() if len(clusters) > 1 for one in clusters}
+    return tuple(sorted(shared))[:SEVERAL]
 
 
 def _several(given: Mapping[str, Frame], labels: tuple[str, ...]) -> tuple[str, ...]:

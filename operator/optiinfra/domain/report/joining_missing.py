@@ -42,6 +42,8 @@ class Joined:
     gpus: Sequence[GpuHistory]
     nodes: Sequence[NodeHistory]
     unanswered: Sequence[tuple[str, str]]
+    holders: Sequence[str]
+    """namespace/workload of everybody who ever held or requested a GPU."""
     resets: int
     """Counters that began anew."""
     restarted: tuple[str, ...]
@@ -138,6 +140,17 @@ def _sources(joined: Joined) -> Iterator[Missing]:
 def _gpus(joined: Joined) -> Iterator[Missing]:
     if not joined.gpus:
         return
+    dark = [node.name for node in joined.nodes if _unseen(node, joined.gpus) > 0.0]
+    if dark:
+        number = round(sum(_unseen(node, joined.gpus) for node in joined.nodes))
+        yield Missing(
+            Lack.NO_GPU_METRICS,
+            f"of {number} GPUs nothing is measured",
+            f"{len(dark)} nodes have more GPUs than an exporter shows",
+            "run dcgm-exporter or the chart's node agent there too: look at its nodeSelector and tolerations",
+            where=_some(dark),
+            count=number,
+        )
     blind = [gpu.key for gpu in joined.gpus if gpu.holder_source is HolderSource.NOBODY]
     if blind:
         yield Missing(
@@ -160,8 +173,26 @@ def _gpus(joined: Joined) -> Iterator[Missing]:
         )
 
 
+def _unseen(node: NodeHistory, gpus: Sequence[GpuHistory]) -> float:
+    """Return how many GPUs a node has more than are seen of it; 0 for one that is gone."""
+    if isinstance(node.gpus, Unknown) or not node.present[-1:].any():
+        return 0.0
+    return max(0.0, node.gpus - len({gpu.uuid for gpu in gpus if gpu.node == node.name}))
+
+
 def _models(joined: Joined) -> Iterator[Missing]:
     models = joined.models
+    served = {model.key for model in models}
+    silent = [key for key in joined.holders if key not in served]
+    if silent and models:
+        yield Missing(
+            Lack.NO_ENGINE_OF_HOLDERS,
+            "what these workloads do with their GPUs is known from the GPUs alone",
+            f"{len(silent)} workloads hold GPUs, and no engine's series are of their pods",
+            "if they serve models, scrape their /metrics with a PodMonitor",
+            where=_some(silent),
+            count=len(silent),
+        )
     idle = [model.key for model in models if isinstance(model.load.work, Unknown)]
     if idle:
         yield Missing(
@@ -352,8 +383,8 @@ def _time(joined: Joined) -> Iterator[Missing]:
     if dark:
         yield Missing(
             Lack.HOLES,
-            "the load of these models is known for a part of the time only",
-            "their replicas were available while no engine of theirs answered, for a tenth of that time or more",
+            "the load of these models is known in part only",
+            "a tenth or more of their available replicas' time has no sample of an engine",
             "look at the targets of their PodMonitor",
             where=_some(dark),
             count=len(dark),
@@ -361,14 +392,13 @@ def _time(joined: Joined) -> Iterator[Missing]:
 
 
 def _unscraped(model: ModelHistory) -> float:
-    """Share of the time in which replicas were available and no engine answered."""
+    """Share of the available replicas' time in which no engine answered."""
     if isinstance(model.available, Unknown) or isinstance(model.serving, Unknown):
         return 0.0
-    there = np.isfinite(model.available) & (model.available > 0.0)
+    there = np.nan_to_num(model.available)
     if not there.any():
         return 0.0
-    answered = np.isfinite(model.serving) & (model.serving > 0.0)
-    return float((there & ~answered).sum() / there.sum())
+    return float(np.maximum(there - np.nan_to_num(model.serving), 0.0).sum() / there.sum())
 
 
 def _together(masks: Sequence[BoolArray]) -> bool:
