@@ -51,6 +51,8 @@ class Stub:
     beside: Mapping[str, object] = field(default_factory=dict)
     """Added to answers of queries, as VictoriaMetrics does."""
     clock_ahead_s: float = 0.0
+    date: Callable[[float], str] | None = None
+    """How its header Date reads."""
     user: str = ""
     """Header Authorization that is expected, as `token` is."""
     refuse_series: int = 10**9
@@ -127,8 +129,9 @@ class Stub:
     async def _moment(self, given):
         at = float(given.get("time", 0.0))
         await asyncio.sleep(self.delay_s)
-        if given["query"] == "vector(1)":
-            document = {"status": "success", "data": {"resultType": "vector", "result": []}}
+        if given["query"] == "time()":
+            now = time.time() + self.clock_ahead_s
+            document = {"status": "success", "data": {"resultType": "scalar", "result": [now, str(now)]}}
             return web.json_response(document | dict(self.beside))
         if given["query"] not in self.queries:
             return refusal(400, "bad_data", f'invalid parameter "query": 1:1: parse error: {given["query"][:20]}')
@@ -196,7 +199,8 @@ def prometheus(**what):
     stop = asyncio.Event()
 
     async def dated(_, response):
-        response.headers["Date"] = formatdate(time.time() + stub.clock_ahead_s, usegmt=True)
+        now = time.time() + stub.clock_ahead_s
+        response.headers["Date"] = formatdate(now, usegmt=True) if stub.date is None else stub.date(now)
 
     async def serve():
         app = web.Application()

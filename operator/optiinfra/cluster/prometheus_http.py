@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, Self
@@ -213,6 +214,8 @@ def _place(location: str) -> str:
 
 def _date(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        told = parsedate_to_datetime(text)
+        # A date without a zone is one in UTC, never one of this machine's zone.
+        return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

@@ -2,9 +2,10 @@
 
 People give the address of a page they look at, of a gateway, of Grafana or of a login. The places where the known
 servers keep their API are tried, and what answers with something else is told in one line with what to do. The clock is
-the server's header `Date`: a machine whose clock is off would ask for hours that are not there yet.
+the server's header `Date`, or its `time()`: a machine whose clock is off would ask for hours that are not there yet.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -80,7 +81,8 @@ async def recognise(caller: Caller, *, clock: Callable[[], float] = time.time) -
     for base in _places(http.server.url, http.server.tenant):
         http.base = base
         try:
-            reply = await caller.call(_QUERY, {"query": "vector(1)"})
+            reply = await caller.call(_QUERY, {"query": "time()"})
+            now = clock()
             document = _answer(http, reply)
         except (Denied, Unavailable, Unconfigured):
             raise
@@ -88,10 +90,25 @@ async def recognise(caller: Caller, *, clock: Callable[[], float] = time.time) -
             first = first or error
             continue
         kind, version = await _kind(http, document)
-        ahead = None if reply.server_time is None else reply.server_time + 0.5 - (clock() - 0.5 * reply.seconds)
-        return ServerFacts(kind, version, base, ahead)
+        return ServerFacts(kind, version, base, _ahead(document, reply, now))
     assert first is not None
     raise first
+
+
+def _ahead(document: dict[str, Any], reply: Reply, now: float) -> float | None:
+    """Compare the clocks: by the header `Date`, which gateways may leave out, else by what `time()` gave."""
+    there = None if reply.server_time is None else reply.server_time + 0.5
+    if there is None:
+        result = document["data"].get("result")
+        # A scalar is one pair; VictoriaMetrics answers a vector of one.
+        pair: Any = result
+        if isinstance(result, list) and result and isinstance(result[0], dict):
+            pair = result[0].get("value")
+        try:
+            there = float(pair[1])
+        except (TypeError, ValueError, IndexError):
+            return None
+    return there - (now - 0.5 * reply.seconds) if math.isfinite(there) else None
 
 
 def _places(url: URL, tenant: str) -> list[URL]:

@@ -1,7 +1,9 @@
 """Answers on disk: a run that was ended goes on, and what is kept is private, bounded, checked and holds no secret."""
 
+import asyncio
 import os
 import stat
+import sys
 
 import numpy as np
 import pytest
@@ -102,6 +104,42 @@ async def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path):
         stub.asked.clear()
         asked = await ask(stub, tmp_path)
     assert asked.pieces_kept >= 6
+    assert (asked.frames[0].values == asked.frames[0].times).all()
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from yarl import URL
+from optiinfra.cluster.prometheus_ask import AskLimits, PieceCache, PrometheusServer, TimeGrid, ask
+from optiinfra.domain.report.frames import Question
+
+load = Question(*sys.argv[3:5], ("pod",), ("load_total",))
+grid = TimeGrid.ending(float(sys.argv[5]), since=7 * 86400.0, step=300.0)
+server, cache = PrometheusServer(URL(sys.argv[1])), PieceCache(Path(sys.argv[2]))
+asyncio.run(ask([load], grid, server=server, cache=cache, limits=AskLimits(cells=1_000)))
+"""
+
+
+async def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path):
+    with prometheus(fleet=FLEET, delay_over=1, delay_s=0.2) as stub:
+        given = [stub.url, str(tmp_path), LOAD.name, LOAD.promql, str(END)]
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, *given)
+        try:
+            for _ in range(1_200):
+                if len(names(tmp_path)) >= 3 or process.returncode is not None:
+                    break
+                await asyncio.sleep(0.05)
+        finally:
+            process.kill()
+            await process.wait()
+        done = len([path for path in names(tmp_path) if path.suffix == ".piece"])
+        stub.asked.clear()
+        stub.delay_s = 0.0
+        asked = await ask(stub, tmp_path)
+        assert asked.pieces_kept >= done > 0
+        whole = len(list(TimeGrid.ending(END, since=7 * DAY, step=STEP).cuts(128)))
+        assert len(asked_for(stub)) + asked.pieces_kept == whole
     assert (asked.frames[0].values == asked.frames[0].times).all()
 
 

@@ -1,6 +1,8 @@
 """What answers at an address: the servers, where they keep their API, and everything that is none of them."""
 
+import datetime as dt
 import socket
+import time
 
 import pytest
 from aiohttp import web
@@ -145,6 +147,30 @@ async def test_a_server_without_tls_and_one_with_it_are_told_apart():
     with prometheus() as stub:
         stub.scripted = [web.Response(status=400, text="Client sent an HTTP request to an HTTPS server.\n")]
         assert "write the address with https://" in await fails(Unconfigured, stub.url)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        None,
+        lambda now: "",
+        lambda now: "yesterday",
+        lambda now: f"{dt.datetime.fromtimestamp(now, dt.timezone(dt.timedelta(hours=9))):%a, %d %b %Y %H:%M:%S} +0900",
+        lambda now: f"{dt.datetime.fromtimestamp(now, dt.UTC):%a, %d %b %Y %H:%M:%S}",
+    ],
+)
+@pytest.mark.parametrize("ahead", [-7_200.0, 0.0, 90.0])
+async def test_the_clock_is_compared_in_whatever_zone_it_is_told(date, ahead, monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        with prometheus(fleet=FLEET, clock_ahead_s=ahead, date=date) as stub:
+            found = await facts(stub.url)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.clock_ahead_s == pytest.approx(ahead, abs=10.0)
+    assert bool(found.clock_note) is (ahead != 0.0)
 
 
 GRID = TimeGrid.ending(END, since=14 * 86_400.0, step=300)
