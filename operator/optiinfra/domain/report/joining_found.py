@@ -149,6 +149,7 @@ def _told(frame: Frame | None) -> list[tuple[str, ...]]:
 def _clusters(given: Mapping[str, Frame]) -> tuple[str, ...]:
     """Return clusters that share a namespace: what is called alike in it cannot be told apart."""
     homes: dict[tuple[str, str], set[str]] = {}
+    wanted = set(_namespaces(given))
     for source in ("found.engines", "found.gpus"):
         frame = given.get(source)
         if frame is None:
@@ -156,7 +157,7 @@ def _clusters(given: Mapping[str, Frame]) -> tuple[str, ...]:
         for key in frame.keys:
             labels = dict(zip(frame.question.by, key, strict=True))
             for label in CLUSTER_LABELS:
-                if labels.get(label):
+                if labels.get(label) and namespace_of(labels) in wanted:
                     homes.setdefault((namespace_of(labels), label), set()).add(labels[label])
     shared = {one for clusters in homes.values() if len(clusters) > 1 for one in clusters}
     return tuple(sorted(shared))[:SEVERAL]
