@@ -38,7 +38,7 @@ from bench.agent_tables import PEER, Figure, Needed, document, print_table
 from hack.binaries.catalogue import BinaryError
 from hack.binaries.debian import PACKAGES, ensure_packaged
 
-STARTS = 9
+STARTS = 7
 REQUESTS = 400
 HOUR_TIMEOUT_S = 600.0
 BARE, FULL = "agent, no driver", f"agent, {GPUS} GPUs, {PODS} pods"
@@ -140,8 +140,11 @@ def measure(nodes: dict[str, tuple[dict[str, str], int, int]], peer: Path | None
     }
     if peer is not None:
         starters[PEER] = (partial(node_exporter, peer), "/metrics")
+    _say(f"starting each program {STARTS} times")
     started = starts_in_turns(starters)
+    _say("living through four hours of collections, at speed")
     hours = {who: live_an_hour(node) for who, (node, _, _) in nodes.items()}
+    _say("reading pages in turns")
     with contextlib.ExitStack() as stack:
         # Collections as often as an agent can be told to, so that they and the readings meet.
         programs = {who: stack.enter_context(agent(node, interval_s=1.0)) for who, (node, _, _) in nodes.items()}
@@ -172,6 +175,11 @@ def measure(nodes: dict[str, tuple[dict[str, str], int, int]], peer: Path | None
             share = pages[who, "/metrics"].cpu_ms / 1000 / INTERVAL_S * 100
             figures.append(Figure(who, "CPU of one core at 15 s", share, "%"))
     return figures
+
+
+def _say(step: str) -> None:
+    """Tell who waits what is being done; the figures alone go to standard output."""
+    print(f"bench.agent: {step}", file=sys.stderr, flush=True)
 
 
 def _of_program(who: str, memory: float, started: tuple[float, float], pages: dict[str, Page]) -> list[Figure]:

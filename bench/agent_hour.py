@@ -1,7 +1,7 @@
 """An hour of the agent in a few seconds: does its memory grow, and what does one collection cost?
 
 Run in a process of its own with the agent's environment, it makes the agent's own objects and drives them: a
-collection, ten readings of `/metrics`, one of `/v1/snapshot`, and again. The clock that the agent sees is moved on by
+collection, some readings of `/metrics`, one of `/v1/snapshot`, and again. The clock that the agent sees is moved on by
 one interval after each, so that everything rare (containers, process lists, pairs of GPM samples) comes as often as it
 would. Sockets of readers are left out; those bench.agent reads over the real process.
 
@@ -34,8 +34,8 @@ from optiinfra_agent.traffic import Traffic
 
 INTERVAL_S = 15.0
 HOUR = int(3600 / INTERVAL_S)
-SCRAPES = 10
-"""Of `/metrics`, for each collection: 2,400 an hour."""
+SCRAPES = 4
+"""Of `/metrics`, for each collection: 960 an hour."""
 WARM_UP = 60
 
 

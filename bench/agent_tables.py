@@ -17,7 +17,7 @@ collectors; it serves other things (no GPUs, no pods; every disk, interface and 
 people are used to pay on a node, not that one does the work of the other.
 """
 _TAIL = """
-- **Resident memory** is that after an hour's worth of scrapes, one every second and a half.
+- **Resident memory** is that after an hour's worth of scrapes, one every four seconds.
 - **Growth** is the slope of resident memory over four hours of collections and scrapes, lived through at speed
   (`python -m bench.agent_hour`); `tests/unit/agent/test_prometheus_checks.py` holds the agent to it.
 - **Start to ready** runs from the creation of the process to the first page read whole: `/v1/snapshot` of the agent,
