@@ -8,7 +8,7 @@ from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus, Judg
 from optiinfra.cluster.events import EventOutcome, EventRecorder, EventType, ObjectReference
 
 APPLIED, VERIFIED, REGRESSED = "ActionApplied", "ActionVerified", "ActionRegressed"
-ROLLED_BACK, UNKNOWN = "ActionRolledBack", "ActionUnknown"
+ROLLED_BACK, UNKNOWN, REFUSED = "ActionRolledBack", "ActionUnknown", "ActionRefused"
 REASONS = (APPLIED, VERIFIED, REGRESSED, ROLLED_BACK, UNKNOWN)
 _BY_JUDGEMENT = {Judgement.VERIFIED: VERIFIED, Judgement.REGRESSED: REGRESSED, Judgement.UNKNOWN: UNKNOWN}
 
@@ -18,6 +18,8 @@ async def record(events: EventRecorder, about: ObjectReference, action: ActionSt
     outcome = action.outcome
     if action.state is ActionState.ROLLED_BACK:
         reason = ROLLED_BACK
+    elif action.state is ActionState.REFUSED:
+        reason = REFUSED
     else:
         reason = APPLIED if outcome is None else _BY_JUDGEMENT[outcome.verdict]
     harm = reason in (REGRESSED, ROLLED_BACK)

@@ -5,6 +5,7 @@ rise is judged but never undone for harm; what cannot be judged is held as it st
 running, so that "inert but green" cannot happen: a decision nobody follows says so, with the reason.
 """
 
+from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.control import track, trials
 from optiinfra.control.actuation import Actuator, wants_to_act
 from optiinfra.control.effect import PATIENCE, effect_of
@@ -29,7 +30,7 @@ async def monitor(work: Work, actuator: Actuator, *, patience: Seconds = PATIENC
 async def _monitor(
     service: ServiceWork, actuator: Actuator, nodes: dict[str, NodeFacts], *, now: UnixTime, patience: Seconds
 ) -> None:
-    if wants_to_act(service):
+    if wants_to_act(service) or service.settings.modes.resize is not Mode.RECOMMEND:
         # All trails first: one variant's windows are the control of another's.
         for target in service.targets:
             trials.observe(target)

@@ -15,18 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from optiinfra import metrics
-from optiinfra.api.identity import action_id
-from optiinfra.api.scalars import Time
-from optiinfra.api.status_from import cut
-from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus
+from optiinfra.api.status_from import cut, to_effect
+from optiinfra.api.v1alpha1.action_status import MAX_EXPECTED, ActionState, Judgement
 from optiinfra.api.v1alpha1.common import Mode
-from optiinfra.api.v1alpha1.status_parts import MAX_RESIZES, RecommendationStatus, ResizeState, ResizeStatus
-from optiinfra.cluster import rehearsal
+from optiinfra.api.v1alpha1.status_parts import RecommendationStatus, ResizeState, ResizeStatus
 from optiinfra.cluster.access import Attributes, Verdict
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import Absent, ClusterError, Conflict, Denied, Invalid
 from optiinfra.cluster.resize import INFEASIBLE, PodSize, Wish, asked, granted
+from optiinfra.control import resize_trials
 from optiinfra.control.resize_pods import (
     SizeChange,
     change_of,
@@ -36,17 +33,18 @@ from optiinfra.control.resize_pods import (
     revision_label,
     revision_of,
 )
+from optiinfra.control.resize_records import act, new_record, offered, put, records_of, size_text, tell, written
 from optiinfra.control.work import ServiceWork, TargetWork
-from optiinfra.domain import policy
-from optiinfra.domain.evidence import InPlace, Proposal, RecommendationType, Refusal
+from optiinfra.domain import policy, verification
+from optiinfra.domain.evidence import RecommendationType, Refusal
 from optiinfra.domain.policy import Axis
 from optiinfra.domain.units import UnixTime
+from optiinfra.domain.verification import Outcome, ResizeTrial
 from optiinfra.domain.workload import PodFacts
 
 _LOG = logging.getLogger(__name__)
 _MOST_PODS: Final = 256
 _UNDER_WAY: Final = (ResizeState.RESIZING, ResizeState.WAITING)
-_NOTHING: Final = UnixTime(0.0)
 
 
 class Resizes(Protocol):
@@ -98,23 +96,24 @@ class Resizer:
 
     async def _target(self, service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
         revision = revision_of(target)
-        for record in _records(service, target):
+        for record in records_of(service, target):
             if record.revision != revision and record.state is not ResizeState.ENDED:
                 text = "a rollout has made pods of the template's size; apply the patch to make a size last"
-                _put(service, record, now=now, state=ResizeState.ENDED, reason="Rollout", message=text, pod="")
+                put(service, record, now=now, state=ResizeState.ENDED, reason="Rollout", message=text, pod="")
         hold = self._held_back(service, target)
         if hold is not None:
             self._halt(service, target, *hold, now=now)
             return
-        current = [record for record in _records(service, target) if record.revision == revision]
+        current = [record for record in records_of(service, target) if record.revision == revision]
         for record in current:
             if record.state is ResizeState.ROLLED_BACK and (left := pods_with(target, record, change_of(record).wish)):
                 await self._give_back(service, target, record, left, now=now)
                 return
         active = next((record for record in current if record.state in _UNDER_WAY), None)
         if active is None:
+            resized = [one for one in current if one.state is ResizeState.RESIZED]
             active = next(
-                (one for one in current if one.state is ResizeState.RESIZED and pods_lacking(target, one)), None
+                (one for one in resized if pods_lacking(target, one) or resize_trials.of(target, one.id)), None
             )
         if active is None:
             active = await self._begin(service, target, current, revision=revision, now=now)
@@ -138,9 +137,9 @@ class Resizer:
 
     @staticmethod
     def _halt(service: ServiceWork, target: TargetWork, reason: str, message: str, *, now: UnixTime) -> None:
-        for record in _records(service, target):
+        for record in records_of(service, target):
             if record.state in _UNDER_WAY:
-                _put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message)
+                put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message)
 
     # beginning
 
@@ -155,25 +154,26 @@ class Resizer:
     ) -> ResizeStatus | None:
         """Begin the first resize that may begin now; returns its record."""
         assert target.limits is not None
-        for proposal, item in _offered(service, target):
+        for proposal, item in offered(service, target):
             change = proposal.in_place
             assert change is not None
             approved = item.id in service.approved
             if service.settings.modes.resize is Mode.APPROVE and not approved:
                 continue
-            if any(one.setting == item.setting and one.to == _size(change.request, change.limit) for one in current):
+            size = size_text(change.request, change.limit)
+            if any(one.setting == item.setting and one.to == size for one in current):
                 continue  # it was tried on these pods, or is so already
             why = change.refused
             if not why and not await self.pods.supported():
                 why = "this server has no resize of pods (Kubernetes 1.33 and later have it)"
             if not why and not revision:
                 why = "its pods bear no revision of their template, so that nobody could say when a rollout has come"
-            record = _record(item, change, revision=revision, now=now)
+            record = new_record(item, change, revision=revision, now=now)
             if why:
                 _refuse(target, f"{item.setting}: not done to running pods: {why}")
                 if approved:
-                    _put(service, record, now=now, state=ResizeState.REFUSED, reason="NotInPlace", message=why, pod="")
-                    _act(service, record, ActionState.REFUSED, why, now=now)
+                    put(service, record, now=now, state=ResizeState.REFUSED, reason="NotInPlace", message=why, pod="")
+                    act(service, record, ActionState.REFUSED, why, now=now)
                 continue
             delay = policy.delayed(
                 Axis.RESIZE, limits=target.limits, state=target.memory.policy, now=now, gates=target.gates
@@ -181,11 +181,58 @@ class Resizer:
             if delay is not None:
                 _refuse(target, f"{item.setting}: the resize waits: {delay.message}", reason=str(delay.limit))
                 return None
-            _put(service, record, now=now, state=ResizeState.RESIZING, reason="Begun", message="")
-            _act(service, record, ActionState.APPLIED, f"in place, pod after pod: {item.message}", now=now)
+            put(service, record, now=now, state=ResizeState.RESIZING, reason="Begun", message="")
+            self._watch(service, target, record, item, now=now)
             target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
             return record
         return None
+
+    @staticmethod
+    def _watch(
+        service: ServiceWork, target: TargetWork, record: ResizeStatus, item: RecommendationStatus, *, now: UnixTime
+    ) -> None:
+        """Tell the action with what is expected of it, and keep what it is going to be judged by."""
+        first = next((pod.name for pod in pods_lacking(target, record)), "")
+        trial = resize_trials.begin(service, target, identifier=item.id, reason=str(item.reason), first=first, now=now)
+        act(
+            service,
+            record,
+            ActionState.APPLIED,
+            f"in place, pod after pod: {item.message}",
+            now=now,
+            reason=cut(str(item.reason), 64),
+            expected=tuple(to_effect(effect) for effect in trial.expectation.effects[:MAX_EXPECTED]),
+        )
+
+    async def _undo(
+        self,
+        service: ServiceWork,
+        target: TargetWork,
+        record: ResizeStatus,
+        trial: ResizeTrial,
+        verdict: verification.Verdict,
+        *,
+        now: UnixTime,
+    ) -> bool:
+        """Give every pod its old size back where a verdict asks for that; tells whether it did."""
+        if not verdict.roll_back or not service.settings.policy.rollback:
+            return False
+        resize_trials.end(target, trial, verdict, now=now)
+        text = f"{Judgement.REGRESSED}: {verdict.message}"
+        await self._roll_back(service, target, record, reason=verdict.reason, message=text, now=now, verdict=verdict)
+        return True
+
+    async def _judge_whole(
+        self, service: ServiceWork, target: TargetWork, record: ResizeStatus, trial: ResizeTrial, *, now: UnixTime
+    ) -> None:
+        """Judge a resize that all pods have, and tell what it came to."""
+        verdict = resize_trials.judge_whole(target, trial, now=now)
+        if verdict.outcome is Outcome.TOO_EARLY or await self._undo(service, target, record, trial, verdict, now=now):
+            return
+        resize_trials.end(target, trial, verdict, now=now)
+        good = verdict.outcome is Outcome.VERIFIED
+        state = ActionState.VERIFIED if good else ActionState.APPLIED
+        tell(service, record, verdict, state, f"{verdict.outcome}: {verdict.message}; what stands is held", now=now)
 
     # going on
 
@@ -199,23 +246,49 @@ class Resizer:
                 if state is ResizeState.ROLLED_BACK:
                     await self._roll_back(service, target, record, reason=reason, message=message, now=now)
                 else:
-                    _put(service, record, now=now, state=state, reason=reason, message=message, **counts)
+                    put(service, record, now=now, state=state, reason=reason, message=message, **counts)
                 return
         lacking = [pod for pod in pods_lacking(target, record) if pod.name != record.pod]
+        trial = resize_trials.of(target, record.id)
+        watched = trial is not None and lacking and counts["done"]
+        if trial is not None and watched and await self._watched(service, target, record, trial, counts, now=now):
+            return
         if not lacking:
             text = f"all {len(pods)} pods have it, until the next rollout; apply the patch to make it last"
-            _put(
-                service, record, now=now, state=ResizeState.RESIZED, reason="Succeeded", message=text, pod="", **counts
-            )
+            put(service, record, now=now, state=ResizeState.RESIZED, reason="Succeeded", message=text, pod="", **counts)
             if record.state is not ResizeState.RESIZED:
-                _act(service, record, ActionState.APPLIED, text, now=now)
+                act(service, record, ActionState.APPLIED, text, now=now)
+            if trial is not None:
+                await self._judge_whole(service, target, record, trial, now=now)
             return
         waits = self._waits(target) or await self._forbidden(service)
         if waits is not None:
             reason, message = waits
-            _put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message, pod="", **counts)
+            put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message, pod="", **counts)
             return
         await self._next(service, target, record, lacking[0], now=now, counts=counts)
+
+    async def _watched(
+        self,
+        service: ServiceWork,
+        target: TargetWork,
+        record: ResizeStatus,
+        trial: ResizeTrial,
+        counts: dict[str, int],
+        *,
+        now: UnixTime,
+    ) -> bool:
+        """Look at the first pod beside those that were not touched; tells whether the next one has to wait."""
+        verdict = resize_trials.judge_first(target, trial, now=now)
+        if verdict is None:
+            return False
+        if await self._undo(service, target, record, trial, verdict, now=now):
+            return True
+        if verdict.outcome is not Outcome.TOO_EARLY:
+            return False
+        text = f"pod {trial.first} has the size and is watched beside the others: {verdict.message}"
+        put(service, record, now=now, state=ResizeState.RESIZING, reason="Watching", message=text, pod="", **counts)
+        return True
 
     async def _answer(
         self, service: ServiceWork, record: ResizeStatus, change: SizeChange
@@ -291,7 +364,7 @@ class Resizer:
                 )
                 if wish.resource in restarts and service.settings.modes.resize is not Mode.APPROVE:
                     text = f"its resizePolicy restarts container {wish.container} for {wish.resource}: a disruption"
-                    _put(
+                    put(
                         service,
                         record,
                         now=now,
@@ -300,15 +373,15 @@ class Resizer:
                         message=text,
                         pod="",
                     )
-                    _act(service, record, ActionState.REFUSED, text, now=now)
+                    act(service, record, ActionState.REFUSED, text, now=now)
                     return
                 if not counts["done"]:
                     # The way back is to what is written there now, to the letter.
-                    _put(service, record, now=now, state=record.state, reason=record.reason, from_=_written(size, wish))
+                    put(service, record, now=now, state=record.state, reason=record.reason, from_=written(size, wish))
                 await self.pods.resize(size, wish)
             except (Conflict, Absent) as error:
                 text = f"pod {pod.name} changed; tried again next round: {error}"
-                _put(
+                put(
                     service,
                     record,
                     now=now,
@@ -321,7 +394,7 @@ class Resizer:
                 return
             except Denied as error:
                 text = str(error)
-                _put(
+                put(
                     service, record, now=now, state=ResizeState.WAITING, reason="Denied", message=text, pod="", **counts
                 )
                 return
@@ -329,7 +402,7 @@ class Resizer:
                 await self._roll_back(service, target, record, reason="Invalid", message=f"refused: {error}", now=now)
                 return
         text = f"pod {pod.name} was asked; {counts['done']} of {counts['pods']} have the size"
-        _put(service, record, now=now, state=ResizeState.RESIZING, reason="Asked", message=text, pod=pod.name, **counts)
+        put(service, record, now=now, state=ResizeState.RESIZING, reason="Asked", message=text, pod=pod.name, **counts)
 
     # going back
 
@@ -342,11 +415,15 @@ class Resizer:
         reason: str,
         message: str,
         now: UnixTime,
+        verdict: verification.Verdict | None = None,
     ) -> None:
         under_way = record.pod
         text = f"{message}; every pod gets {record.from_} back, and it is not tried again on this revision"
-        _put(service, record, now=now, state=ResizeState.ROLLED_BACK, reason=reason, message=text, pod="", done=0)
-        _act(service, record, ActionState.ROLLED_BACK, text, now=now)
+        put(service, record, now=now, state=ResizeState.ROLLED_BACK, reason=reason, message=text, pod="", done=0)
+        if verdict is None:
+            act(service, record, ActionState.ROLLED_BACK, text, now=now)
+        else:
+            tell(service, record, verdict, ActionState.ROLLED_BACK, text, now=now)
         target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
         record = next(one for one in service.resizes if one.id == record.id)
         have = {pod.name: pod for pod in pods_with(target, record, change_of(record).wish)}
@@ -366,94 +443,6 @@ class Resizer:
                 extra = {"object": str(service.key), "pod": pod.name, "error": str(error)}
                 _LOG.warning("size not given back; tried again", extra=extra)
         target.memory.policy = target.memory.policy.changed(Axis.RESIZE, at=now)
-
-
-def _offered(service: ServiceWork, target: TargetWork) -> list[tuple[Proposal, RecommendationStatus]]:
-    """Return proposals of sizes that the status shows already, each with its id, in the order of the status."""
-    made = {(one.setting, one.current, one.proposed, one.subject): one for one in target.proposals if one.in_place}
-    found = []
-    for item in service.obj.status.recommendations:
-        proposal = made.get((item.setting, item.current, item.proposed, item.subject))
-        if item.type is RecommendationType.RESOURCES and proposal is not None:
-            found.append((proposal, item))
-    return found
-
-
-def _records(service: ServiceWork, target: TargetWork) -> list[ResizeStatus]:
-    """Return the records of one target: with several targets the subject begins with its name."""
-    if len(service.targets) == 1:
-        return list(service.resizes)
-    return [one for one in service.resizes if one.subject.startswith(f"{target.target.name}/")]
-
-
-def _record(item: RecommendationStatus, change: InPlace, *, revision: str, now: UnixTime) -> ResizeStatus:
-    return ResizeStatus(
-        id=item.id,
-        subject=item.subject,
-        setting=item.setting,
-        from_=_size(change.old_request, change.old_limit),
-        to=_size(change.request, change.limit),
-        state=ResizeState.RESIZING,
-        reason="Begun",
-        revision=revision,
-        at=Time.of(now),
-        patch=item.patch,
-    )
-
-
-def _size(request: str, limit: str) -> str:
-    """Write a size: "500m", or "request 500m, limit 1" where the limit changes too."""
-    if not limit:
-        return request
-    return f"request {request}, limit {limit}" if request else f"limit {limit}"
-
-
-def _written(pod: PodSize, wish: Wish) -> str:
-    """Return the size that a pod has now, of what a wish would change."""
-    container = pod.containers.get(wish.container)
-    if container is None:
-        return ""
-    request = container.requests.get(wish.resource, "") if wish.request else ""
-    return _size(request, container.limits.get(wish.resource, "") if wish.limit else "")
-
-
-def _put(service: ServiceWork, record: ResizeStatus, *, now: UnixTime, state: ResizeState, **changes: object) -> None:
-    """Write down where a resize stands; the time is that of the state."""
-    before = next((one for one in service.resizes if one.id == record.id), None)
-    message = cut(str(changes.pop("message", "")), 1024)
-    at = before.at if before is not None and before.state is state else Time.of(now)
-    known = before or record
-    fresh = known.model_copy(update={"state": state, "message": message, "at": at, **changes})
-    if (before is None or before.state is not state) and rehearsal.current() is None:
-        metrics.ACTIONS.labels("Resize", str(state).lower()).inc()
-        extra = {"object": str(service.key), "setting": record.setting, "state": str(state), "why": message}
-        _LOG.info("resize of running pods", extra=extra)
-    others = [one for one in service.resizes if one.id != record.id]
-    service.resizes = (*_kept(others), fresh)
-
-
-def _kept(records: Sequence[ResizeStatus]) -> list[ResizeStatus]:
-    """Leave room for one more: what ended goes first, then what is oldest."""
-    order = sorted(records, key=lambda one: (one.state not in (ResizeState.ENDED, ResizeState.REFUSED), one.at.unix))
-    kept = order[max(0, len(order) - MAX_RESIZES + 1) :]
-    return [one for one in records if one in kept]
-
-
-def _act(service: ServiceWork, record: ResizeStatus, state: ActionState, message: str, *, now: UnixTime) -> None:
-    """Tell the action of a resize; its id is that of the recommendation's only application."""
-    service.actions.append(
-        ActionStatus(
-            id=action_id(recommendation=record.id, started=_NOTHING),
-            recommendation_id=record.id,
-            type=RecommendationType.RESOURCES,
-            subject=record.subject,
-            state=state,
-            from_=record.from_,
-            to=record.to,
-            at=Time.of(now),
-            message=cut(message, 1024),
-        )
-    )
 
 
 def _refuse(target: TargetWork, message: str, *, reason: str = "NotInPlace") -> None:

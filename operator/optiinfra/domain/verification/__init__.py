@@ -10,6 +10,7 @@ from optiinfra.domain.verification.attribution import Course, Disturbance, Scene
 from optiinfra.domain.verification.control_group import Candidate, Control, NoControl, choose
 from optiinfra.domain.verification.expectation import Expectation, expect
 from optiinfra.domain.verification.judge import WOKEN, Compared, Outcome, Trialled, Verdict, judge
+from optiinfra.domain.verification.resize_trial import ResizeTrial
 from optiinfra.domain.verification.track_record import Record, TrackRecord
 from optiinfra.domain.verification.trail import Block, Trail, block_of
 
@@ -25,6 +26,7 @@ __all__ = [
     "NoControl",
     "Outcome",
     "Record",
+    "ResizeTrial",
     "Scene",
     "TrackRecord",
     "Trail",

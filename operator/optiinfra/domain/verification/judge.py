@@ -40,6 +40,8 @@ LEAST_PREEMPTIONS: Final = 0.01
 """Preemptions per second below which the KV cache counts as large enough."""
 LEAST_LOAD: Final = 0.5
 """Share of the load before that must come in for an action to be put to the test."""
+SHARED: Final = "SharedShift"
+"""Reason code of what a control saw as well."""
 WOKEN: Final = "NeededAgain"
 """Reason code of a last replica that went and was needed again within its verify window."""
 _SIGNALS: Final = 5
@@ -191,7 +193,7 @@ def _harm(given: Trialled, harm: _Found, verdict: Callable[..., Verdict]) -> Ver
         return verdict(Outcome.UNKNOWN, *load)
     if harm.shared:
         growth = f"{told.signal} grew {_word(told.beside)} times in the control as well"
-        return verdict(Outcome.UNKNOWN, "SharedShift", f"{growth}: this was not the action's doing")
+        return verdict(Outcome.UNKNOWN, SHARED, f"{growth}: this was not the action's doing")
     return verdict(Outcome.REGRESSED, harm.signal.reason, text, roll_back=given.direction is not Direction.SCALE_UP)
 
 

@@ -112,6 +112,8 @@ class Trail:
             if block.time > moment:
                 continue
             if block.replicas != replicas:
+                # The window in which the count changed ended with this one, and began with another.
+                del kept[-1:]
                 break
             kept.append(block)
         return tuple(reversed(kept))

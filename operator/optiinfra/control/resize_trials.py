@@ -1,0 +1,159 @@
+"""Whether a resize was good: judged on what the engines measured, first against pods that it has not reached.
+
+The first pod that has its new size is watched beside the others before any other is asked: same time, same requests,
+only the size differs. Where there are no others, or too little is measured of single pods, that stage is left out. Once
+all pods have the size, the whole workload is judged against the time before for a verify window, as a change of the
+count is. Harm gives every pod its old size back (`resize` does that), and it is not tried again before the next
+rollout; what cannot be told is held as it stands. Outcomes count for the rule that asked. Nothing is changed in the
+cluster here.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from optiinfra.control.trials import rule_name
+from optiinfra.control.work import ServiceWork, TargetWork
+from optiinfra.domain import verification
+from optiinfra.domain.evidence import Direction, Savings
+from optiinfra.domain.readings import Unknown
+from optiinfra.domain.signals import summarise
+from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.verification import Block, Candidate, Course, Outcome, ResizeTrial, Scene, Trialled, Verdict
+from optiinfra.domain.verification.control_group import LEAST_WINDOWS as IN_COMMON
+from optiinfra.domain.verification.judge import LEAST_WINDOWS, SHARED
+from optiinfra.domain.verification.trail import block_of
+
+MOST_WINDOWS: Final = 4
+"""Windows that are cut out of pods' pages at a time."""
+FIRST_PATIENCE: Final = LEAST_WINDOWS + 3
+"""Windows for which the first pod is watched at the longest."""
+
+
+def begin(
+    service: ServiceWork, target: TargetWork, *, identifier: str, reason: str, first: str, now: UnixTime
+) -> ResizeTrial:
+    """Say what is expected of a resize, and keep what was measured before. `first` is the pod asked first."""
+    facts, memory = target.facts, target.memory
+    assert facts is not None
+    others = tuple(sorted(name for name in facts.pages if name != first))
+    before_first = blocks(target, (first,), until=now)
+    before = memory.trail.before(now, replicas=facts.ready_replicas)
+    whole, single = (
+        verification.expect(
+            known,
+            from_replicas=count,
+            to_replicas=count,
+            objectives=service.settings.objectives,
+            growth=1.0,
+            ready_within=Seconds(0.0),
+            ready_basis="pods keep running while they are resized",
+            verify_window=Seconds(service.settings.policy.verify_window),
+            savings=Savings(),
+        )
+        for known, count in ((before, facts.ready_replicas), (before_first, 1))
+    )
+    memory.resize_trial = ResizeTrial(
+        id=identifier,
+        rule=rule_name(Direction.RESIZE, reason),
+        begun=Scene.of(facts.pods, replicas=facts.desired_replicas),
+        expectation=whole,
+        before=before,
+        first=first,
+        first_expectation=single,
+        first_before=before_first,
+        others=others,
+        others_before=blocks(target, others, until=now),
+    )
+    return memory.resize_trial
+
+
+def of(target: TargetWork, identifier: str) -> ResizeTrial | None:
+    """Return the trial of a record; None where it is not watched."""
+    trial = target.memory.resize_trial
+    return trial if trial is not None and trial.id == identifier else None
+
+
+def judge_first(target: TargetWork, trial: ResizeTrial, *, now: UnixTime) -> Verdict | None:
+    """Judge the first pod beside those that have their old size; None where nobody waits for that (any more)."""
+    if trial.first_judged or min(len(trial.first_before), len(trial.others_before)) < IN_COMMON:
+        return None
+    if trial.first_at is None:
+        trial.first_at = now
+    after = blocks(target, (trial.first,), until=now, since=trial.first_at)
+    many = len(trial.others)
+    name = "1 pod that was not touched" if many == 1 else f"{many} pods that were not touched"
+    control = Candidate(name, trial.others_before, blocks(target, trial.others, until=now, since=trial.first_at))
+    longest = min(trial.expectation.verify_window, FIRST_PATIENCE * span_of(target))
+    verdict = verification.judge(
+        Trialled(
+            direction=Direction.RESIZE,
+            expectation=trial.first_expectation,
+            before=trial.first_before,
+            after=after,
+            settled=True,
+            over=len(after) >= LEAST_WINDOWS or now - trial.first_at >= longest,
+            candidates=(control,),
+        )
+    )
+    trial.first_judged = verdict.outcome is not Outcome.TOO_EARLY
+    if verdict.reason == SHARED:
+        trial.before = ()  # something else changed everything: the time before is no measure any more
+    return verdict
+
+
+def judge_whole(target: TargetWork, trial: ResizeTrial, *, now: UnixTime) -> Verdict:
+    """Judge the workload once all its pods have the size."""
+    facts = target.facts
+    assert facts is not None
+    if trial.done_at is None:
+        trial.done_at = now
+    scene, replicas = Scene.of(facts.pods, replicas=facts.desired_replicas), trial.begun.replicas
+    course = Course(begun=trial.begun, from_replicas=replicas, to_replicas=replicas, settled=trial.begun)
+    return verification.judge(
+        Trialled(
+            direction=Direction.RESIZE,
+            expectation=trial.expectation,
+            before=trial.before,
+            after=target.memory.trail.after(trial.done_at),
+            settled=True,
+            over=now - trial.done_at >= trial.expectation.verify_window,
+            disturbance=verification.disturbance(course, scene),
+        )
+    )
+
+
+def end(target: TargetWork, trial: ResizeTrial, verdict: Verdict, *, now: UnixTime) -> None:
+    """Count the outcome for the rule that asked, and end the trial."""
+    record = target.memory.record
+    if verdict.outcome is Outcome.VERIFIED:
+        record.good(trial.rule, falls=False, at=now)
+    elif verdict.outcome is Outcome.REGRESSED:
+        record.bad(trial.rule, falls=False, rest=Seconds(0.0), why=verdict.message, at=now)
+    else:
+        record.unclear(trial.rule, falls=False, stood_at=0, rest=Seconds(0.0), why=verdict.message, at=now)
+    target.memory.resize_trial = None
+
+
+def span_of(target: TargetWork) -> Seconds:
+    """Return the length of one window: of that which the round's signals are of."""
+    return target.signals.window if target.signals is not None else Seconds(0.0)
+
+
+def blocks(
+    target: TargetWork, names: Sequence[str], *, until: UnixTime, since: UnixTime | None = None
+) -> tuple[Block, ...]:
+    """Cut windows that do not overlap out of some pods' pages, oldest first; only those in which all were heard."""
+    window, facts = span_of(target), target.facts
+    pages = {name: facts.pages[name] for name in names if name in facts.pages} if facts is not None else {}
+    if window <= 0.0 or not pages or len(pages) < len(names):
+        return ()
+    found: list[Block] = []
+    for back in range(MOST_WINDOWS):
+        end_of_window = UnixTime(until - back * window)
+        if since is not None and end_of_window - window < since:
+            break
+        signals = summarise(pages, now=end_of_window, window=window, stale_after=window, replicas_expected=len(pages))
+        heard = signals.replicas_reporting == len(pages) and signals.window > 0.0
+        if heard and not isinstance(signals.arrival_rate, Unknown):
+            found.append(block_of(signals, replicas=len(pages)))
+    return tuple(reversed(found))
