@@ -27,6 +27,7 @@ NAMES = (
     "analysis",
     "domain",
     "drain",
+    "report",
     "agent",
     "agent_read",
     "operator",
