@@ -25,6 +25,7 @@ from hack import reliability
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "figures"
+_MARK = "pytest.mark." + "soak"
 SHORT = {"OPTIINFRA_SOAK_SEEDS": "1", "OPTIINFRA_CRASH_EVERY": "4", "OPTIINFRA_CHURN_ROUNDS": "600"}
 
 
@@ -55,14 +56,31 @@ PARTS = {
     "mutations": Part("mutated objects", 10, ("tests/apiserver/test_mutated_specs.py",)),
     "keda": Part("the real KEDA", 10, ("tests/controllers/test_keda.py",)),
     "dead-operator": Part("an hour without it", 6, ("tests/controllers/test_dead_operator.py",)),
-    "verification": Part("actions judged under noise", 2, ("tests/unit/domain/test_verification.py",)),
+    "verification": Part(
+        "actions judged, under noise and end to end",
+        15,
+        ("tests/unit/domain/test_verification.py", "tests/controllers/test_rollback.py"),
+    ),
     "churn": Part("a day of churn at speed", 50, ("tests/apiserver/test_churn.py",), short=SHORT),
 }
 
 
+def parts() -> dict[str, Part]:
+    """Return all parts by name."""
+    others = unnamed()
+    return PARTS | ({"others": Part("what belongs to none of these", 20, others)} if others else {})
+
+
+def unnamed() -> tuple[str, ...]:
+    """Return the files with long tests that no part names; they run as the part "others"."""
+    named = {path for part in PARTS.values() for path in part.paths}
+    files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if _MARK in path.read_text(encoding="utf-8"))
+    return tuple(name for path in files if (name := str(path.relative_to(ROOT))) not in named)
+
+
 def run(name: str, *, folder: Path, short: bool, extra: Sequence[str]) -> bool:
     """Run one part and keep its figures; tells whether all its tests passed."""
-    part = PARTS[name]
+    part = parts()[name]
     fresh, report, kept = (folder / f"{name}.{suffix}" for suffix in ("new", "xml", "jsonl"))
     for path in (fresh, report):
         path.unlink(missing_ok=True)
@@ -107,21 +125,22 @@ def revision() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that were named, or all."""
+    known = parts()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(known)}; all when none is named")
     parser.add_argument(
         "--short", action="store_true", help="one seed, a crash around every fourth write, and fewer rounds of churn"
     )
     parser.add_argument("--list", action="store_true", help="say what there is")
     given, extra = parser.parse_known_args(arguments)
-    if unknown := [part for part in given.parts if part not in PARTS]:
-        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if unknown := [part for part in given.parts if part not in known]:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(known)}")
     if given.list:
-        for name, part in PARTS.items():
+        for name, part in known.items():
             sys.stdout.write(f"{name:14} about {part.minutes:3} min  {part.what}\n")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    wanted = given.parts or list(PARTS)
+    wanted = given.parts or list(known)
     failed = [name for name in wanted if not run(name, folder=FOLDER, short=given.short, extra=extra)]
     reliability.main([str(FOLDER)])
     if failed:
