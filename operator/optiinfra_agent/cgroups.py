@@ -17,7 +17,7 @@ Everything is bounded: depth, pods, containers, bytes of a file. A container tha
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -54,8 +54,6 @@ class _Usage:
     throttled: Measured
     memory: Measured
     inactive: Measured
-    waited: tuple[Measured, Measured, Measured] = (_NO_PRESSURE,) * 3
-    """For CPU, memory and disks, in seconds."""
 
 
 class ContainerCollector:
@@ -86,6 +84,8 @@ class ContainerCollector:
         for folder, pod_uid, container in _containers(kubepods):
             if is_v2:
                 reading = _reading(pod_uid, container, _usage_v2(folder))
+                # Not of sandboxes, which are as many as the rest.
+                reading = None if reading is None else _with_pressure(reading, folder)
             else:
                 memory = root / "memory" / folder.relative_to(cpu)
                 reading = _reading(pod_uid, container, _usage_v1(folder, memory))
@@ -153,9 +153,9 @@ def _reading(pod_uid: str, container: str, usage: _Usage) -> ContainerReading | 
         working_set_bytes=working,
         cpu_periods_total=usage.periods,
         cpu_throttled_periods_total=usage.throttled,
-        cpu_pressure_seconds_total=usage.waited[0],
-        memory_pressure_seconds_total=usage.waited[1],
-        io_pressure_seconds_total=usage.waited[2],
+        cpu_pressure_seconds_total=_NO_PRESSURE,
+        memory_pressure_seconds_total=_NO_PRESSURE,
+        io_pressure_seconds_total=_NO_PRESSURE,
     )
 
 
@@ -167,7 +167,15 @@ def _usage_v2(folder: Path) -> _Usage:
         throttled=throttled,
         memory=bytes_of(number(folder / "memory.current")),
         inactive=bytes_of(*keyed(folder / "memory.stat", "inactive_file")),
-        waited=(_waited(folder / "cpu.pressure"), _waited(folder / "memory.pressure"), _waited(folder / "io.pressure")),
+    )
+
+
+def _with_pressure(reading: ContainerReading, folder: Path) -> ContainerReading:
+    return replace(
+        reading,
+        cpu_pressure_seconds_total=_waited(folder / "cpu.pressure"),
+        memory_pressure_seconds_total=_waited(folder / "memory.pressure"),
+        io_pressure_seconds_total=_waited(folder / "io.pressure"),
     )
 
 
