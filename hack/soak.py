@@ -2,7 +2,7 @@
 
     python -m hack.soak --list                what there is, and how long it takes
     python -m hack.soak replicas churn        some parts; the page keeps the figures of the others
-    python -m hack.soak --short               all of it, with one seed and fewer rounds: about an hour
+    python -m hack.soak --short               an hour: faults, replicas, neighbours and churn, with one seed and fewer rounds
 
 Each part is a run of pytest of its own, with control planes of its own, so that one that fails or is ended costs the
 others nothing. Its figures replace those of its last run in build/figures, and the page is written from all that are
@@ -63,6 +63,10 @@ PARTS = {
     ),
     "churn": Part("a day of churn at speed", 50, ("tests/apiserver/test_churn.py",), short=SHORT),
 }
+
+
+IN_AN_HOUR = ("replicas", "faults", "fights", "churn")
+"""What a short run is about, when no part is named."""
 
 
 def parts() -> dict[str, Part]:
@@ -140,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{name:14} about {part.minutes:3} min  {part.what}\n")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    wanted = given.parts or list(known)
+    wanted = given.parts or list(IN_AN_HOUR if given.short else known)
     failed = [name for name in wanted if not run(name, folder=FOLDER, short=given.short, extra=extra)]
     reliability.main([str(FOLDER)])
     if failed:
