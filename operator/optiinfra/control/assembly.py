@@ -65,6 +65,7 @@ from optiinfra.control.resize import Resizer
 from optiinfra.control.savings import SavingsBooks
 from optiinfra.control.scraped_pages import Labelling
 from optiinfra.control.scraper import Scraper
+from optiinfra.control.server_nodes import ServerNodes
 from optiinfra.control.server_usage import UsageWithServer
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.snapshots import SnapshotStore
@@ -213,7 +214,8 @@ def assemble(settings: OperatorSettings, client: KubernetesClient, fetcher: Fetc
         loop=loop,
         board=shared.board,
         registry=shared.registry,
-        scraper=_scraper(shared, loop, sources, fetcher),
+        scraper=_scraper(shared, loop, sources, fetcher, servers),
+        server_nodes=_server_nodes(shared, servers),
         prometheus_pages=_prometheus_pages(shared, loop, sources, servers),
         backfill=Backfill(
             memories=shared.memories,
@@ -374,7 +376,23 @@ def _steps(
     )
 
 
-def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetcher) -> Scraper:
+def _server_nodes(shared: _Shared, servers: MetricsServers) -> ServerNodes:
+    settings = shared.settings
+    return ServerNodes(
+        nodes=lambda: shared.inventory.nodes() if shared.inventory.synced else {},
+        servers=servers,
+        store=shared.snapshots,
+        interval_s=settings.agent_interval_seconds,
+        window_s=max(150.0, settings.stale_after_seconds),
+        stale_after_s=settings.stale_after_seconds,
+        matchers=settings.prometheus_matchers,
+        attributed=lambda reading: attribution.completed(reading, shared.inventory),
+    )
+
+
+def _scraper(
+    shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetcher, servers: MetricsServers
+) -> Scraper:
     return Scraper(
         sources=sources.all,
         fetcher=fetcher,
@@ -384,6 +402,7 @@ def _scraper(shared: _Shared, loop: ControlLoop, sources: Sources, fetcher: Fetc
         limit_bytes=shared.settings.page_limit_bytes,
         read=loop.page_read,
         pods=sources.pods,
+        agents_rank=lambda: servers.agents_rank,
         attributed=lambda reading: attribution.completed(reading, shared.inventory),
     )
 

@@ -8,6 +8,7 @@ from optiinfra.api.scalars import Time
 from optiinfra.api.status_cost import to_sources
 from optiinfra.api.status_from import round_number, to_percent, to_refusal
 from optiinfra.api.v1alpha1 import ClusterResourceOptimizationStatus, ClusterSummary, PoolStatus
+from optiinfra.api.v1alpha1.cluster_resource_optimization import MetricsSourceStatus
 from optiinfra.api.v1alpha1.savings import ClusterLedgerStatus
 from optiinfra.api.v1alpha1.status_parts import MAX_REFUSALS, RoundStatus
 from optiinfra.control.conditions import cluster_conditions
@@ -44,6 +45,7 @@ def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> Clu
         refusals=tuple(to_refusal(refusal) for refusal in _refusals(cluster))[:MAX_REFUSALS],
         idle_gpus=idle_status(cluster),
         consolidation=consolidation_status(cluster),
+        metrics_sources=_told_by(cluster),
         actions=old.actions,
         used_approvals=old.used_approvals,
         savings=ledger_of(
@@ -57,6 +59,13 @@ def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> Clu
         other_operator=cluster.claim.other,
         last_round=RoundStatus(id=round_id, at=Time.of(now)),
     )
+
+
+def _told_by(cluster: ClusterWork) -> tuple[MetricsSourceStatus, ...]:
+    """Count the nodes of each source, the most common first."""
+    counted = Counter(source for node, source in cluster.told_by.items() if node in cluster.heard)
+    found = sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
+    return tuple(MetricsSourceStatus(source=source[:1024], nodes=count) for source, count in found[:8])
 
 
 def _refusals(cluster: ClusterWork) -> list[Refusal]:

@@ -226,6 +226,7 @@ class Collector:
             budgets=self.cluster.budgets(),
             serving=serving_of(nodes.values(), self.snapshots, now=UnixTime(self.clock())),
             services=services,
+            told_by={name: source for name in nodes if (source := self.snapshots.source(name))},
             engines=engines_of(nodes.values(), self.snapshots, services, now=UnixTime(self.clock())),
             claim=claim,
         )

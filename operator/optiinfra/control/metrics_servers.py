@@ -99,10 +99,15 @@ class MetricsServers:
         return not listed or any(one.type is MetricsSourceType.AGENT for one in listed)
 
     @property
-    def agents_first(self) -> bool:
-        """Whether an agent's word on its node is taken before a server's."""
-        listed = self.sources()
-        return not listed or listed[0].type is MetricsSourceType.AGENT
+    def agents_rank(self) -> int:
+        """Place of the agents in the list: the lowest is preferred."""
+        kinds = [one.type for one in self.sources()]
+        return kinds.index(MetricsSourceType.AGENT) if MetricsSourceType.AGENT in kinds else 0
+
+    def rank_of(self, url: str) -> int:
+        """Place of a server in the list."""
+        urls = [str(one.url) for one in self.sources()]
+        return urls.index(url) if url in urls else len(urls)
 
     @property
     def nodes_read(self) -> bool:

@@ -37,11 +37,12 @@ from optiinfra.control.prices import PriceBoard
 from optiinfra.control.prometheus_source import PrometheusPages
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Scraper
+from optiinfra.control.server_nodes import ServerNodes
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.sources import Sources
 from optiinfra.control.sweep import Sweep
 from optiinfra.control.work import Rehearsed, Work
-from optiinfra.settings import OperatorSettings
+from optiinfra.settings import OperatorSettings, Scope
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_INTERVAL = 600.0
@@ -83,6 +84,7 @@ class Operator:
     registry: Registry
     scraper: Scraper
     prometheus_pages: PrometheusPages
+    server_nodes: ServerNodes
     backfill: Backfill
     sources: Sources
     snapshots: SnapshotStore
@@ -160,6 +162,8 @@ class Operator:
             await self._first_statuses()
             group.create_task(self._resilient("scraper", self.scraper.run))
             group.create_task(self._resilient("metrics-servers", self.prometheus_pages.run))
+            if self.settings.scope is Scope.CLUSTER:
+                group.create_task(self._resilient("nodes", self.server_nodes.run))
             if self.backfill.configured:
                 group.create_task(self._resilient("history", self.backfill.run))
             group.create_task(self._resilient("insights", self.insights.run))
@@ -193,7 +197,9 @@ class Operator:
             sources = tuple(self.sources.all())
             self.snapshots.forget_except(
                 pod_uids=self.sources.pod_uids(),
-                nodes=[source.key for source in sources if source.kind == "agent"],
+                nodes=self.inventory.nodes()
+                if self.server_nodes.servers.nodes_read
+                else [source.key for source in sources if source.kind == "agent"],
             )
             await self._look_around()
             await self._until_next_sweep()

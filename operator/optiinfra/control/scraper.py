@@ -77,6 +77,8 @@ class Scraper:
     """Pods (uid) whose containers are taken from the agents' snapshots."""
     attributed: Callable[[AgentReading], AgentReading] = lambda reading: reading
     """Completes what an agent says of who holds which GPU."""
+    agents_rank: Callable[[], int] = lambda: 0
+    """Place of the agents among the sources of node metrics."""
     last_progress: float = field(default_factory=time.monotonic)
     _due: dict[tuple[SourceKind, str], float] = field(default_factory=dict)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -135,7 +137,7 @@ class Scraper:
             else:
                 # Which node it is follows from the pod that was asked, not from what the agent says of itself.
                 reading = dataclasses.replace(parse_snapshot(page.body, pods=self.pods), node=source.key)
-                self.store.snapshot(self.attributed(reading))
+                self.store.offered(self.attributed(reading), rank=self.agents_rank())
         except FetchError as error:
             outcome = str(error.unknown.reason)
             self._failed(source, error.unknown)

@@ -17,6 +17,7 @@ from optiinfra.domain.workload import AgentReading
 
 _PAGES_KEPT = 48
 _AGENT_SNAPSHOTS_KEPT = 48
+AGENT = "Agent"
 _DENSE = 12
 """How many of the newest are kept whatever their spacing."""
 
@@ -33,6 +34,10 @@ class _Agent:
     snapshots: deque[AgentReading] = field(default_factory=lambda: deque(maxlen=_AGENT_SNAPSHOTS_KEPT))
     error: Unknown | None = None
     touched: float = 0.0
+    source: str = AGENT
+    """Who made the snapshots: counters of two sources are not one."""
+    rank: int = 0
+    """Place of that source in the order of preference."""
 
 
 @dataclass(slots=True)
@@ -43,6 +48,8 @@ class SnapshotStore:
     keep_snapshots_seconds: float = 1800.0
     keep_containers_seconds: float = 300.0
     """Of older readings nobody asks what containers did, and there are many of them."""
+    prefer_seconds: float = 60.0
+    """For how long a preferred source is waited for before the next one is taken."""
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _agents: dict[str, _Agent] = field(default_factory=dict)
 
@@ -58,6 +65,27 @@ class SnapshotStore:
         """Note that a scrape failed; earlier pages stay and grow stale by their own times."""
         engine = self._engines.setdefault(pod_uid, _Engine())
         engine.error, engine.touched = error, at
+
+    def offered(self, reading: AgentReading, *, source: str = AGENT, rank: int = 0) -> bool:
+        """Keep a snapshot of one of several sources; False while a preferred one tells of the node.
+
+        Of one node only one source's snapshots are kept: with the source those of the source before go.
+        """
+        agent = self._agents.setdefault(reading.node, _Agent(source=source, rank=rank))
+        if (source, rank) != (agent.source, agent.rank):
+            lately = bool(agent.snapshots) and reading.time - agent.snapshots[-1].time < self.prefer_seconds
+            if source != agent.source and lately and agent.rank < rank:
+                return False
+            if source != agent.source:
+                agent.snapshots.clear()
+            agent.source, agent.rank = source, rank
+        self.snapshot(reading)
+        return True
+
+    def source(self, node: str) -> str:
+        """Who tells of a node; empty while nobody does."""
+        agent = self._agents.get(node)
+        return agent.source if agent is not None and agent.snapshots else ""
 
     def snapshot(self, reading: AgentReading) -> None:
         """Keep an agent's snapshot."""

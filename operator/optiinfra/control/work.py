@@ -246,6 +246,8 @@ class ClusterWork:
     """By node name; every node that is seen."""
     heard: frozenset[str] = frozenset()
     """Nodes whose agents were heard lately; what they said before is kept longer than that."""
+    told_by: Mapping[str, str] = field(default_factory=dict)
+    """By node: the source of its measurements."""
     verdicts: tuple[GpuVerdict, ...] = ()
     idle: frozenset[str] = frozenset()
     """GPUs that were idle for the object's whole window."""

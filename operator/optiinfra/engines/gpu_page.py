@@ -6,6 +6,7 @@ counts. What is unsupported (DCGM writes a huge number for it), NaN, or impossib
 """
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
@@ -20,7 +21,7 @@ from optiinfra.domain.units import UnixTime
 from optiinfra.engines import gpu_tables as tables
 from optiinfra.engines.errors import PageError
 from optiinfra.engines.layout import Layouts, read_samples
-from optiinfra.engines.text import Labels, Samples, Wanted, wanted
+from optiinfra.engines.text import Labels, Samples, Wanted, samples_of, wanted
 
 _MAX_GPUS: Final = 256
 _MAX_LINKS: Final = 256
@@ -32,6 +33,15 @@ _NO_SPEED: Final = Unknown(UnknownReason.NOT_MEASURED, "the link's speed is not 
 def read(page: bytes, *, at: UnixTime) -> SurroundingsReading:
     """Read a page scraped at a moment; `PageError` says why it cannot be."""
     _, samples = read_samples(page, _LAYOUTS, _reader)
+    return _reading(samples, at=at)
+
+
+def read_series(series: Iterable[tuple[str, Labels, float]], *, at: UnixTime) -> SurroundingsReading:
+    """Read the samples of one node that somebody else scraped: (sample name, labels, value); as a page's."""
+    return _reading(samples_of(series, _WANTED), at=at)
+
+
+def _reading(samples: Samples, *, at: UnixTime) -> SurroundingsReading:
     reading = SurroundingsReading(time=at, gpus=_gpus(samples), node=_node(samples), links=_links(samples))
     if not reading.gpus and not reading.node and not reading.links:
         raise PageError("no GPU's, CPU's or network's metrics on the page")

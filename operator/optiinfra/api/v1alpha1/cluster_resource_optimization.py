@@ -222,6 +222,15 @@ class ClusterSummary(ApiModel):
     """Time of the latest measurement in it."""
 
 
+class MetricsSourceStatus(ApiModel):
+    """One source of node metrics, and the nodes that it tells of."""
+
+    source: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Agent, or the address of a metrics server."""
+    nodes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Nodes whose measurements are its."""
+
+
 class ClusterResourceOptimizationStatus(ApiModel):
     """What is known and proposed about the cluster's nodes."""
 
@@ -243,6 +252,8 @@ class ClusterResourceOptimizationStatus(ApiModel):
     """GPUs that did nothing for the whole window, with holder and price; absent while there are none."""
     consolidation: ConsolidationStatus | None = None
     """Nodes to free and how; absent while there is no plan."""
+    metrics_sources: Annotated[tuple[MetricsSourceStatus, ...], Field(max_length=8, json_schema_extra=ATOMIC)] = ()
+    """Who tells of the nodes: of several sources the first of the list that does, node by node."""
     actions: Annotated[tuple[ActionStatus, ...], Field(max_length=MAX_ACTIONS, json_schema_extra=MAP_BY_ID)] = ()
     """What was done, latest last."""
     used_approvals: Annotated[
