@@ -266,7 +266,8 @@ def test_what_came_before_is_of_one_count_and_what_comes_after_lies_wholly_after
     for number in range(10):
         trail.observe(signals(NOW + 60.0 * number), replicas=4 if number > 3 else 5)
     assert [one.time for one in trail.before(UnixTime(NOW + 480.0), replicas=4)] == [
-        NOW + 60.0 * n for n in range(4, 9)
+        NOW + 60.0 * n
+        for n in range(5, 9)  # the count changed within the fourth
     ]
     assert trail.before(UnixTime(NOW + 480.0), replicas=3) == ()
     assert [one.time for one in trail.after(UnixTime(NOW + 400.0))] == [NOW + 480.0, NOW + 540.0]
