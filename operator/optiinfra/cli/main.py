@@ -26,6 +26,7 @@ COMMANDS: dict[str, Entry] = {
     "crds": Entry("optiinfra.cli.crds:crds", "Write or check the CustomResourceDefinitions."),
     "operator": Entry("optiinfra.cli.operator:operator", "Run one replica of the operator."),
     "replay": Entry("optiinfra.cli.replay:replay", "Say what would have been done, on your own history."),
+    "report": Entry("optiinfra.cli.report:report", "Say what a fleet costs and would save, from a Prometheus."),
     "release": Entry("optiinfra.cli.release:release", "Give held values back, before the operator is removed."),
 }
 

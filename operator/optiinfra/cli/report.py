@@ -68,7 +68,7 @@ _TEXTS: Final[dict[str, Callable[[Report], str]]] = {
 @click.option("--until", type=click.DateTime(_MOMENTS), help="End of the look back, UTC; by default now.")
 @click.option("--step", type=Duration(), default="5m", show_default=True, help="Between two points.")
 @click.option("--namespace", "namespaces", multiple=True, help="Only this namespace; may be repeated.")
-@click.option("--matcher", "matchers", multiple=True, metavar="LABEL=VALUE", help='In every query, as cluster="prod".')
+@click.option("--label", "matchers", multiple=True, metavar="LABEL=VALUE", help='In every query, as cluster="prod".')
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the report here.")
 @click.option("--patches", type=_FOLDER, help="Write ready patches into this folder, one file each.")

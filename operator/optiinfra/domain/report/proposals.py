@@ -264,8 +264,9 @@ def worse_words(replay: Replay, after: Outcome) -> tuple[str, ...]:
         and not isinstance(before.incidents, Unknown)
         and after.incidents > before.incidents
     ):
+        windows = "window" if round(after.incidents) == 1 else "windows"
         said.append(
-            f"{after.incidents:.0f} five-minute windows with more than a tenth of their work late, where "
+            f"{after.incidents:.0f} five-minute {windows} with more than a tenth of the work late, where "
             f"{before.incidents:.0f} were."
         )
     if after.replica_hours > before.replica_hours * 1.001:
