@@ -1,11 +1,15 @@
-"""The questions about a fleet, asked of Debian's Prometheus: what a server makes of other spellings, copies and ranks.
+"""The questions about a fleet, asked of real servers: what they make of other spellings, copies and ranks.
 
-Two hours of hand-written series, brought in by promtool. Everything that joining believes of a server's arithmetic
-(which copy counts, what adds up, what is left out) is shown here once by a server.
+Two hours of hand-written series in Debian's Prometheus and, in the long run, in Prometheus 3 and VictoriaMetrics. What
+joining believes of a server's arithmetic (which copy counts, what adds up, what is left out) is shown here by servers.
 """
 
 import asyncio
+import json
 import subprocess
+import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import pytest
 from yarl import URL
 
 from hack.binaries.debian import ensure_packaged
+from hack.binaries.find import ensure
 from hack.prometheus.server import Server, free_port
 from optiinfra.cluster.prometheus_ask import MetricsServer, PrometheusServer, TimeGrid
 from optiinfra.domain.readings import EngineKind, Unknown
@@ -161,29 +166,82 @@ def cluster(page: Page) -> None:
     page.add("kube_node_status_capacity", 8.0, node="node-1", resource="nvidia_com_gpu", unit="integer", **state)
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FleetHistory, Found]]:
+@pytest.fixture(
+    scope="module",
+    params=[
+        "debian",
+        pytest.param("prometheus", marks=pytest.mark.soak),
+        pytest.param("victoria-metrics", marks=pytest.mark.soak),
+    ],
+)
+def history(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[FleetHistory, Found]]:
     folder: Path = tmp_path_factory.mktemp("fleet")
     page = Page()
     engines(page)
     cluster(page)
+    server = (
+        victoria_metrics(folder, page)
+        if request.param == "victoria-metrics"
+        else prometheus(folder, page, request.param)
+    )
+    try:
+        yield asyncio.run(asked(server.address))
+    finally:
+        server.stop()
+
+
+def prometheus(folder: Path, page: Page, which: str) -> Server:
     (folder / "page.txt").write_text(page.text())
     (folder / "prometheus.yml").write_text("global: {scrape_interval: 60s}\n")
     promtool = [str(ensure_packaged("promtool")), "tsdb", "create-blocks-from", "openmetrics", "--quiet"]
     subprocess.run([*promtool, str(folder / "page.txt"), str(folder / "data")], check=True, timeout=120)
+    program = ensure_packaged("prometheus") if which == "debian" else ensure(["prometheus"])["prometheus"]
     port = free_port()
     command = [
-        str(ensure_packaged("prometheus")),
+        str(program),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--storage.tsdb.retention.time=100y",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    server = Server(name="debian", command=command, port=port, log=folder / "server.log", ready="/-/ready")
+    return Server(name=which, command=command, port=port, log=folder / "server.log", ready="/-/ready")
+
+
+def victoria_metrics(folder: Path, page: Page) -> Server:
+    port = free_port()
+    command = [
+        str(ensure(["victoria-metrics"])["victoria-metrics"]),
+        f"-storageDataPath={folder / 'data'}",
+        "-retentionPeriod=100y",
+        f"-httpListenAddr=127.0.0.1:{port}",
+        "-memory.allowedBytes=256MiB",
+    ]
+    server = Server(name="victoria-metrics", command=command, port=port, log=folder / "server.log", ready="/health")
     try:
-        yield asyncio.run(asked(server.address))
-    finally:
+        in_milliseconds = [f"{line}000" for line in page.text().splitlines() if line and not line.startswith("#")]
+        body = "\n".join([*in_milliseconds, ""]).encode()
+        for path, data in (("/api/v1/import/prometheus", body), ("/internal/force_flush", None)):
+            with urllib.request.urlopen(f"{server.address}{path}", data=data, timeout=60) as answer:
+                answer.read()
+        wait_for_samples(server.address)
+    except BaseException:
         server.stop()
+        raise
+    return server
+
+
+def wait_for_samples(address: str) -> None:
+    """Wait until what was brought in can be asked for."""
+    question = urllib.parse.urlencode({"query": "count(vllm:num_requests_running)", "time": str(END - 600)})
+    deadline = time.monotonic() + 60.0
+    while True:
+        with urllib.request.urlopen(f"{address}/api/v1/query?{question}", timeout=60) as answer:
+            if json.load(answer)["data"]["result"]:
+                return
+        assert time.monotonic() < deadline, "VictoriaMetrics does not show what was brought in"
+        time.sleep(0.2)
 
 
 async def asked(address: str) -> tuple[FleetHistory, Found]:
