@@ -149,6 +149,7 @@ def _gpu(gpu: JsonObject) -> GpuFacts:
             amount(gpu, "recovery_action"),
             amount(gpu, "remap_failed"),
             amount(gpu, "remap_pending"),
+            amount(gpu, "unavailable_events"),
         ),
     )
 

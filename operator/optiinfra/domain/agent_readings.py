@@ -41,6 +41,8 @@ class GpuFaults(NamedTuple):
     """1: a broken row of memory has no spare row left."""
     remap_pending: Value = NOT_REPORTED
     """1: a broken row is replaced at the next reset."""
+    unavailable_events: Value = NOT_REPORTED
+    """Times that the driver reported it as unavailable, since the agent's start; not reported while there were none."""
 
 
 NO_CLOCKS: Final = ClockHolds()

@@ -31,6 +31,8 @@ CRITICAL_XIDS: Final[Mapping[int, str]] = {
     119: "a GPU system processor that does not answer",
     120: "a fault of the GPU system processor",
 }
+UNAVAILABLE: Final = -1
+"""Stands among the numbers of Xids for the event by which newer drivers say that a GPU became unavailable."""
 STANDS: Final = Seconds(3600.0)
 """How long an Xid counts after which the driver asks for nothing."""
 STANDS_UNTOLD: Final = Seconds(86_400.0)
@@ -41,6 +43,7 @@ _ACTIONS: Final[Mapping[int, str]] = {
     3: "its node to be drained",
     4: "its node to be drained and the GPU to be reset",
 }
+_WATCHED: Final = (*CRITICAL_XIDS, UNAVAILABLE)
 _INSTANT: Final = Seconds(0.0)
 _SURE: Final = Ratio(0.95)
 
@@ -53,6 +56,8 @@ class TroubleReason(StrEnum):
     ROW_REMAP_FAILED = "RowRemapFailed"
     """Its memory has a broken row and no spare one."""
     CRITICAL_XID = "CriticalXid"
+    UNAVAILABLE = "Unavailable"
+    """The driver reported an event: the GPU became unavailable. It stands as long as an Xid does."""
     LOST = "Lost"
     """Its agent showed it lately and shows it no longer, although the driver answers."""
 
@@ -102,11 +107,9 @@ class HealthMemory:
             yield from _lost(node, newest)
 
     def _count(self, node: str, gpu: GpuFacts, *, now: UnixTime) -> None:
-        if isinstance(gpu.faults.xids, Unknown):
-            return
-        for number, count in gpu.faults.xids:
+        for number, count in _counted(gpu):
             key = node, gpu.uuid, number
-            if number in CRITICAL_XIDS and count > 0 and count != self.counts.get(key, 0):
+            if number in _WATCHED and count > 0 and count != self.counts.get(key, 0):
                 # Fewer than before are those of an agent that was started anew: they happened since.
                 self.counts[key], self.grown[key] = count, now
 
@@ -114,7 +117,7 @@ class HealthMemory:
         stands = STANDS_UNTOLD if isinstance(gpu.faults.recovery_action, Unknown) else STANDS
         found = [
             (self.grown[node, gpu.uuid, number], number)
-            for number in CRITICAL_XIDS
+            for number in _WATCHED
             if (node, gpu.uuid, number) in self.grown
         ]
         lately = [(at, number) for at, number in found if 0.0 <= now - at < stands]
@@ -122,9 +125,23 @@ class HealthMemory:
             return None
         at, number = max(lately)
         count = self.counts[node, gpu.uuid, number]
+        if number == UNAVAILABLE:
+            text = f"its driver reported it as unavailable, {count} times since its agent's start"
+            evidence = Evidence(
+                "unavailable_events", float(count), "", _INSTANT, "agent", "sum", _place(node, gpu.uuid)
+            )
+            return GpuTrouble(node, gpu.uuid, gpu.model, TroubleReason.UNAVAILABLE, text, at, (evidence,))
         text = f"Xid {number} ({CRITICAL_XIDS[number]}), {count} since its agent's start"
         evidence = Evidence(f"xid_{number}", float(count), "", _INSTANT, "agent", "sum", _place(node, gpu.uuid))
         return GpuTrouble(node, gpu.uuid, gpu.model, TroubleReason.CRITICAL_XID, text, at, (evidence,))
+
+
+def _counted(gpu: GpuFacts) -> Iterable[tuple[int, int]]:
+    events = gpu.faults.unavailable_events
+    if not isinstance(gpu.faults.xids, Unknown):
+        yield from gpu.faults.xids
+    if not isinstance(events, Unknown):
+        yield UNAVAILABLE, int(events)
 
 
 def finding(trouble: GpuTrouble, pods: Sequence[str]) -> Finding:

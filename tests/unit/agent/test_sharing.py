@@ -1,10 +1,12 @@
 """GPUs in several hands, told apart by kubelet and driver together, and the processes of containers on them."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from optiinfra.cluster.agents import parse_snapshot
 from optiinfra_agent.cgroups import container_of
 from tests.kubelet_stub import Kubelet, claim, device, pod
 from tests.nvml_stub import Stub
@@ -51,6 +53,7 @@ def test_time_slicing_and_mps_are_told_apart(node: Shared) -> None:
     node.stub.rules("value processes 0 3", "value mps 0 2")
     step = node.agent.step()
     assert by(step) == [("mps", 4)]
+    assert parse_snapshot(json.dumps(step.snapshot).encode()).sharing == ((GPU.format(0), "mps", 4),)
     assert step.snapshot["sharing"][0]["mps_processes"] == 2
     assert step.capability("mps_process_lists") == "ok"
     # A driver that does not tell is not guessed at.
@@ -137,3 +140,10 @@ def test_processes_of_a_pod_that_shares_a_gpu(stub: Stub, tmp_path: Path) -> Non
     ]
     labels = f'uuid="{GPU.format(1)}",workload_container_id="{"a" * 8}",workload_pod_uid="{UID}"'
     assert second.metrics[f"optiinfra_gpu_workload_memory_bytes{{{labels}}}"] == 7000000
+    # And as the operator reads it.
+    reading = parse_snapshot(json.dumps(second.snapshot).encode())
+    assert [(one.gpu_uuid, one.pod_uid, one.memory_bytes, one.sm_ratio) for one in reading.users] == [
+        (GPU.format(1), "", 7000000, 0.25),
+        (GPU.format(1), UID, 7000000, 0.25),
+        (GPU.format(1), UID, 7000000, 0.25),
+    ]

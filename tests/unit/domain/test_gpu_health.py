@@ -49,6 +49,22 @@ def test_what_makes_a_gpu_unhealthy(faults, found):
     assert reasons(agent(NOW, sick(**faults))) == found
 
 
+def test_an_event_of_unavailability_stands_as_an_xid_does():
+    memory = HealthMemory()
+
+    def found(at, events):
+        faults = GpuFaults((), 0.0, 0.0, unavailable_events=events)
+        return judged(agent(at, replace(gpu(), faults=faults)), memory=memory, now=UnixTime(at))
+
+    assert found(NOW, UNTOLD) == ()
+    (trouble,) = found(NOW + 15.0, 2.0)
+    assert trouble.reason == "Unavailable"
+    assert "reported it as unavailable, 2 times" in trouble.message
+    assert [one.reason for one in found(NOW + 30.0, 2.0)] == ["Unavailable"]
+    assert found(NOW + 15.0 + STANDS, 2.0) == ()
+    assert [one.reason for one in found(NOW + 30.0 + STANDS, 3.0)] == ["Unavailable"]
+
+
 def test_the_words_name_node_gpu_and_source():
     (trouble,) = judged(agent(NOW, sick(xids=((79, 2),), action=UNTOLD)))
     told = finding(trouble, ("inference/vllm-1",))
