@@ -1,5 +1,8 @@
 """Nodes, containers, and what is told of input that is not as it should be."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -245,3 +248,8 @@ def test_frames_of_nothing_make_an_empty_history():
     assert history.empty
     assert len(history.times) == 0
     assert len(TIMES) == POINTS
+
+
+def test_every_lack_stands_in_the_reference():
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "report-gaps.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == [lack.value for lack in Lack]
