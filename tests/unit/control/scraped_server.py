@@ -97,28 +97,25 @@ def scraped(**what: object):
     """Serve in a thread of its own."""
     server, loop, ready = ScrapedServer(**what), asyncio.new_event_loop(), threading.Event()
 
-    async def serve() -> web.AppRunner:
+    stop = asyncio.Event()
+
+    async def serve() -> None:
         app = web.Application(client_max_size=1 << 22)
         app.router.add_route("*", "/api/v1/query", server.query)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.5)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         server.port = runner.addresses[0][1]
         ready.set()
-        return runner
+        await stop.wait()
+        await runner.cleanup()
 
-    def run() -> None:
-        runner = loop.run_until_complete(serve())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
     assert ready.wait(10)
     try:
         yield server
     finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
