@@ -2,7 +2,7 @@
 
     python -m hack.soak --list                what there is, and how long it takes
     python -m hack.soak replicas churn        some parts; the page keeps the figures of the others
-    python -m hack.soak --short               an hour: faults, replicas, neighbours and churn, with one seed and fewer rounds
+    python -m hack.soak --short               an hour: faults, replicas, neighbours, churn; one seed, fewer rounds
 
 Each part is a run of pytest of its own, with control planes of its own, so that one that fails or is ended costs the
 others nothing. Its figures replace those of its last run in build/figures, and the page is written from all that are
