@@ -228,3 +228,24 @@ def test_a_node_with_more_gpus_than_are_seen_is_named():
 def test_workloads_that_hold_gpus_without_an_engine_are_named():
     fleet = requested(requested(Fleet().engine("vllm", "llama").gpu(), "llama", 1.0), "notebook", 1.0)
     assert lines(fleet.joined(), Lack.NO_ENGINE_OF_HOLDERS)[0].where == ("inference/notebook",)
+
+
+def beside_a_node_with_labels(memory: float) -> Fleet:
+    fleet = Fleet().engine("vllm", "llama").gpu("GPU-a").gpu("GPU-free")
+    fleet.gpu("GPU-b", node="node-b", memory_used=memory)
+    return fleet.say("dcgm.holders", 1.0, UUID="GPU-a", Hostname="node-a", namespace="inference", workload="llama")
+
+
+def test_a_node_whose_exporter_names_nobody_is_settled_by_requests_while_others_name_holders():
+    fleet = requested(requested(beside_a_node_with_labels(60 * GIB), "llama", 1.0), "qwen", 1.0, node="node-b")
+    history = fleet.joined()
+    assert gpu(history, "GPU-b").holdings[0].key == "inference/qwen"
+    assert gpu(history, "GPU-b").holder_source is HolderSource.NODE
+    assert gpu(history, "GPU-a").holder_source is HolderSource.EXPORTER
+    assert gpu(history, "GPU-free").holdings == ()
+    assert gpu(history, "GPU-free").holder_source is HolderSource.EXPORTER
+
+
+@pytest.mark.parametrize(("memory", "source"), [(60 * GIB, HolderSource.NOBODY), (0.2 * GIB, HolderSource.EXPORTER)])
+def test_without_requests_a_filled_gpu_that_nobody_names_is_not_taken_for_free(memory: float, source: HolderSource):
+    assert gpu(beside_a_node_with_labels(memory).joined(), "GPU-b").holder_source is source

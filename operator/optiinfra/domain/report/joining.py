@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 
 from optiinfra.domain.report.frames import FloatArray, Frame
-from optiinfra.domain.report.history import Asked, FleetHistory, GpuHistory, HolderSource
+from optiinfra.domain.report.history import Asked, FleetHistory, GpuHistory
 from optiinfra.domain.report.joining_containers import containers, gpus_per_pod
 from optiinfra.domain.report.joining_found import Found
 from optiinfra.domain.report.joining_frames import Answers, added, answers, present
 from optiinfra.domain.report.joining_gpus import GpuKey, Seen, gpu_history, gpu_key, seen_gpus
-from optiinfra.domain.report.joining_holders import Holders, by_requests, requests, told_holders
+from optiinfra.domain.report.joining_holders import Holders, by_requests, requests, told_holders, with_silent
 from optiinfra.domain.report.joining_missing import Joined, missing
 from optiinfra.domain.report.joining_models import KINDS, Models, serving_stems
 from optiinfra.domain.report.joining_nodes import nodes
@@ -104,7 +104,7 @@ def join(
 
 
 def _holders(read: Answers, owned: Owners, found: Found, where: Places, seen: Mapping[GpuKey, Seen]) -> Holders:
-    """Take what exporters say of holders; where they say nothing at all, what requests settle."""
+    """Take what exporters say of holders; on nodes of which they say nothing at all, what requests settle."""
     parts = {
         labels["mig_uuid"]: (labels["uuid"], labels["gpu_instance"] or labels["mig_uuid"])
         for labels, _, _ in read.each("agent.parts")
@@ -117,12 +117,11 @@ def _holders(read: Answers, owned: Owners, found: Found, where: Places, seen: Ma
 
     wanted = requests(read, owned)
     told = told_holders(read, owned, found, wanted, gpu_of)
-    if told.otherwise is not HolderSource.NOBODY or not wanted.told:
-        return told
     of_node: dict[str, list[tuple[GpuKey, FloatArray | None]]] = {}
     for key, one in seen.items():
         of_node.setdefault(one.node, []).append((key, one.courses.get("memory_used")))
-    return by_requests(read, wanted, of_node)
+    silent = {node: gpus for node, gpus in of_node.items() if not any(told.holdings.get(key, ()) for key, _ in gpus)}
+    return with_silent(told, silent, by_requests(read, wanted, silent) if wanted.told else None)
 
 
 def _held(gpus: Iterable[GpuHistory]) -> dict[tuple[str, str], FloatArray]:

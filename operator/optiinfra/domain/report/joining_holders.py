@@ -7,7 +7,7 @@ two cases, as on a live node (`domain.gpus`): a workload that requests all GPUs 
 that requests any holds those with filled memory if they are as many. Anything else is not known, which is not nobody.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -131,6 +131,23 @@ def by_requests(
             elif not counts and node:
                 holders.sources[gpu] = HolderSource.NODE
     return holders
+
+
+def with_silent(
+    told: Holders, silent: Mapping[str, Sequence[tuple[GpuKey, FloatArray | None]]], settled: Holders | None
+) -> Holders:
+    """Add the nodes whose exporters never named a holder: what requests settle there, else what memory gives away.
+
+    Elsewhere a GPU without a holder is free. There nobody asked the kubelet, or nothing was held: without requests only
+    an empty GPU passes for free.
+    """
+    for gpus in silent.values():
+        for key, memory in gpus:
+            if settled is not None:
+                told.holdings[key], told.sources[key] = settled.of(key)
+            elif memory is not None and bool((np.nan_to_num(memory) > EMPTY_BYTES).any()):
+                told.sources[key] = HolderSource.NOBODY
+    return told
 
 
 def _filled(answers: Answers, listed: list[tuple[GpuKey, FloatArray | None]]) -> FloatArray:
