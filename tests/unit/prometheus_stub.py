@@ -104,6 +104,16 @@ class Stub:
         found = {dict(labels)["__name__"] for labels in self.fleet if all(test(dict(labels)) for test in tests)}
         return web.json_response({"status": "success", "data": sorted(found)})
 
+    async def labels_of(self, request: web.Request) -> web.Response:
+        return await self._served(request, self._labels)
+
+    async def _labels(self, given):
+        if not self.names:
+            return web.Response(status=403, text="only queries")
+        tests = matchers(given["match[]"].strip("{}"))
+        found = {name for labels in self.fleet if all(test(dict(labels)) for test in tests) for name, _ in labels}
+        return web.json_response({"status": "success", "data": sorted(found)})
+
     async def build_info(self, request: web.Request) -> web.Response:
         if not self.build:
             return web.Response(status=404, text="404 page not found")
@@ -208,6 +218,7 @@ def prometheus(**what):
         app.router.add_route("*", f"{stub.under}/api/v1/query_range", stub.query_range)
         app.router.add_route("*", f"{stub.under}/api/v1/query", stub.query)
         app.router.add_route("*", f"{stub.under}/api/v1/label/__name__/values", stub.names_of)
+        app.router.add_route("*", f"{stub.under}/api/v1/labels", stub.labels_of)
         app.router.add_route("GET", f"{stub.under}/api/v1/status/buildinfo", stub.build_info)
         runner = web.AppRunner(app)
         await runner.setup()

@@ -25,6 +25,7 @@ from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.prometheus_cache import PieceCache, piece_name
 from optiinfra.cluster.prometheus_call import Caller
 from optiinfra.cluster.prometheus_copies import REPLICA_LABELS, Copies
+from optiinfra.cluster.prometheus_counts import label_names
 from optiinfra.cluster.prometheus_grid import TimeGrid
 from optiinfra.cluster.prometheus_http import PrometheusHttp
 from optiinfra.cluster.prometheus_links import query_link
@@ -133,6 +134,17 @@ class MetricsServer:
     async def now(self) -> float:
         """Return Unix seconds by the server's clock, ours where it does not tell. Raises `ClusterError`."""
         return self._clock() + ((await self.facts()).clock_ahead_s or 0.0)
+
+    async def labels(
+        self, metrics: Sequence[str], grid: TimeGrid, *, matchers: Sequence[Matcher] = ()
+    ) -> frozenset[str] | None:
+        """Return the names of the labels that series of some names have in the range, from the server's index.
+
+        An index look-up costs next to nothing, whatever the range; a query that asks whether a label is there reads
+        every series. None where the server lets only queries through. Raises `ClusterError`.
+        """
+        await self.facts()
+        return await label_names(self._caller, metrics, grid, matchers)
 
     async def ask(
         self,

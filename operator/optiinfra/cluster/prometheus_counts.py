@@ -52,16 +52,37 @@ async def existing_names(
     """Look up which names exist in the range; None where the server does not let them be looked up."""
     found: set[str] = set()
     for chunk in _chunks(metrics):
-        given = {"match[]": _selector(chunk, matchers), "start": f"{grid.start:.3f}", "end": f"{grid.end:.3f}"}
-        try:
-            document = orjson.loads((await caller.call("api/v1/label/__name__/values", given)).body)
-        except (Invalid, Denied, Malformed, orjson.JSONDecodeError):
+        listed = await _looked_up(caller, "api/v1/label/__name__/values", chunk, grid, matchers)
+        if listed is None:
             return None
-        data = document.get("data") if isinstance(document, dict) else None
-        if not isinstance(data, list):
-            return None
-        found |= set(chunk).intersection(str(name) for name in data)
+        found |= listed.intersection(chunk)
     return frozenset(found)
+
+
+async def label_names(
+    caller: Caller, metrics: Sequence[str], grid: TimeGrid, matchers: Sequence[Matcher]
+) -> frozenset[str] | None:
+    """Look up which labels the series of some names have; None where the server does not let them be looked up."""
+    found: set[str] = set()
+    for chunk in _chunks(metrics):
+        listed = await _looked_up(caller, "api/v1/labels", chunk, grid, matchers)
+        if listed is None:
+            return None
+        found |= listed
+    return frozenset(found)
+
+
+async def _looked_up(
+    caller: Caller, path: str, names: Sequence[str], grid: TimeGrid, matchers: Sequence[Matcher]
+) -> set[str] | None:
+    """Ask the index; None where the server does not answer that."""
+    given = {"match[]": _selector(names, matchers), "start": f"{grid.start:.3f}", "end": f"{grid.end:.3f}"}
+    try:
+        document = orjson.loads((await caller.call(path, given)).body)
+    except (Invalid, Denied, Malformed, orjson.JSONDecodeError):
+        return None
+    data = document.get("data") if isinstance(document, dict) else None
+    return {str(one) for one in data} if isinstance(data, list) else None
 
 
 async def count_series(

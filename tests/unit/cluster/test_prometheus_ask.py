@@ -382,6 +382,17 @@ async def test_a_clock_that_is_off_is_told():
     assert any("s behind this machine's: times are the server's" in note for note in asked.notes)
 
 
+async def test_labels_are_looked_up_in_the_index():
+    with prometheus(fleet=fleet(exported_pod="x")) as stub:
+        async with MetricsServer(PrometheusServer(URL(stub.url))) as session:
+            names = await session.labels(["load_total", "absent"], grid())
+            assert names == {"__name__", "namespace", "pod", "exported_pod"}
+            assert await session.labels(["load_total"], grid(), matchers=[parse_matcher("pod=none")]) == set()
+            stub.names = False
+            assert await session.labels(["load_total"], grid()) is None
+        assert not asked_for(stub, "load_total")
+
+
 async def test_nothing_to_ask_is_nothing():
     with prometheus(fleet=fleet()) as stub:
         asked = await ask(stub)

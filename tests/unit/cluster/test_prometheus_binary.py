@@ -266,3 +266,11 @@ async def test_a_moment_is_asked_and_what_is_old_is_left_out(server):
     assert dict(now.rows("pod"))[("chat-0",)] == 8.0
     assert len(later.values) == 3
     assert len(much_later.values) == 0
+
+
+async def test_labels_are_looked_up(server):
+    address, end = server
+    grid = TimeGrid.ending(end, since=POINTS * STEP, step=STEP)
+    async with MetricsServer(PrometheusServer(URL(address))) as client:
+        names = await client.labels(["vllm:num_requests_running", "absent"], grid)
+    assert names == {"__name__", "namespace", "pod", "model_name", "engine", "job", "instance"}
