@@ -74,25 +74,29 @@ class PastReader:
         self._usage, self._since = [{} for _ in range(count)], [float("inf")] * count
         end = UnixTime(now // USE_STEP * USE_STEP)
         start = end - days * DAY
-        tables = await self._tables(UnixTime(start), end)
+        tables, seen = await self._tables(UnixTime(start), end)
         fleet = FleetPast([past.service for past in self.pasts], step=STEP)
         recent: list[tuple[FloatArray, list[PastLoad]]] = []
         at = start
         while at < end:
             until = min(at + DAY, end)
-            times, loads = await self._loads(tables, at, until)
-            await asyncio.to_thread(_live, fleet, loads, UnixTime(at))
-            if until > end - _RECENT:
-                recent.append((times, loads))
+            if until > seen:
+                times, loads = await self._loads(tables, at, until)
+                await asyncio.to_thread(_live, fleet, loads, UnixTime(at))
+                if until > end - _RECENT:
+                    recent.append((times, loads))
             await self._containers(at, until)
             at = until
         return tuple(self._learned(row, scaler, recent, now=now) for row, scaler in enumerate(fleet.memories()))
 
-    async def _tables(self, start: UnixTime, end: UnixTime) -> tuple[Table, ...]:
-        query = RangeQuery(queries.witness_query(self._where()), start, end, Seconds(max(3600.0, (end - start) / 300)))
-        answer = await self._asked(query, "engines")
+    async def _tables(self, start: UnixTime, end: UnixTime) -> tuple[tuple[Table, ...], float]:
+        """Return the engines that were there, and since when; infinity where none was."""
+        step = Seconds(max(300.0, (end - start) / 300.0))
+        answer = await self._asked(RangeQuery(queries.witness_query(self._where()), start, end, step), "engines")
         names = {value for one in answer for label, value in one[0] if label == questions.NAME}
-        return questions.seen(names)
+        return questions.seen(names), min(
+            (float(one[1][0]) - step for one in answer if len(one[1])), default=float("inf")
+        )
 
     async def _loads(self, tables: Sequence[Table], at: float, until: float) -> tuple[FloatArray, list[PastLoad]]:
         points = round((until - at) / STEP)

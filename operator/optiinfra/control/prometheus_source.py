@@ -32,12 +32,12 @@ from optiinfra.engines.page import read_series
 
 _LOG = logging.getLogger(__name__)
 _PURPOSE: Final = "engines"
-_MOST_PODS: Final = 128
+_MOST_PODS: Final = 48
 """Of one query."""
 _LEAST_PODS: Final = 4
 _MOST_LETTERS: Final = 6_000
 """Of the pods' names in one query: servers and proxies on the way refuse long ones."""
-_SERIES_A_QUERY: Final = 8_000
+_SERIES_A_QUERY: Final = 4_000
 _SERIES_A_HISTOGRAM: Final = 30
 _SLACK: Final = 5.0
 _LONGEST_WINDOW: Final = 300.0

@@ -75,7 +75,10 @@ class FleetPast:
     def live(self, loads: Sequence[PastLoad], *, start: UnixTime) -> Iterator[None]:
         """Live through one part that begins at `start`; yields after each step, for who wants to pause."""
         steps = max((len(one.running) for one in loads), default=0)
-        for at in range(steps):
+        heard = np.flatnonzero(np.any([np.isfinite(one.ready) for one in loads], axis=0)) if steps else np.zeros(0)
+        # Before the first word of anybody there is nothing to live through.
+        first = int(heard[0]) if heard.size and not any(self._known) else 0
+        for at in range(first, steps) if heard.size else ():
             time = UnixTime(start + (at + 1) * self._step)
             self._step_through([_sample(load, at, time=time) for load in loads], time=time)
             yield

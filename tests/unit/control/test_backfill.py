@@ -147,10 +147,13 @@ async def test_what_a_server_refuses_is_said_and_the_rest_is_read():
 
 @pytest.mark.usefixtures("unlived")
 async def test_each_day_is_asked_for_apart():
-    server = Server()
+    server = Server(since=NOW - 20 * DAY)
     await read(server, days=14.0)
     assert len(server.asked) == 1 + 14 * 8
     assert {round(query.end - query.start + query.step) for query in server.asked[1:]} == {DAY}
+    young = Server(since=NOW - 0.5 * DAY)
+    await read(young, days=14.0)
+    assert len(young.asked) == 1 + 14 * 2 + 6, "days before the engines were there are not asked about load"
 
 
 async def test_a_server_that_is_away_ends_the_reading():
