@@ -249,3 +249,10 @@ def test_a_node_whose_exporter_names_nobody_is_settled_by_requests_while_others_
 @pytest.mark.parametrize(("memory", "source"), [(60 * GIB, HolderSource.NOBODY), (0.2 * GIB, HolderSource.EXPORTER)])
 def test_without_requests_a_filled_gpu_that_nobody_names_is_not_taken_for_free(memory: float, source: HolderSource):
     assert gpu(beside_a_node_with_labels(memory).joined(), "GPU-b").holder_source is source
+
+
+def test_pods_that_wait_for_a_node_hold_nothing():
+    fleet = requested(requested(Fleet().engine("vllm", "llama"), "llama", 2.0), "llama", 3.0, node="")
+    held = model(fleet.joined(), "inference/llama").gpus_held
+    assert isinstance(held, np.ndarray)
+    assert held[-1] == 2.0

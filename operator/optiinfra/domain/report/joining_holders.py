@@ -50,10 +50,13 @@ class Holders:
 
 
 def requests(answers: Answers, owners: Owners) -> Requests:
-    """Read who requested GPUs, over time and where."""
+    """Read who requested GPUs, over time and where. Pods that wait for a node hold none."""
+    placed = any(labels["node"] for labels, _, _ in answers.each("state.gpu_requests"))
     whole: dict[WholeKey, FloatArray] = {}
     nodes: dict[str, dict[WholeKey, FloatArray]] = {}
     for labels, values, _ in answers.each("state.gpu_requests"):
+        if placed and not labels["node"]:
+            continue
         key = owners.of(labels["namespace"], labels["workload"]).key
         whole[key] = added(whole.get(key, answers.unknown()), values)
         if labels["node"]:
