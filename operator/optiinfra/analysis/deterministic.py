@@ -41,6 +41,8 @@ _REASONS: Final = {
     ReasonCode.CHEAPEST_THAT_HELD: "The cheapest target of a plain HPA that held the objective on the last load.",
     ReasonCode.PEAKS: "Less would do on average, and the peaks need this many.",
     ReasonCode.NO_REQUESTS: "Nothing was asked of the last replica for long enough, and zero is allowed.",
+    ReasonCode.ASLEEP: "No replica runs, and whoever sees the queue asks for the first one.",
+    ReasonCode.WAKING: "The first replica after zero starts.",
     ReasonCode.AT_MINIMUM: "The least that is allowed is enough.",
     ReasonCode.AT_MAXIMUM: "More is needed than is allowed.",
     ReasonCode.IDLE_GPU: "GPUs are held and did nothing for the whole window.",

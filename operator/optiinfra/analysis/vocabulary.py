@@ -28,6 +28,8 @@ class ReasonCode(StrEnum):
     MIX = "Mix"
     CHEAPEST_THAT_HELD = "CheapestThatHeld"
     NO_REQUESTS = "NoRequests"
+    ASLEEP = "Asleep"
+    WAKING = "Waking"
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"
     IDLE_GPU = "IdleGPU"
