@@ -168,7 +168,7 @@ async def test_a_fleet_is_asked_for_together_and_not_pod_by_pod(world):
         world.server.scrape(pod.name, VLLM, at=world.server.now - 3)
     await world.turn()
     assert len(world.read) == 40
-    assert len(world.server.asked) <= 6
+    assert len(world.server.asked) <= 12
     assert all("pod-0|" in query for query in world.server.asked)
 
 
@@ -387,4 +387,4 @@ async def test_pods_that_go_are_forgotten(world):
     await world.turn()
     assert world.trouble is None
     assert world.source._newest == {}
-    assert len(world.server.asked) <= 6
+    assert len(world.server.asked) <= 12
