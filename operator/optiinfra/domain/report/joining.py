@@ -16,7 +16,8 @@ from optiinfra.domain.report.joining_found import Found
 from optiinfra.domain.report.joining_frames import Answers, added, answers, present
 from optiinfra.domain.report.joining_gpus import GpuKey, Seen, gpu_history, gpu_key, seen_gpus
 from optiinfra.domain.report.joining_holders import Holders, by_requests, requests, told_holders, with_silent
-from optiinfra.domain.report.joining_missing import Joined, missing
+from optiinfra.domain.report.joining_lacks import Joined
+from optiinfra.domain.report.joining_missing import missing
 from optiinfra.domain.report.joining_models import KINDS, Models, serving_stems
 from optiinfra.domain.report.joining_nodes import nodes
 from optiinfra.domain.report.joining_owners import Owners, owners
