@@ -135,6 +135,8 @@ def test_every_number_names_questions_that_were_asked(whole):
     named += [name for one in whole.report.models for name in one.cost.sources]
     assert named
     assert set(named) <= known
+    assert fleet_.gpus.sources == ("dcgm.utilization",)
+    assert fleet_.gpus_held.sources == ("dcgm.holders",)
 
 
 def test_a_million_tokens_cost_all_that_was_paid(whole):

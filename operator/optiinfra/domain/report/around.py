@@ -30,6 +30,9 @@ NEVER_USED: Final = 0.98
 """Share of a GPU's measured time without work from which its model is said not to use it."""
 LEAST_MEASURED_S: Final = 86_400.0
 MOST_NAMED: Final = 8
+DOING: Final = ("dcgm.utilization", "dcgm.sm_active", "dcgm.holders", "agent.utilization", "agent.holders")
+"""Beginnings of the names of questions: what GPUs did and for whom; what nodes have and what is on them."""
+NODES: Final = ("state.capacity", "state.allocatable", "state.node", "state.pod", "state.taints")
 
 
 def questions(history: FleetHistory, *prefixes: str) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ def idle_drafts(
         accounts = held.by_holder.get(key, ())
         if total < LEAST_IDLE_HOURS or total < LEAST_IDLE_SHARE * seen or not accounts:
             continue
-        sources = questions(history, "dcgm.", "agent.")
+        sources = questions(history, *DOING)
         drafts.append(
             Draft(
                 type=RecommendationType.IDLE_GPU,
@@ -133,7 +136,7 @@ def unused_drafts(
                 confidence=Ratio(0.7),
                 claims=shared(held.by_holder.get(key, ()), idle),
                 evidence=(Fact("idle_gpu_hours", total, "GPU-hours", "sum", "exporter"),),
-                sources=questions(history, "dcgm.", "agent."),
+                sources=questions(history, *DOING),
                 risk="A standby replica looks like this too.",
                 verification="Every GPU of the model shows work.",
                 undo="Give the GPUs back to its pods.",
@@ -176,7 +179,7 @@ def node_drafts(going: Sequence[Going], held: Held, pricing: Pricing, *, history
                     Fact("moves", float(len(moves)), "", "sum", "derived"),
                     Fact("warm_moves", float(one.node.warm), "", "sum", "derived"),
                 ),
-                sources=questions(history, "state.", "dcgm.", "agent."),
+                sources=questions(history, *NODES),
                 worse=(f"{one.node.warm} model servers start anew on other nodes.",) if one.node.warm else (),
                 risk=(
                     "A metrics server tells no disruption budgets, affinities or volumes: look at them before anything "

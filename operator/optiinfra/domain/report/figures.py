@@ -27,8 +27,10 @@ LEAST_TOKENS: Final = 1_000.0
 DRAWN: Final = 168
 """Points of a curve at most."""
 GPU_HOURS: Final = "GPU-hours"
-_GPUS: Final = ("dcgm.", "agent.")
-_STATE: Final = "state."
+ACTIVITY: Final = ("dcgm.utilization", "dcgm.sm_active", "agent.utilization", "agent.sm_active")
+"""Questions, by the beginning of their names: what GPUs did; who held them; how many there were, and of which kind."""
+HOLDING: Final = ("state.gpu_requests", "dcgm.holders", "agent.holders")
+PRESENCE: Final = ("state.capacity", "state.node_labels", "dcgm.utilization", "agent.utilization")
 
 
 def total_of(course: Course, *, step_s: float) -> Value:
@@ -93,7 +95,8 @@ def fleet_figures(
     cost = known_cost(ledger)
     prompt = _sum([total_of(one.load.prompt_tokens, step_s=history.step_s) for one in history.models])
     generated = _sum([total_of(one.load.generation_tokens, step_s=history.step_s) for one in history.models])
-    gpus, state = questions(history, *_GPUS), questions(history, *_STATE)
+    gpus, held_by = questions(history, *ACTIVITY), questions(history, *HOLDING)
+    present = questions(history, *PRESENCE)
     tokens = tuple(
         dict.fromkeys(
             model.sources[name]
@@ -104,19 +107,19 @@ def fleet_figures(
     )
     month: Value = cost if isinstance(cost, Unknown) else cost / max(history.hours, 1e-9) * HOURS_PER_MONTH
     return FleetFigures(
-        gpus=Figure(there / points, "GPUs", (*state, *gpus)),
-        gpus_held=Figure(kept / points, "GPUs", (*state, *gpus)),
+        gpus=Figure(there / points, "GPUs", present),
+        gpus_held=Figure(kept / points, "GPUs", held_by),
         gpus_used=Figure(used if isinstance(used, Unknown) else used / points, "GPUs", gpus),
-        gpu_hours=Figure(there * hours, GPU_HOURS, (*state, *gpus)),
-        held_gpu_hours=Figure(kept * hours, GPU_HOURS, (*state, *gpus)),
+        gpu_hours=Figure(there * hours, GPU_HOURS, present),
+        held_gpu_hours=Figure(kept * hours, GPU_HOURS, held_by),
         idle_gpu_hours=Figure(idle, GPU_HOURS, gpus),
-        unheld_gpu_hours=Figure(free * hours, GPU_HOURS, (*state, *gpus)),
-        cost=Figure(cost, currency, (*state, *gpus)),
-        cost_per_month=Figure(month, currency, (*state, *gpus)),
+        unheld_gpu_hours=Figure(free * hours, GPU_HOURS, (*present, *held_by)),
+        cost=Figure(cost, currency, present),
+        cost_per_month=Figure(month, currency, present),
         prompt_tokens=Figure(prompt, "tokens", tokens),
         generation_tokens=Figure(generated, "tokens", tokens),
-        cost_per_million_tokens=Figure(per_million(cost, prompt, generated), currency, (*tokens, *state, *gpus)),
-        cost_per_million_generated=Figure(per_million(cost, generated), currency, (*tokens, *state, *gpus)),
+        cost_per_million_tokens=Figure(per_million(cost, prompt, generated), currency, (*tokens, *present)),
+        cost_per_million_generated=Figure(per_million(cost, generated), currency, (*tokens, *present)),
     )
 
 
@@ -161,7 +164,7 @@ def model_report(
         replicas_least=float(known.min()) if known.size else why,
         replicas_most=float(known.max()) if known.size else why,
         gpu_hours=Figure(held, GPU_HOURS, gpus),
-        used_gpu_hours=Figure(_used(model.key, doings, hours), GPU_HOURS, questions(history, *_GPUS)),
+        used_gpu_hours=Figure(_used(model.key, doings, hours), GPU_HOURS, questions(history, *ACTIVITY)),
         cost=Figure(cost, currency, gpus),
         prompt_tokens=Figure(prompt, "tokens", tokens),
         generation_tokens=Figure(generated, "tokens", tokens),
