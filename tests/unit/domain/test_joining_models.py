@@ -196,7 +196,7 @@ def test_configuration_is_what_all_pods_agree_on():
         Fleet().engine("vllm", "llama").engine("nim", "nim", batch_limit=64.0).engine("sglang", "sg", kv_capacity=4e5)
     )
     told = {"block_size": "16", "gpu_memory_utilization": "0.9", "cache_dtype": "auto", "enable_prefix_caching": "True"}
-    for blocks in ("1000", "998"):
+    for blocks in ("None", "1000", "998"):
         fleet.say("vllm.config", 1.0, namespace="inference", workload="llama", num_gpu_blocks=blocks, **told)
     history = fleet.joined()
     config = model(history, "inference/llama").config

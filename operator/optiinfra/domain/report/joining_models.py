@@ -19,11 +19,11 @@ from optiinfra.domain.report.history import (
     BoolArray,
     CacheLoad,
     Course,
-    EngineConfig,
     Load,
     ModelHistory,
     Span,
 )
+from optiinfra.domain.report.joining_config import engine_config
 from optiinfra.domain.report.joining_found import Found
 from optiinfra.domain.report.joining_frames import Answers, Join, added, averaged, larger, present
 from optiinfra.domain.report.joining_owners import Owner, Owners, Stem
@@ -127,7 +127,7 @@ class Models:
             available=available,
             load=load,
             cache=cache,
-            config=self._config(key),
+            config=engine_config(self.answers, self.owners, key, engines=KINDS),
             scaler=self.scalers.of(key),
             gpus_per_replica=self._per_replica(key, held, known[0] if known else None, workers),
             gpus_held=held,
@@ -270,51 +270,6 @@ class Models:
             return Unknown(UnknownReason.TOO_FEW_SAMPLES, "it never ran while GPUs were counted")
         return float(np.median(held[both] / replicas[both]))
 
-    def _config(self, key: tuple[str, str]) -> EngineConfig:
-        rows = [
-            labels
-            for labels, _, newest in self.answers.each("vllm.config")
-            if newest > 0 and self._owner(labels).key == key
-        ]
-
-        def told(name: str) -> str:
-            """Return a label on which all pods agree; "" where they do not, or none says it."""
-            values = {row[name] for row in rows} - {"", "None"}
-            return values.pop() if len(values) == 1 else ""
-
-        def number(name: str) -> Value:
-            return _number(told(name), name, differ=len({row[name] for row in rows}) > 1)
-
-        def newest(name: str) -> list[float]:
-            return [
-                value
-                for prefix in KINDS
-                for labels, _, value in self.answers.each(f"{prefix}.{name}")
-                if np.isfinite(value) and self._owner(labels).key == key
-            ]
-
-        size = _first(newest("block_size"), number("block_size"))
-        blocks = _first(newest("gpu_blocks"), min((_known(row["num_gpu_blocks"]) for row in rows), default=np.nan))
-        tokens = _first(
-            newest("kv_capacity"), min((_known(row["kv_cache_size_tokens"]) for row in rows), default=np.nan)
-        )
-        if isinstance(tokens, Unknown) and not isinstance(size, Unknown) and not isinstance(blocks, Unknown):
-            tokens = size * blocks
-        prefix, overridden = told("enable_prefix_caching"), {row["num_gpu_blocks_override"] for row in rows}
-        return EngineConfig(
-            batch_limit=_first(newest("batch_limit"), np.nan),
-            kv_capacity_tokens=tokens,
-            block_size=size,
-            gpu_blocks=blocks,
-            memory_share=number("gpu_memory_utilization"),
-            cache_dtype=told("cache_dtype") or _NOT_TOLD,
-            prefix_caching=prefix.lower() == "true" if prefix else _NOT_TOLD,
-            blocks_overridden=bool(overridden - {"", "None"}) if rows else _NOT_TOLD,
-        )
-
-
-_NOT_TOLD: Final = Unknown(UnknownReason.NOT_MEASURED, "no page of the last day tells it")
-
 
 def serving_stems(answers: Answers) -> set[Stem]:
     """Return the workloads, by pods' names, whose engines answer at any time."""
@@ -341,24 +296,3 @@ def _per_request(tokens: Course | Value, requests: Course | Value) -> Course:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = tokens / requests
     return np.where(np.isfinite(mean), mean, np.nan)
-
-
-def _known(text: str) -> float:
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 15 and int(text) > 0 else float("nan")
-
-
-def _number(text: str, name: str, *, differ: bool) -> Value:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if np.isfinite(value) and value >= 0.0:
-        return value
-    return Unknown(UnknownReason.NOT_MEASURED, f"its pods differ in {name}" if differ else f"no page tells {name}")
-
-
-def _first(newest: Sequence[float], otherwise: Value) -> Value:
-    """Return the smallest of what replicas said last; else something else, where that is known."""
-    if newest:
-        return min(newest)
-    return otherwise if isinstance(otherwise, Unknown) or np.isfinite(otherwise) else _NOT_TOLD
