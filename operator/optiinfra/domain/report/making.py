@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from optiinfra.domain.evidence import RecommendationType
+from optiinfra.domain.evidence import Proposal
 from optiinfra.domain.gpu_models import recognise
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.report.accounts import Held, accounts_of
@@ -16,38 +16,34 @@ from optiinfra.domain.report.around import idle_drafts, node_drafts, questions, 
 from optiinfra.domain.report.cases import ModelCase, cases_of
 from optiinfra.domain.report.containers import size
 from optiinfra.domain.report.drafts import Draft, of_proposal
-from optiinfra.domain.report.figures import fleet_figures, known_cost, model_report
+from optiinfra.domain.report.figures import fleet_figures, model_report
 from optiinfra.domain.report.history import FleetHistory
 from optiinfra.domain.report.idle_gpus import GpuDoing, doing
 from optiinfra.domain.report.limits import advise
-from optiinfra.domain.report.money import Booked, Ledger
+from optiinfra.domain.report.money import Ledger
 from optiinfra.domain.report.nodes import emptied
 from optiinfra.domain.report.options import Options
 from optiinfra.domain.report.patches import (
-    comment,
     engine_patch,
-    file_name,
     scaler_patch,
     scaling_patch,
     silent_patch,
 )
 from optiinfra.domain.report.pricing import Pricing, mean_price, price
 from optiinfra.domain.report.proposals import hpa_draft, replay_of, scaler_draft, silent_draft, tighter, worse_words
+from optiinfra.domain.report.ranking import booked
 from optiinfra.domain.report.report import (
     VERSION,
     Gap,
     ModelReport,
-    Opportunity,
     Patch,
     Question,
     Replay,
     Report,
-    Saved,
-    Total,
     Worse,
 )
 from optiinfra.domain.report.scaling import Case, Played
-from optiinfra.domain.units import HOURS_PER_MONTH, UnixTime
+from optiinfra.domain.units import UnixTime
 
 METHOD: Final = (
     "Cost is every GPU-hour that was there, held or not, at the price named below; a million tokens cost all of it.",
@@ -144,25 +140,8 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
         )
         own = _of_model(prepared, one, replay, outcome, told)
         drafts += own
-        drafts += [
-            of_proposal(
-                proposal,
-                subject=key,
-                title=f"{one.model.workload}: {proposal.setting} {proposal.current} -> {proposal.proposed}",
-                sources=tuple(dict.fromkeys(one.model.sources.values())),
-                patch=engine_patch(one, setting=proposal.setting, value=proposal.proposed),
-            )
-            for proposal in advised.proposals
-        ]
-        drafts += [
-            of_proposal(
-                proposal,
-                subject=key,
-                title=f"{one.model.workload}: {proposal.setting} {proposal.current or 'none'} -> {proposal.proposed}",
-                sources=questions(history, "containers.", "state."),
-            )
-            for proposal in (() if _silent(own) else proposals.get(key, ()))
-        ]
+        drafts += _of_engine(one, advised.proposals)
+        drafts += [] if _silent(own) else _of_containers(one, proposals.get(key, ()), history)
         found = _worse(key, replay)
         worse += [] if found is None else [found]
         reports.append(
@@ -186,7 +165,7 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
     kinds = {name: node.gpu for name, node in prepared.pricing.nodes.items()}
     going = emptied(history.nodes, kinds, start_up_s=options.start_up_s, now=now)
     drafts += node_drafts(going, held, prepared.pricing, history=history)
-    opportunities, patches, total = _booked(drafts, ledger, history)
+    opportunities, patches, total = booked(drafts, ledger, hours=history.hours)
     report = Report(
         version=VERSION,
         made=told.made,
@@ -234,6 +213,31 @@ def _of_model(
     return found
 
 
+def _of_engine(one: ModelCase, proposals: Sequence[Proposal]) -> list[Draft]:
+    return [
+        of_proposal(
+            proposal,
+            subject=one.model.key,
+            title=f"{one.model.workload}: {proposal.setting} {proposal.current} -> {proposal.proposed}",
+            sources=tuple(dict.fromkeys(one.model.sources.values())),
+            patch=engine_patch(one, setting=proposal.setting, value=proposal.proposed),
+        )
+        for proposal in proposals
+    ]
+
+
+def _of_containers(one: ModelCase, proposals: Sequence[Proposal], history: FleetHistory) -> list[Draft]:
+    return [
+        of_proposal(
+            proposal,
+            subject=one.model.key,
+            title=f"{one.model.workload}: {proposal.setting} {proposal.current or 'none'} -> {proposal.proposed}",
+            sources=questions(history, "containers.", "state.container"),
+        )
+        for proposal in proposals
+    ]
+
+
 def _silent(drafts: Sequence[Draft]) -> bool:
     """Tell whether a model is proposed to be taken away: then nothing else of it is worth changing."""
     return any(one.reason == "NoRequests" for one in drafts)
@@ -275,91 +279,4 @@ def _dearest(one: ModelReport) -> tuple[float, float, str]:
         0.0 if isinstance(cost, Unknown) else -cost,
         0.0 if isinstance(hours, Unknown) else -hours,
         one.key,
-    )
-
-
-def _booked(
-    drafts: Sequence[Draft], ledger: Ledger, history: FleetHistory
-) -> tuple[tuple[Opportunity, ...], tuple[Patch, ...], Total]:
-    """Book in the order of worth, and rank by what each counts for."""
-
-    def worth(draft: Draft) -> tuple[float, float, float, str, str]:
-        alone = ledger.worth(draft.claims)
-        money = 0.0 if isinstance(alone.money, Unknown) else alone.money
-        # This project's scaler goes before a plain one of the same worth: it is what the report is about.
-        own = 0.0 if draft.type is RecommendationType.HPA_TARGET else 1.0
-        return (-own, -money, -alone.gpu_hours, draft.subject, draft.setting)
-
-    rows: list[tuple[Opportunity, Patch | None]] = []
-    files: set[str] = set()
-    money = gpu_hours = unpaid = unpriced = 0.0
-    for draft in sorted(drafts, key=worth):
-        booked = ledger.book(draft.claims, apart=draft.apart)
-        name = f"{draft.type}/{draft.subject}/{draft.setting}"
-        file = _free(file_name(draft), files) if draft.patch else ""
-        rows.append((_opportunity(draft, booked, name=name, file=file, hours=history.hours),
-                     Patch(file, comment(draft) + draft.patch, name) if file else None))  # fmt: skip
-        money += 0.0 if isinstance(booked.money, Unknown) else booked.money
-        gpu_hours += booked.counted
-        unpaid += booked.unpaid
-        unpriced += booked.unpriced
-    rows.sort(key=lambda row: _rank(row[0]))
-    cost = known_cost(ledger)
-    saved: Value = cost if isinstance(cost, Unknown) else min(money, cost)
-    total = Total(
-        cost=cost,
-        saved=saved,
-        per_month=saved if isinstance(saved, Unknown) else saved / max(history.hours, 1e-9) * HOURS_PER_MONTH,
-        share=saved if isinstance(saved, Unknown) or isinstance(cost, Unknown) else saved / cost if cost > 0.0 else 0.0,
-        gpu_hours=gpu_hours,
-        unpaid_gpu_hours=unpaid,
-        unpriced_gpu_hours=unpriced,
-    )
-    return tuple(row for row, _ in rows), tuple(patch for _, patch in rows if patch is not None), total
-
-
-def _rank(one: Opportunity) -> tuple[float, float, float, float, str]:
-    money = 0.0 if isinstance(one.saved.money, Unknown) else one.saved.money
-    return (-money, -one.saved.counted_gpu_hours, -one.saved.gpu_hours, -one.confidence, one.id)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Return a file name that no other patch has."""
-    stem, number = name.removesuffix(".yaml"), 2
-    while name in taken:
-        name = f"{stem}-{number}.yaml"
-        number += 1
-    taken.add(name)
-    return name
-
-
-def _opportunity(draft: Draft, booked: Booked, *, name: str, file: str, hours: float) -> Opportunity:
-    money = booked.money
-    return Opportunity(
-        id=name,
-        type=draft.type,
-        reason=draft.reason,
-        subject=draft.subject,
-        title=draft.title,
-        message=draft.message,
-        setting=draft.setting,
-        current=draft.current,
-        proposed=draft.proposed,
-        confidence=draft.confidence,
-        saved=Saved(
-            gpu_hours=booked.gpu_hours,
-            counted_gpu_hours=booked.counted,
-            unpaid_gpu_hours=booked.unpaid,
-            money=money,
-            per_month=money if isinstance(money, Unknown) else money / max(hours, 1e-9) * HOURS_PER_MONTH,
-            cpu_cores=draft.cpu_cores,
-            memory_bytes=draft.memory_bytes,
-        ),
-        evidence=draft.evidence,
-        sources=draft.sources,
-        worse=draft.worse,
-        risk=draft.risk,
-        verification=draft.verification,
-        undo=draft.undo,
-        patch=file,
     )
