@@ -143,6 +143,7 @@ def results(one: Measured) -> list[Result]:
     found = [
         Result(f"{who}: labelled models that were not found", 1.0 - judged.recall, "", 1.0 - RECALL),
         Result(f"{who}: healthy models named wasteful", float(len(judged.wrongly)), "", 0.0),
+        Result(f"{who}: reports that do not say that the fleet is simulated", float(not judged.simulated), "", 0.0),
         Result(f"{who}: cost of the fleet, off the truth", abs(judged.cost_off), "", MONEY),
         Result(f"{who}: cost of the worst single model, off the truth", judged.model_cost_off, "", MONEY),
         Result(f"{who}: savings, above what could be avoided", judged.savings_over, "", MONEY),

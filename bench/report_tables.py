@@ -45,7 +45,7 @@ def _servers(one: "Measured") -> list[str]:
         rows += [
             ("KRR: queries (failed)", f"{one.krr.queries} ({one.krr.failed})", ""),
             ("KRR: time, the server's CPU time", f"{one.krr.seconds:.0f} s, {one.krr.server_cpu_s:.0f} s", ""),
-            ("KRR: samples that they read", f"{one.krr.samples:,}", ""),
+            ("KRR: samples that they read", f"{one.krr.samples:,}" if one.krr.samples else "not told", ""),
             ("KRR: growth of the server's own memory", f"{one.krr.growth:.0%}", ""),
         ]
     return ["| figure | measured | needed |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]

@@ -67,7 +67,8 @@ def test_the_money_is_what_was_true(ran, loaded):
     assert idle.freed_gpu_hours == pytest.approx(idle.gpu_hours, rel=0.05)
 
 
-def test_it_says_how_much_it_read(ran):
+def test_it_says_how_much_it_read_and_that_it_was_simulated(ran):
+    assert ran.document["simulated"] is True
     assert ran.document["samples"] > 0
     assert all(one["promql"] for one in ran.document["questions"])
     json.dumps(ran.document, allow_nan=False)
