@@ -73,7 +73,7 @@ class Asked:
     server: ServerFacts
     samples: Samples
     series: int
-    """Series that the questions read, each name once, as counted at some moments of the range."""
+    """Series that the questions read, each name once, as counted at the end of the range or before."""
     calls: int
     """Sent to the server, the refused ones among them."""
     pieces_kept: int
