@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -29,7 +30,9 @@ from optiinfra.cli import (
     report_words,
 )
 from optiinfra.domain.readings import Unknown, UnknownReason
+from optiinfra.domain.report.history import ScalerHistory
 from optiinfra.domain.report.making import Made, Told, compose, prepare
+from optiinfra.domain.report.patches import scaler_patch
 from optiinfra.domain.report.report import Curves, Patch
 from optiinfra.domain.report.scaling import play
 from tests.unit.domain import report_fleet as fleet
@@ -358,3 +361,16 @@ def test_patches_are_counted_on_the_error_stream(run, tmp_path, whole):
     ran = run("--patches", str(tmp_path / "patches"), "--format", "json")
     assert json.loads(ran.stdout)["version"]
     assert f"{len(whole.patches)} patches written" in ran.stderr
+
+
+def test_an_hpa_of_their_own_gets_a_patch_that_the_api_server_would_take(whole):
+    times = fleet.times_of(0.1)
+    scaler = ScalerHistory("chat-hpa", 1.0, 12.0, np.full(len(times), 8.0))
+    one = fleet.model(times, "chat", busy=np.full(len(times), 1.0), replicas=8, scaler=scaler)
+    (case,) = prepare(fleet.alone(times, one), fleet.options()).models
+    replay = next(each.replay for each in whole.report.models if each.workload == "chat")
+    text = scaler_patch(case, replay, target=1650.0, query="sum(work)", server="http://prometheus.example:9090")
+    document = yaml.safe_load(text)
+    kubernetes_validate.validate(document, "1.36", strict=True)
+    assert document["metadata"] == {"name": "chat-hpa", "namespace": "inference"}
+    assert document["spec"]["metrics"][0]["external"]["target"]["averageValue"] == "1650"
