@@ -177,6 +177,14 @@ def test_the_same_load_is_decided_alike_by_pods_and_by_prometheus(world, metrics
         world.pages.serve(address, CALM)
     again, _ = together(world, namespace, bottleneck=calm["bottleneck"])
     assert again["bottleneck"] == calm["bottleneck"]
+
+    def history_told():
+        found = world.status(namespace, "by-prometheus").get("history", {})
+        # This server is a minute old: it was asked, and what is missing is said.
+        assert "no series of its pods" in found.get("message", ""), found
+        return True
+
+    eventually(history_told, seconds=90.0, what="the server was asked for what it remembers")
     lag = max(0.0, first["by-prometheus"] - first["by-pods"])
     figures.add("Prometheus as a source", "seconds behind the pods' decision on a rise", round(lag, 1), "s")
 
