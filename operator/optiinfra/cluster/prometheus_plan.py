@@ -39,7 +39,7 @@ class AskLimits:
     least_points: int = 4
     """A call that the server refuses as too large is not cut below it."""
     cells: int = 1_000_000
-    """Series x steps of one call. A tenth of it was measured to cost a server with 250,000 series twice the CPU, because
+    """Series x steps of one call. A tenth was measured to cost a server with 250,000 series twice the CPU, because
     each call selects its series anew, and no less memory."""
     samples: int = 10_000_000
     """Of one call, as estimated; Prometheus refuses more than 50 million."""
