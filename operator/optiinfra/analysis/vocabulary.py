@@ -146,6 +146,7 @@ class NumberName(StrEnum):
     GPUS_SHOWN = "gpus_shown"
     RECOVERY_ACTION = "recovery_action"
     REMAP_FAILED = "remap_failed"
+    UNAVAILABLE_EVENTS = "unavailable_events"
 
     @classmethod
     def of(cls, text: str) -> "NumberName | None":
