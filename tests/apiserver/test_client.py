@@ -341,7 +341,7 @@ async def test_an_answer_that_is_not_an_object_is_malformed(tmp_path, body):
 
 
 def test_importing_the_whole_layer_stays_light():
-    """The operator may use 160 MiB in all; typed API groups alone would cost 83."""
+    """The operator may use 160 MiB in all; typed API groups alone would add 83 to the 75 to 80 that are needed."""
     script = (
         "import importlib, pkgutil, sys, optiinfra.cluster as c\n"
         "[importlib.import_module(m.name) for m in pkgutil.iter_modules(c.__path__, 'optiinfra.cluster.')]\n"
@@ -352,4 +352,4 @@ def test_importing_the_whole_layer_stays_light():
     out = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(root)}
     )
-    assert int(out.stdout) < 80 * 1024
+    assert int(out.stdout) < 100 * 1024

@@ -17,7 +17,7 @@ from optiinfra.control.kill_switch import ActsStopped, Stop
 from tests.engine_pages import MERGE, EnginePages, Page, Scene, hpa_path
 from tests.operator_process import eventually, free_port, install
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(480)
 
 BUSY = Page(running=60, waiting=400, kv_cache_usage=0.5)
 WANTED = 4
@@ -25,13 +25,13 @@ WANTED = 4
 QUICK = {
     "OPTIINFRA_INTERVAL_SECONDS": "1",
     "OPTIINFRA_SCRAPE_INTERVAL_SECONDS": "1",
-    "OPTIINFRA_STALE_AFTER_SECONDS": "10",
+    "OPTIINFRA_STALE_AFTER_SECONDS": "20",
     "OPTIINFRA_SIGNAL_WINDOW_SECONDS": "10",
     "OPTIINFRA_TICK_SECONDS": "1",
     "OPTIINFRA_HOLD_SECONDS": "3",
     "OPTIINFRA_RETRY_PERIOD_SECONDS": "0.5",
-    "OPTIINFRA_RENEW_DEADLINE_SECONDS": "6",
-    "OPTIINFRA_LEASE_DURATION_SECONDS": "8",
+    "OPTIINFRA_RENEW_DEADLINE_SECONDS": "10",
+    "OPTIINFRA_LEASE_DURATION_SECONDS": "15",
 }
 CLUSTERS = "/apis/optiinfra.io/v1alpha1/clusterresourceoptimizations"
 OBJECTS = {"chat": 200, "agents": 100, "batch": 10}
@@ -100,6 +100,11 @@ def pair(scene):
     return leader, scene.follower if leader is scene.operator else scene.operator
 
 
+def now_leading(scene):
+    """Whoever leads now: on a slow machine the lead may have passed on since it was last asked."""
+    return scene.operator if scene.operator.leading else scene.follower
+
+
 def turn(scene, paused):
     scene.cluster.request("PATCH", scene.installation.switch_path, {"data": {"paused": paused}}, content_type=MERGE)
 
@@ -114,7 +119,7 @@ def floor(scene):
 
 def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scene):
     namespace = scene.made["pool"]
-    leader, _ = pair(scene)
+    pair(scene)
 
     def all_wait():
         for name in OBJECTS:
@@ -123,12 +128,12 @@ def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scen
         return True
 
     eventually(all_wait, seconds=60, what="three objects hold the whole budget and want more")
-    assert leader.desired(namespace) == dict.fromkeys(OBJECTS, 1.0)
+    assert now_leading(scene).desired(namespace) == dict.fromkeys(OBJECTS, 1.0)
     pools = [{"name": "h100", "nodeSelector": {"gpu": "h100"}, "gpuBudget": 8}]
     scene.cluster.request("PATCH", scene.cluster_path, {"spec": {"pools": pools}}, content_type=MERGE)
 
     def shared():
-        published = leader.desired(namespace)
+        published = now_leading(scene).desired(namespace)
         # Whatever is published at any moment: never more than the budget.
         assert sum(published.values()) <= 8.0, published
         assert published == {"chat": 4.0, "agents": 3.0, "batch": 1.0}, published
@@ -140,7 +145,7 @@ def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scen
     assert "priority 10" in message
 
     def counted():
-        gpus = {dict(labels)["what"]: value for labels, value in leader.series("optiinfra_pool_gpus").items()}
+        gpus = {dict(labels)["what"]: value for labels, value in now_leading(scene).series("optiinfra_pool_gpus").items()}
         assert (gpus["budget"], gpus["held"], gpus["refused"]) == (8.0, 8.0, 4.0), gpus
         return True
 
