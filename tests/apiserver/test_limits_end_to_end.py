@@ -145,7 +145,8 @@ def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scen
     assert "priority 10" in message
 
     def counted():
-        gpus = {dict(labels)["what"]: value for labels, value in now_leading(scene).series("optiinfra_pool_gpus").items()}
+        series = now_leading(scene).series("optiinfra_pool_gpus")
+        gpus = {dict(labels)["what"]: value for labels, value in series.items()}
         assert (gpus["budget"], gpus["held"], gpus["refused"]) == (8.0, 8.0, 4.0), gpus
         return True
 
