@@ -158,6 +158,14 @@ class Inventory:
         ]
         return _silent(own, now=self._clock())
 
+    def blind_of_nodes(self) -> tuple[str, ...]:
+        """Return those without which nothing of nodes may be decided: what runs there, and what may be moved.
+
+        Volumes and devices are not among them: what these mirrors do not know keeps a pod where it is.
+        """
+        deciding = [*self._node_mirrors, *self._pod_mirrors, *self._budget_mirrors] if self._node_mirrors else []
+        return _silent(deciding, now=self._clock())
+
     def longest_pause(self) -> float:
         """Return for how many seconds the laziest mirror has not even tried to hear anything."""
         now = self._clock()

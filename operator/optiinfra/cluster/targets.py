@@ -36,7 +36,8 @@ from optiinfra.domain.workload import Rollout
 DISCOVERY_KEPT_S = 600.0
 DISCOVERY_MISS_KEPT_S = 30.0
 MIRROR_FRESH_S = 180.0
-"""Bookmarks come about once a minute; a mirror that heard nothing for longer is not believed."""
+"""A mirror hears something every 40 s, if only that its watch is over (`watch.WatchTimes`); after four times as long
+without a word it is not believed, and the target is read itself."""
 _WORDS_LIMIT = 512
 _MIRRORED = {("apps/v1", "Deployment"): "deployments", ("apps/v1", "StatefulSet"): "statefulsets"}
 _GROUP_VERSION = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?v[0-9][a-z0-9]*\Z")

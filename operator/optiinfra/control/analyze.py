@@ -168,6 +168,10 @@ def _cluster(cluster: ClusterWork, *, now: UnixTime, times: AnalysisTimes) -> No
     gpu_health.judge(cluster)
     if spec.idle_gpus.enabled:
         idle_gpus.judge(cluster, now=now, stale_after=times.stale_after, policy=times.idle_policy)
+    if cluster.problem is not None:
+        # Agents are heard all the same, but who runs where is the past: nothing is planned or proposed about it.
+        consolidation.hold(cluster)
+        return
     if spec.consolidation.enabled and nodes:
         proposals += consolidation.consolidate(cluster, now=now)
     if spec.idle_gpus.enabled:

@@ -28,12 +28,17 @@ from optiinfra.domain.workload import NodeFacts
 def cluster_status(cluster: ClusterWork, *, round_id: str, now: UnixTime) -> ClusterResourceOptimizationStatus:
     """Build the status after a round."""
     old, metadata, spec = cluster.obj.status, cluster.obj.metadata, cluster.obj.spec
-    recommendations = recommendations_of(
-        [("", proposal) for proposal in cluster.proposals],
-        old.recommendations,
-        object_uid=metadata.uid,
-        texts={},
-        now=now,
+    # What could not be looked at again still stands until it expires, as with services; a plan's steps do not.
+    recommendations = (
+        recommendations_of(
+            [("", proposal) for proposal in cluster.proposals],
+            old.recommendations,
+            object_uid=metadata.uid,
+            texts={},
+            now=now,
+        )
+        if cluster.problem is None
+        else tuple(item for item in old.recommendations if item.expires_at.unix > now)
     )
     nodes = list(cluster.nodes.values())
     return ClusterResourceOptimizationStatus(

@@ -5,7 +5,7 @@ object in this round. Which HPA drives a target is settled here too: none, one, 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,6 +61,9 @@ class ClusterView(Protocol):
 
     def blind(self, namespace: str) -> tuple[str, ...]:
         """Paths of collections that this namespace's counts rest on, and of which nothing is heard any more."""
+
+    def blind_of_nodes(self) -> tuple[str, ...]:
+        """The same of what is decided about nodes."""
 
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         """HPAs that target a workload."""
@@ -178,11 +181,8 @@ class Collector:
             work.problem = target_problem(target, known.error)
             return
         assert known.facts is not None
-        if blind := self.cluster.blind(key.namespace):
-            text = (
-                f"the API server has told nothing of {', '.join(blind)} for two minutes; nothing is decided on the past"
-            )
-            work.problem = Problem(Reason.API_ERROR, text)
+        if (blind := _blindness(self.cluster.blind(key.namespace))) is not None:
+            work.problem = blind
             return
         try:
             pods = self.cluster.pods_of(key.namespace, known.facts.selector) if known.facts.selector else ()
@@ -229,7 +229,16 @@ class Collector:
             told_by={name: source for name in nodes if (source := self.snapshots.source(name))},
             engines=engines_of(nodes.values(), self.snapshots, services, now=UnixTime(self.clock())),
             claim=claim,
+            problem=_blindness(self.cluster.blind_of_nodes()),
         )
+
+
+def _blindness(silent: Sequence[str]) -> Problem | None:
+    """Say what the API server tells nothing of any more; None while everything is heard."""
+    if not silent:
+        return None
+    text = f"the API server has told nothing of {', '.join(silent)} for two minutes; nothing is decided on the past"
+    return Problem(Reason.API_ERROR, text)
 
 
 def _cluster_interval(obj: ClusterResourceOptimization) -> float:

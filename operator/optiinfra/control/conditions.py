@@ -234,6 +234,8 @@ def cluster_conditions(cluster: ClusterWork) -> list[Wanted]:
 
 def _doubts(cluster: ClusterWork) -> Wanted:
     """Judge whether it is ours alone, what is known of the nodes can be so, and their GPUs are well."""
+    if cluster.problem is not None:
+        return Wanted(ConditionType.DEGRADED, _YES, cluster.problem.reason, cluster.problem.message)
     if cluster.claim.other is not None:
         return _other_operator(cluster.claim)
     sick = gpu_health.cluster_condition(cluster)

@@ -1,8 +1,9 @@
 """Consolidation in the round: a drain plan from what is mirrored, and what of it has stood long enough to be proposed.
 
 A node is proposed once it could be emptied for the whole window, and for twice what emptying it costs: what has stood
-for so long may be expected to stand as long again. A clock that jumps proves nothing about the time between: the
-windows begin anew. When a plan is made is the matter of `drain_planning`.
+for so long may be expected to stand as long again. A clock that jumps, and mirrors of nodes and pods that hear nothing
+any more (`hold`), prove nothing about the time between: the windows begin anew. When a plan is made is the matter of
+`drain_planning`.
 """
 
 from collections.abc import Iterable
@@ -59,6 +60,12 @@ def _busy(page: EngineReading) -> Value:
     if not shares:
         return Unknown(UnknownReason.NOT_MEASURED, "the page tells neither its cache nor its batch limit")
     return min(1.0, max(shares))
+
+
+def hold(cluster: ClusterWork) -> None:
+    """Plan nothing, because it is not seen what runs where: windows begin anew, and so does a plan in the making."""
+    cluster.memory.emptyable_since.clear()
+    cluster.memory.drain.forget()
 
 
 def consolidate(cluster: ClusterWork, *, now: UnixTime) -> list[Proposal]:

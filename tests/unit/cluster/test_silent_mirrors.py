@@ -63,9 +63,10 @@ async def test_a_mirror_that_hears_nothing_for_long_is_named():
     server = Server()
     async with inventory(server) as made:
         server.now += SILENT_AFTER_S
-        assert made.silent() == made.blind("inference") == ()
+        assert made.silent() == made.blind("inference") == made.blind_of_nodes() == ()
         server.now += 1.0
         assert made.blind("inference") == CLUSTER
+        assert made.blind_of_nodes() == ("/api/v1/nodes", "/api/v1/pods", "/apis/policy/v1/poddisruptionbudgets")
         assert {*made.silent()} == {*CLUSTER, "/apis/policy/v1/poddisruptionbudgets", "/api/v1/nodes"}
 
 
@@ -78,6 +79,7 @@ async def test_of_several_namespaces_only_those_concerned_are_blind():
             "/apis/autoscaling/v2/namespaces/a/horizontalpodautoscalers",
         )
         assert made.blind("b") == ()
+        assert made.blind_of_nodes() == (), "of no nodes anything is decided there"
 
 
 @pytest.mark.parametrize("deaf", CLUSTER)

@@ -95,6 +95,9 @@ class World:
     def blind(self, namespace: str) -> tuple[str, ...]:
         return self.silent
 
+    def blind_of_nodes(self) -> tuple[str, ...]:
+        return self.silent
+
     def scalers_of(self, namespace: str, kind: str, name: str) -> tuple[ScalerFacts, ...]:
         return self.scalers
 
@@ -161,6 +164,14 @@ async def test_nothing_is_decided_on_pods_that_are_not_seen_any_more():
     assert path in service.problem.message
     assert not service.problem.stalled
     assert service.targets[0].facts is None
+
+
+async def test_nothing_is_planned_for_nodes_that_are_not_seen_any_more():
+    (cluster,) = (await World(silent=("/api/v1/nodes",)).collect(cro_body())).clusters
+    assert cluster.problem.reason is Reason.API_ERROR
+    assert "/api/v1/nodes" in cluster.problem.message
+    (heard,) = (await World().collect(cro_body())).clusters
+    assert heard.problem is None
 
 
 async def test_a_group_of_pods_serves_when_all_of_it_does():

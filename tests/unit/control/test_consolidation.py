@@ -9,20 +9,26 @@ from optiinfra.api.conditions import ConditionStatus, ConditionType
 from optiinfra.api.reasons import Reason
 from optiinfra.api.status_change import is_meaningful_change
 from optiinfra.control import drain_planning
+from optiinfra.control.analyze import AnalysisTimes, analyze
 from optiinfra.control.cluster_report import cluster_status
 from optiinfra.control.conditions import cluster_conditions
 from optiinfra.control.consolidation import consolidate, serving_of, with_gpu_model
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.recommend import LIFETIME
 from optiinfra.control.snapshots import SnapshotStore
-from optiinfra.control.work import ClusterWork
+from optiinfra.control.work import ClusterWork, Problem, Work
+from optiinfra.domain.cost import PriceList
 from optiinfra.domain.prices import NodePrice, Origin, PriceSource
 from optiinfra.domain.readings import EngineKind, EngineReading, Signal, Unknown, UnknownReason
-from optiinfra.domain.units import UnixTime
+from optiinfra.domain.units import Seconds, UnixTime
 from tests.unit.control.examples import NOW, cro
 from tests.unit.domain.drained import node, pod
 
 STAYS = {"blockers": ("BarePod",)}
+TIMES = AnalysisTimes(
+    window=Seconds(60.0), stale_after=Seconds(60.0), tick=Seconds(30.0), hold=Seconds(300.0), idle_span=Seconds(600.0)
+)
 
 
 def priced(name, hour, *, committed=0.0):
@@ -107,6 +113,47 @@ def test_a_clock_that_jumps_proves_nothing():
     assert subjects(on) == []
     assert "clock went on" in on.doubts[0]
     assert subjects(rounds.at(100_070.0)) == ["a"]
+
+
+UNHEARD = Problem(Reason.API_ERROR, "the API server has told nothing of /api/v1/nodes for two minutes")
+
+
+def judged(rounds, seconds, **changes):
+    """One round of the analysis, and the status after it."""
+    key, now = ObjectKey("ClusterResourceOptimization", "", "cluster"), UnixTime(NOW + seconds)
+    prices = {name: PriceList() for name in ("", "h100")}
+    work = ClusterWork(key, rounds.obj, rounds.memory, rounds.nodes, prices, rounds.prices, **changes)
+    analyze(Work("r", now, (key,), clusters=[work]), TIMES)
+    status = cluster_status(work, round_id="r", now=now)
+    rounds.obj = rounds.obj.model_copy(update={"status": status})
+    return work, status
+
+
+def test_nothing_is_planned_while_the_mirrors_of_nodes_hear_nothing():
+    rounds = Rounds(*half_empty(), consolidation={"window": "1m"})
+    judged(rounds, 0.0)
+    work, before = judged(rounds, 60.0)
+    assert subjects(work) == ["a"]
+    assert before.consolidation.steps
+    held, status = judged(rounds, 90.0, problem=UNHEARD)
+    assert (held.plan, held.proposals, held.due) == (None, (), ())
+    assert status.consolidation is None, "steps on what runs where are no plan any more"
+    assert status.recommendations == before.recommendations, "what was said stands until it expires"
+    found = {one.type: (one.status, one.reason) for one in status.conditions}
+    assert found[ConditionType.READY] == (ConditionStatus.FALSE, Reason.API_ERROR)
+    assert found[ConditionType.ANALYSIS_COMPLETE] == (ConditionStatus.FALSE, Reason.API_ERROR)
+    assert found[ConditionType.DEGRADED] == (ConditionStatus.TRUE, Reason.API_ERROR)
+    assert "/api/v1/nodes" in degraded(held).message
+    expired, status = judged(rounds, 60.0 + LIFETIME, problem=UNHEARD)
+    assert (expired.proposals, status.recommendations) == ((), ())
+
+
+def test_what_was_not_seen_proves_nothing_about_a_window():
+    rounds = Rounds(*half_empty(), consolidation={"window": "1m"})
+    judged(rounds, 0.0)
+    judged(rounds, 30.0, problem=UNHEARD)
+    assert subjects(judged(rounds, 70.0)[0]) == []
+    assert subjects(judged(rounds, 130.0)[0]) == ["a"]
 
 
 def degraded(work):
