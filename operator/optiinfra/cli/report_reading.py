@@ -20,10 +20,10 @@ from optiinfra.domain.report.cases import chunks
 from optiinfra.domain.report.frames import Question
 from optiinfra.domain.report.history import FleetHistory
 from optiinfra.domain.report.joining import join
-from optiinfra.domain.report.joining_found import found
+from optiinfra.domain.report.joining_found import Found, found
 from optiinfra.domain.report.scaling import Case, Played, play
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions
+from optiinfra.engines.promql_fleet import LABELLED, discovery_questions, fleet_questions, label_questions
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -34,11 +34,13 @@ SIMULATED: Final = Question(
     by=(),
     metrics=("optiinfra_simulated",),
     split_by="",
+    coarse_s=3600.0,
 )
 """Pages of simulated engines and GPUs carry it, so that nothing of them passes for a measurement."""
 _EVERY: Final = 200
 """Syncs between two words on progress."""
 _LOOK_S: Final = 0.3
+_DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,7 @@ async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Re
     ) as server:
         now = UnixTime(await server.now())
         grid = TimeGrid.ending(now if wanted.until is None else wanted.until, since=wanted.since, step=wanted.step)
-        first = await server.ask(
-            (*discovery_questions(), SIMULATED),
-            grid,
-            matchers=wanted.matchers,
-            namespaces=wanted.namespaces,
-            on_progress=on_progress,
-        )
-        seen = found([one for one in first.frames if one.question.name != SIMULATED.name])
+        first, seen = await _look(server, grid, wanted, on_progress=on_progress)
         second = await server.ask(
             fleet_questions(seen), grid, matchers=wanted.matchers, namespaces=wanted.namespaces, on_progress=on_progress
         )
@@ -98,6 +93,23 @@ async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Re
         simulated=any(bool((values > 0.0).any()) for values in marks),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
+
+
+async def _look(
+    server: MetricsServer, grid: TimeGrid, wanted: Wanted, *, on_progress: Callable[[Progress], None]
+) -> tuple[Asked, Found]:
+    """Ask the first round: what is there, and what labels are called, by the index where that is open."""
+    days = wanted.since / _DAY_S
+    labels = {kind: await server.labels(metrics, grid, matchers=wanted.matchers) for kind, metrics in LABELLED.items()}
+    told = {kind: names for kind, names in labels.items() if names is not None}
+    asked = await server.ask(
+        (*discovery_questions(days), *(label_questions(days) if len(told) < len(labels) else ()), SIMULATED),
+        grid,
+        matchers=wanted.matchers,
+        namespaces=wanted.namespaces,
+        on_progress=on_progress,
+    )
+    return asked, found([one for one in asked.frames if one.question.name != SIMULATED.name], labels=told)
 
 
 def _samples(asked: Asked) -> int:

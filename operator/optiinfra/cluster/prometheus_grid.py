@@ -10,6 +10,7 @@ from math import floor
 from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from optiinfra.cluster.errors import Invalid
 from optiinfra.domain.report.frames import FloatArray
@@ -18,6 +19,7 @@ from optiinfra.domain.units import Seconds, UnixTime
 LEAST_WINDOW: Final = Seconds(120.0)
 """Of rates, unless said otherwise: two scrapes at least have to fall into it, and scrapes of a minute are common."""
 MOST_POINTS: Final = 200_000
+_FEWEST: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,27 @@ class TimeGrid:
     def times(self) -> FloatArray:
         """(points,) Unix seconds."""
         return self.start + self.step * np.arange(self.points, dtype=np.float64)
+
+    def coarser(self, step_s: float) -> "TimeGrid":
+        """Return the whole multiples of a longer step within it, each with a window as long as that step.
+
+        It is the grid itself where that step is no longer, or where the range holds fewer than two such steps.
+        """
+        times = int(step_s // self.step)
+        step = times * self.step
+        first = -(-self.start // step) * step if times > 1 else self.start
+        points = floor((self.end - first) / step + 1e-9) + 1 if times > 1 else 0
+        if points < _FEWEST:
+            return self
+        return TimeGrid(UnixTime(first), Seconds(step), points, Seconds(step))
+
+    def spread_from(self, coarse: "TimeGrid") -> npt.NDArray[np.int64]:
+        """Return for each point the number of the coarse moment whose window it lies in.
+
+        Points behind the last moment get `coarse.points`: they are told by one more moment, the end of this grid.
+        """
+        places = np.ceil((self.times - coarse.start) / coarse.step - 1e-9)
+        return np.maximum(places, 0.0).astype(np.int64)
 
     def cuts(self, points: int) -> Iterator[tuple[int, int]]:
         """Yield (first, points) of pieces that begin at multiples of `points` since 1970; the ends may be shorter."""

@@ -40,7 +40,10 @@ _ENDED_ALL_THE_SAME: Final = "it ended the connection without an answer: does it
 _PLAIN: Final = "it does not speak TLS: write the address with http://"
 _NO_NAME: Final = "its name is not known here: run inside the cluster, or use kubectl port-forward"
 _NOBODY: Final = "nobody listens there (connection refused): is it running, and the port-forward open?"
-_FOREIGN_CA: Final = "its certificate is not signed by a CA that is trusted here: name it with --ca-file"
+_FOREIGN_CA: Final = (
+    "its certificate is not signed by a CA that is trusted here: name it with --ca-file "
+    "(of the operator: OPTIINFRA_PROMETHEUS_CA_FILE)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,11 @@ class Part:
     """As counted; at least 1."""
 
 
+def grid_of(question: Question, whole: TimeGrid) -> TimeGrid:
+    """Return the moments at which a question is asked: those of the whole grid, or fewer."""
+    return whole.coarser(question.coarse_s) if question.coarse_s and not question.latest else whole
+
+
 def may_split(question: Question) -> bool:
     """Tell whether parts of a question's series give parts of its rows."""
     label = question.split_by

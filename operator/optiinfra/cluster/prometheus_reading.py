@@ -18,7 +18,7 @@ from optiinfra.cluster.prometheus_answer import Piece
 from optiinfra.cluster.prometheus_cache import PieceCache, piece_name
 from optiinfra.cluster.prometheus_call import Caller
 from optiinfra.cluster.prometheus_grid import TimeGrid
-from optiinfra.cluster.prometheus_plan import AskLimits, is_largest
+from optiinfra.cluster.prometheus_plan import AskLimits, grid_of, is_largest
 from optiinfra.cluster.prometheus_refusals import Helps, helps
 from optiinfra.cluster.prometheus_rows import Key, Rows
 from optiinfra.domain.report.frames import FloatArray, Frame, Question
@@ -65,7 +65,8 @@ class Answering:
     """One question while it is answered."""
 
     question: Question
-    grid: TimeGrid
+    whole: TimeGrid
+    """That its frame is on."""
     link: str
     most_points: int
     """Of one call; smaller after the server found one too large or took long."""
@@ -77,11 +78,33 @@ class Answering:
     merged: int = 0
     shared: set[Key] = field(default_factory=set)
     refused: ClusterError | None = None
+    grid: TimeGrid = field(init=False)
+    """At whose moments it is asked."""
+
+    def __post_init__(self) -> None:
+        self.grid = grid_of(self.question, self.whole)
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds of the range behind its last moment: they are asked for besides, as one moment more, at its end."""
+        return max(0.0, self.whole.end - self.grid.end)
 
     @property
     def points(self) -> int:
-        """Of its frame."""
-        return 1 if self.question.latest else self.grid.points
+        """That are asked for."""
+        return 1 if self.question.latest else self.grid.points + (self.rest_s > 0.0)
+
+    def _on_the_grid(self, values: FloatArray) -> FloatArray:
+        """Put coarse values at all points that they stand for."""
+        if self.grid is self.whole:
+            return values
+        places = self.whole.spread_from(self.grid)
+        spread: FloatArray = values[:, places]
+        if self.question.events:
+            inner = np.zeros(len(places), dtype=np.bool_)
+            inner[:-1] = places[:-1] == places[1:]
+            spread[np.isfinite(spread) & inner] = 0.0
+        return spread
 
     def add(self, read: Rows, *, first: int, part: int) -> None:
         """Take what came back; where a row has two values at a step, the larger stays."""
@@ -111,7 +134,10 @@ class Answering:
         values = np.empty((len(keys), self.points), dtype=np.float64)
         for n, key in enumerate(keys):
             values[n] = self.rows.pop(key)
-        times = np.array([self.grid.end]) if self.question.latest else self.grid.times
+        if self.question.latest:
+            times = np.array([self.whole.end])
+        else:
+            times, values = self.whole.times, self._on_the_grid(values)
         return Frame(self.question, keys, times, values, self.samples, self.link, tuple(warnings))
 
 
@@ -143,6 +169,8 @@ class Task:
     def piece(self) -> Piece:
         """Its range."""
         grid = self.of.grid
+        if self.first == grid.points:
+            return Piece(self.of.whole.end, grid.step, 1)
         return Piece(grid.start + self.first * grid.step, grid.step, self.points)
 
     def cut(self) -> tuple["Task", "Task"]:

@@ -12,12 +12,13 @@ from typing import Final
 from optiinfra.cluster.prometheus_call import Caller
 from optiinfra.cluster.prometheus_copies import Copies, find_copies
 from optiinfra.cluster.prometheus_counts import SeriesCounts, count_series, scrape_interval
-from optiinfra.cluster.prometheus_grid import TimeGrid
+from optiinfra.cluster.prometheus_grid import LEAST_WINDOW, TimeGrid
 from optiinfra.cluster.prometheus_matchers import Matcher, filled, one_of
-from optiinfra.cluster.prometheus_plan import AskLimits, Part, parts, pieces, points_of, samples_a_step
+from optiinfra.cluster.prometheus_plan import AskLimits, Part, grid_of, parts, pieces, points_of, samples_a_step
 from optiinfra.cluster.prometheus_reading import Answering, Task
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.report.frames import Question
+from optiinfra.domain.units import Seconds
 
 _NAMED: Final = 4
 _ALONE: Final = Part((), 1)
@@ -106,7 +107,7 @@ def planned(
         reason = _why_not(question, counts, scope)
         listed: tuple[Part, ...] = (_ALONE,)
         if reason is None and counts is not None and question.metrics:
-            whole = filled(question.promql, matchers=(), window=scope.grid.window)
+            whole = filled(question.promql, matchers=(), window=grid_of(question, scope.grid).window)
             a_step = samples_a_step(whole, scrape_s=counted.scrape_s)
             listed = parts(question, counts.of(question.metrics), limits, a_step=a_step)
             reason = _too_large(listed, limits)
@@ -114,7 +115,7 @@ def planned(
             not_asked.append(NotAsked(question, reason))
             continue
         matchers = scope.matchers_for(question.split_by)
-        whole = filled(question.promql, matchers=matchers, window=scope.grid.window)
+        whole = filled(question.promql, matchers=matchers, window=grid_of(question, scope.grid).window)
         one = Answering(question, scope.grid, link(whole), limits.points)
         answering.append(one)
         tasks += _tasks(one, listed, matchers, counted, limits)
@@ -129,7 +130,8 @@ def _tasks(
     for number, part in enumerate(listed):
         for copy in copies:
             also = () if copy is None else (copy,)
-            query = filled(one.question.promql, matchers=(*matchers, *part.matchers, *also), window=one.grid.window)
+            limited = (*matchers, *part.matchers, *also)
+            query = filled(one.question.promql, matchers=limited, window=one.grid.window)
             series = max(1, part.series // len(copies))
             a_step = samples_a_step(query, scrape_s=counted.scrape_s)
             points = points_of(Part(part.matchers, series), a_step=a_step, limits=limits)
@@ -137,6 +139,10 @@ def _tasks(
                 Task(one, query, series, a_step, number, first, length)
                 for first, length in pieces(one.question, one.grid, points)
             ]
+            if one.rest_s:
+                window = Seconds(max(one.rest_s, LEAST_WINDOW))
+                query = filled(one.question.promql, matchers=limited, window=window)
+                tasks.append(Task(one, query, series, a_step, number, one.grid.points, 1))
     return tasks
 
 

@@ -5,8 +5,9 @@ The first round is small: which exporters are there, in which namespaces, and by
 it does not have, and no label is looked at that it does not use. `domain.report.joining.join` makes one history of the
 answers.
 
-    asked = await client.ask(discovery_questions(), ...)
-    seen = found(asked.frames)
+    labels = {kind: await client.labels(metrics, ...) for kind, metrics in LABELLED.items()}
+    asked = await client.ask(discovery_questions(days), ...)
+    seen = found(asked.frames, labels=labels)
     asked = await client.ask(fleet_questions(seen), ...)
     history = join(asked.frames, found=seen, now=now, unanswered=...)
 
@@ -14,6 +15,7 @@ answers.
 some namespaces matches it, and questions that have none (nodes) or another one (`instance`: GPUs) are not limited.
 """
 
+from math import ceil
 from typing import Final
 
 from optiinfra.domain.report.frames import Question
@@ -41,6 +43,14 @@ _TOLD: Final = ("__name__", *NAMESPACE_LABELS, *CLUSTER_LABELS, *REPLICA_LABELS)
 _WHOLE: Final = ("__name__", *CLUSTER_LABELS, *REPLICA_LABELS)
 _NOW: Final = "1h:15m"
 """For exporters of the cluster, which do not come and go."""
+_RUNNING: Final = (*dict.fromkeys(name for engine in ENGINES for name in running_names(engine)), *CACHE_NAMES)
+LABELLED: Final = {
+    "engines": _RUNNING,
+    "gpus": tuple(name for name in gpu_names() if name.startswith("DCGM_")),
+    "state": ("kube_pod_info", "kube_pod_container_resource_requests"),
+    "containers": (CONTAINER_NAMES[1],),
+}
+"""Kind of series that names pods -> the metrics by whose labels it is told how."""
 _NOT_EMPTY: Final = '!=""'
 _LABELS: Final = (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS, *NODE_LABELS)
 
@@ -50,21 +60,27 @@ def discovery_questions(days: float = 14.0) -> tuple[Question, ...]:
 
     What was scaled away before the end is found by that, and what ran for less may not be.
     """
-    past = f"{max(1, round(days))}d:{MOMENTS}"
-    engines = (*dict.fromkeys(name for engine in ENGINES for name in running_names(engine)), *CACHE_NAMES)
-    gpus = gpu_names()
-    exporters = tuple(name for name in gpus if name.startswith("DCGM_"))
-    containers = (CONTAINER_NAMES[1],)
+    past = f"{max(1, ceil(days))}d:{MOMENTS}"
     return (
-        _there("found.engines", engines, past, by=_TOLD),
-        _there("found.gpus", gpus, past, by=_TOLD),
+        _there("found.engines", _RUNNING, past, by=_TOLD),
+        _there("found.gpus", gpu_names(), past, by=_TOLD),
         _there("found.state", STATE_NAMES, _NOW, by=_WHOLE),
         _there("found.nodes", (*NODE_NAMES, *AGENT_NAMES), _NOW, by=_WHOLE),
         _there("found.containers", CONTAINER_NAMES, _NOW, by=_WHOLE),
-        _labels("found.labels.engines", engines, past, (*NAMESPACE_LABELS, *POD_LABELS, *SERVICE_LABELS)),
-        _labels("found.labels.gpus", exporters, past, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
-        _labels("found.labels.state", ("kube_pod_info", "kube_pod_container_resource_requests"), _NOW, _LABELS),
-        _labels("found.labels.containers", containers, _NOW, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
+    )
+
+
+def label_questions(days: float = 14.0) -> tuple[Question, ...]:
+    """Return what to ask besides where the server's index is closed: it reads every series once a label."""
+    past = f"{max(1, ceil(days))}d:{MOMENTS}"
+    listed = {
+        "engines": (past, (*NAMESPACE_LABELS, *POD_LABELS, *SERVICE_LABELS)),
+        "gpus": (past, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
+        "state": (_NOW, _LABELS),
+        "containers": (_NOW, (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS)),
+    }
+    return tuple(
+        _labels(f"found.labels.{kind}", LABELLED[kind], since, labels) for kind, (since, labels) in listed.items()
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from optiinfra.domain.report.frames import Question
 from optiinfra.domain.report.joining_found import Found, Spelling
 from optiinfra.engines.promql_fleet_parts import (
+    FACTS_S,
     REVISION,
     WORKLOAD,
     largest,
@@ -109,7 +110,8 @@ class _Asker:
         others = self._not_ended(largest(select(_REQUESTS, 'resource=~"cpu|memory"'), own))
         by = ("node", "resource")
         text = together("sum", with_label(others, "node", self.node), by)
-        yield self._question("node_requests", text, [_REQUESTS], by=by, latest=True)
+        # Of all namespaces and none of its rows: nothing to split or limit it by.
+        yield question("state.node_requests", text, metrics=[_REQUESTS], by=by, split_by="", latest=True)
         by = (*WORKLOAD, "container", "resource")
         for field, name in (("container_requests", _REQUESTS), ("container_limits", _LIMITS)):
             held = largest(select(name, *self.only), own)
@@ -121,7 +123,9 @@ class _Asker:
         )
         named = with_label(with_workload(images, self.spelling), "container", self.spelling.container)
         by = (*WORKLOAD, "container", "image")
-        yield self._question("images", together("count", named, by), ["kube_pod_container_info"], by=by)
+        yield self._question(
+            "images", together("count", named, by), ["kube_pod_container_info"], by=by, coarse_s=FACTS_S
+        )
 
     def replicas(self) -> Iterator[Question]:
         """What workloads were told to run, and what was available."""
@@ -203,12 +207,22 @@ class _Asker:
     def _of_nodes(self, field: str, name: str, by: tuple[str, ...], *matchers: str, latest: bool = False) -> Question:
         labels = (*self.node, *by[1:])
         text = together("max", with_label(largest(select(name, *matchers), labels), "node", self.node), by)
-        return question(f"state.{field}", text, metrics=[name], by=by, split_by="", latest=latest)
+        coarse = 0.0 if latest else FACTS_S
+        return question(f"state.{field}", text, metrics=[name], by=by, split_by="", latest=latest, coarse_s=coarse)
 
     def _question(
-        self, field: str, promql: str, metrics: list[str], *, by: tuple[str, ...] = WORKLOAD, latest: bool = False
+        self,
+        field: str,
+        promql: str,
+        metrics: list[str],
+        *,
+        by: tuple[str, ...] = WORKLOAD,
+        latest: bool = False,
+        coarse_s: float = 0.0,
     ) -> Question:
-        return question(f"state.{field}", promql, metrics=metrics, by=by, split_by=self.space, latest=latest)
+        return question(
+            f"state.{field}", promql, metrics=metrics, by=by, split_by=self.space, latest=latest, coarse_s=coarse_s
+        )
 
 
 def _only_namespace(spelling: Spelling) -> Spelling:

@@ -3,6 +3,8 @@
 Values come one series a GPU, without the pod: pods come and go, and each would start a row of its own. Who holds a GPU
 is a question apart, by workload. A GPU that two pods share is exported once a pod, with a literal 0 where no process is
 mapped, so the largest counts. Means are over the window: a moment every five minutes sees nothing of short work.
+Utilisation is read step by step, and tells when a GPU was there; all else is judged by the hour, holders are looked at
+every twenty minutes.
 """
 
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from optiinfra.domain.report.joining_found import Found, Spelling
 from optiinfra.domain.surroundings_readings import GpuQuantity
 from optiinfra.engines import gpu_tables
 from optiinfra.engines.promql_fleet_parts import (
+    FACTS_S,
+    HOURLY_S,
     STEM,
     WORKLOAD,
     either,
@@ -33,6 +37,7 @@ AGENT_LABELS: Final = ("uuid", "node", "kubernetes_node", "nodename")
 PART_LABELS: Final = ("mig_uuid", "node", "kubernetes_node", "nodename")
 HOLDER_LABELS: Final = ("UUID", "uuid", "gpu", "GPU_I_ID", "Hostname", "hostname", "node")
 AGENT_HOLDER_LABELS: Final = ("uuid", "mig_uuid", "share")
+_FINE: Final = frozenset({"dcgm.utilization", "agent.utilization"})
 _PREFIX: Final = "DCGM_"
 _SCALED: Final = ("_RATIO", "_BYTES", "_WATTS")
 """What names of the dialect in base units end with."""
@@ -108,6 +113,7 @@ def _dcgm(found: Found) -> Iterator[Question]:
         metrics=[one.name for one in busy],
         by=by,
         split_by="instance",
+        coarse_s=FACTS_S,
     )
 
 
@@ -141,7 +147,12 @@ def _agent() -> Iterator[Question]:
     held = replaced(spelled, target="container", source="workload_container")
     by = (*AGENT_HOLDER_LABELS, *WORKLOAD, "container")
     yield question(
-        "agent.holders", f"count by ({','.join(by)}) ({held})", metrics=[_ALLOCATION], by=by, split_by="instance"
+        "agent.holders",
+        f"count by ({','.join(by)}) ({held})",
+        metrics=[_ALLOCATION],
+        by=by,
+        split_by="instance",
+        coarse_s=FACTS_S,
     )
 
 
@@ -178,4 +189,7 @@ def _values(function: str, names: list[_Name], labels: tuple[str, ...]) -> str:
 
 
 def _question(name: str, promql: str, names: list[_Name], by: tuple[str, ...], *, latest: bool = False) -> Question:
-    return question(name, promql, metrics=[one.name for one in names], by=by, split_by="instance", latest=latest)
+    coarse = 0.0 if latest or name in _FINE else HOURLY_S
+    return question(
+        name, promql, metrics=[one.name for one in names], by=by, split_by="instance", latest=latest, coarse_s=coarse
+    )

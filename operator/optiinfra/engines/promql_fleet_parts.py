@@ -21,6 +21,11 @@ REVISION: Final = f"(.+)-{_SUFFIX}{{1,10}}"
 """A ReplicaSet's name: its Deployment's, and a hash."""
 MOMENTS: Final = "20m"
 """How far apart a subquery looks at facts, which do not move: a moment costs one sample a series, a range all."""
+HOURLY_S: Final = 3600.0
+"""Of what is judged by the hour: every sample counts all the same, but evaluating once an hour is a seventh of the
+work of a server."""
+FACTS_S: Final = 1200.0
+"""Of what seldom changes: names, holders, what nodes have."""
 WORKLOAD: Final = ("namespace", "workload")
 
 
@@ -91,6 +96,9 @@ def question(
     by: tuple[str, ...] = WORKLOAD,
     split_by: str = "namespace",
     latest: bool = False,
+    coarse_s: float = 0.0,
+    events: bool = False,
 ) -> Question:
     """Return a question whose metrics are named once each."""
-    return Question(name, promql, by, tuple(dict.fromkeys(metrics)), split_by=split_by, latest=latest)
+    named = tuple(dict.fromkeys(metrics))
+    return Question(name, promql, by, named, split_by=split_by, latest=latest, coarse_s=coarse_s, events=events)

@@ -10,6 +10,8 @@ from typing import Final
 from optiinfra.domain.report.frames import Question
 from optiinfra.domain.report.joining_found import Found, Spelling
 from optiinfra.engines.promql_fleet_parts import (
+    FACTS_S,
+    HOURLY_S,
     WORKLOAD,
     largest,
     over_window,
@@ -27,6 +29,8 @@ AGENT_NAMES: Final = ("optiinfra_node_cpu_busy_seconds_total",)
 INSTANCE_LABELS: Final = ("node", "kubernetes_node", "nodename", "instance")
 """Who a value of a node is about, the surest first."""
 _BY: Final = (*WORKLOAD, "container")
+_COARSE: Final = {"pods": FACTS_S, "cpu": 0.0, "memory": HOURLY_S, "memory_kills": HOURLY_S}
+"""CPU is sized by what was used within minutes, memory by its peaks."""
 _ROOT: Final = 'id="/"'
 
 
@@ -58,7 +62,15 @@ def _containers(found: Found) -> Iterator[Question]:
     )
     for field, operator, text, metrics in listed:
         named = _named(largest(text, own), spelling)
-        yield question(f"containers.{field}", together(operator, named, _BY), metrics=metrics, by=_BY, split_by=space)
+        yield question(
+            f"containers.{field}",
+            together(operator, named, _BY),
+            metrics=metrics,
+            by=_BY,
+            split_by=space,
+            coarse_s=_COARSE[field],
+            events=field == "memory_kills",
+        )
 
 
 def _restarts(found: Found) -> Iterator[Question]:
@@ -68,7 +80,13 @@ def _restarts(found: Found) -> Iterator[Question]:
     if found.has("kube_pod_info", "kube_pod_owner"):
         named = _named(largest(over_window("increase", name, *_spaces(found)), own), spelling)
         yield question(
-            "containers.restarts", together("sum", named, _BY), metrics=[name], by=_BY, split_by=spelling.namespace[-1]
+            "containers.restarts",
+            together("sum", named, _BY),
+            metrics=[name],
+            by=_BY,
+            split_by=spelling.namespace[-1],
+            coarse_s=HOURLY_S,
+            events=True,
         )
 
 
@@ -80,11 +98,11 @@ def _nodes(found: Found) -> Iterator[Question]:
         ("agent_node.cpu", over_window("rate", AGENT_NAMES[0]), AGENT_NAMES),
     ):
         if found.has(*metrics):
-            yield question(name, largest(text, labels), metrics=metrics, by=labels, split_by="")
+            yield question(name, largest(text, labels), metrics=metrics, by=labels, split_by="", coarse_s=HOURLY_S)
     if found.has(*NODE_NAMES):
         total, available = (over_window("avg_over_time", one) for one in NODE_NAMES[:2])
         used = f"{largest(total, labels)} - {largest(available, labels)}"
-        yield question("exporter.memory", used, metrics=NODE_NAMES[:2], by=labels, split_by="")
+        yield question("exporter.memory", used, metrics=NODE_NAMES[:2], by=labels, split_by="", coarse_s=HOURLY_S)
         by = ("instance", "nodename")
         yield question(
             "exporter.names",

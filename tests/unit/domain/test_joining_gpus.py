@@ -256,3 +256,19 @@ def test_pods_that_wait_for_a_node_hold_nothing():
     held = model(fleet.joined(), "inference/llama").gpus_held
     assert isinstance(held, np.ndarray)
     assert held[-1] == 2.0
+
+
+def test_what_is_read_by_the_hour_says_nothing_of_when_a_gpu_was_not_there():
+    seen = np.full(POINTS, 0.5)
+    seen[4:9] = np.nan
+    history = Fleet().gpu(utilization=seen, sm_active=0.3, power=400.0).joined()
+    one = gpu(history)
+    assert np.flatnonzero(~one.present).tolist() == [4, 5, 6, 7, 8]
+    assert isinstance(one.sm_active, np.ndarray)
+    assert np.flatnonzero(np.isnan(one.sm_active)).tolist() == [4, 5, 6, 7, 8]
+    assert one.energy_joules == pytest.approx(400.0 * STEP_S * (POINTS - 5))
+
+
+def test_a_gpu_without_utilisation_is_there_while_anything_is_measured():
+    history = Fleet().say("dcgm.sm_active", 0.3, UUID=UUID, Hostname="node-a").joined()
+    assert gpu(history).present.all()

@@ -248,3 +248,13 @@ def test_models_of_the_same_name_in_two_namespaces_are_two():
     history = Fleet().engine("vllm", "llama", "a", running=1.0).engine("vllm", "llama", "b", running=2.0).joined()
     assert [one.key for one in history.models] == ["a/llama", "b/llama"]
     assert [one.load.running[0] for one in history.models] == [1.0, 2.0]  # type: ignore[index]  both were given
+
+
+def test_what_is_read_by_the_hour_says_nothing_of_when_no_engine_answered():
+    there = np.ones(POINTS)
+    there[6:10] = np.nan
+    fleet = Fleet().engine("vllm", "llama", serving=there, running=there, ttft_mean=0.4, preemptions=1.0, resets=0.0)
+    load = model(fleet.joined(), "inference/llama").load
+    for course in (load.running, load.ttft_mean, load.preemptions):
+        assert isinstance(course, np.ndarray)
+        assert np.flatnonzero(np.isnan(course)).tolist() == [6, 7, 8, 9]

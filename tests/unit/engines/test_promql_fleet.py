@@ -12,7 +12,7 @@ from optiinfra.domain.report.frames import Frame, Question
 from optiinfra.domain.report.joining_found import Found, Spelling, found
 from optiinfra.engines import gpu_tables, lmcache, tgi, vllm
 from optiinfra.engines.alias import Kind, Table
-from optiinfra.engines.promql_fleet import NAMESPACES_OF, discovery_questions, fleet_questions
+from optiinfra.engines.promql_fleet import NAMESPACES_OF, discovery_questions, fleet_questions, label_questions
 from optiinfra.engines.promql_fleet_engines import ENGINES
 from optiinfra.engines.promql_fleet_parts import REVISION, STEM
 from optiinfra_agent import gpu_families, metrics
@@ -84,6 +84,7 @@ def listed() -> set[str]:
 
 def all_questions() -> Iterator[Question]:
     yield from discovery_questions()
+    yield from label_questions()
     for seen in (Found(), OLD):
         yield from fleet_questions(seen)
 
@@ -147,7 +148,7 @@ def test_every_selector_leaves_a_place_for_matchers_and_every_range_one_for_the_
 
 
 def test_names_are_unique_and_labels_are_told():
-    for questions in (discovery_questions(), fleet_questions(), fleet_questions(OLD)):
+    for questions in (discovery_questions(), label_questions(), fleet_questions(), fleet_questions(OLD)):
         names = [question.name for question in questions]
         assert len(names) == len(set(names))
         for question in questions:
@@ -225,7 +226,7 @@ def test_percentiles_and_pods_are_asked_for_at_the_end_only():
 
 
 def answer(name: str, rows: dict[tuple[str, ...], float]) -> Frame:
-    question = next(one for one in discovery_questions() if one.name == name)
+    question = next(one for one in (*discovery_questions(), *label_questions()) if one.name == name)
     keys = tuple(sorted(rows))
     times = TIMES[-1:] if question.latest else TIMES
     return Frame(question, keys, times, np.array([[rows[key]] * len(times) for key in keys]), samples=1)

@@ -26,7 +26,7 @@ from optiinfra.domain.report.history import FleetHistory, GpuSource, HolderSourc
 from optiinfra.domain.report.joining import join
 from optiinfra.domain.report.joining_found import Found, found
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions
+from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions, label_questions
 from tests.unit.domain.answered_fleet import lines, model
 
 END = 1_790_000_400
@@ -247,7 +247,7 @@ def wait_for_samples(address: str) -> None:
 async def asked(address: str) -> tuple[FleetHistory, Found]:
     async with MetricsServer(PrometheusServer(URL(address))) as server:
         grid = TimeGrid.ending(UnixTime(END), since=Seconds(5400.0), step=Seconds(STEP_S))
-        first = await server.ask(discovery_questions(1.0), grid)
+        first = await server.ask((*discovery_questions(1.0), *label_questions(1.0)), grid)
         seen = found(first.frames)
         second = await server.ask(fleet_questions(seen), grid)
     return join(second.frames, now=UnixTime(END), found=seen), seen

@@ -30,6 +30,12 @@ class Question:
     """Label by which it may be cut into parts when it would read too many series; "" if it may not be."""
     latest: bool = False
     """Only its newest point matters: it may be asked once, at the end of the range, and its frame then has that one."""
+    coarse_s: float = 0.0
+    """Seconds from one moment at which it is evaluated to the next, and its `$window`, where the grid's own step is
+    finer. Its frame is on the grid all the same: each value stands at all points for which it was measured."""
+    events: bool = False
+    """It counts what happened within its window: asked coarsely, a count stands at the last point of its window, and
+    0 at the others, so that the sum over points stays the sum."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,9 @@ def _held(gpus: Iterable[GpuHistory]) -> dict[tuple[str, str], FloatArray]:
 def _known(read: Answers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Tell when any engine or GPU was measured."""
     known = np.zeros(read.points, dtype=np.bool_)
-    for name in (*(f"{prefix}.serving" for prefix in KINDS), "dcgm.utilization", "agent.utilization", "dcgm.power"):
+    fine = (*(f"{prefix}.serving" for prefix in KINDS), "dcgm.utilization", "agent.utilization")
+    # Power is read by the hour, so that it hides shorter holes: it counts only where nothing else is measured.
+    for name in fine if read.has(*fine) else ("dcgm.power",):
         rows = read.rows(name)
         if rows is not None and len(rows):
             known |= np.isfinite(rows.values).any(axis=0)

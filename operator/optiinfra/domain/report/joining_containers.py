@@ -37,6 +37,10 @@ def containers(answers: Answers, owners: Owners, wanted: frozenset[tuple[str, st
             key = _key(labels, owners)
             if key[:2] in wanted and key[2]:
                 into[key] = how(into.get(key, answers.unknown()), values)
+    for key, memory in used["memory"].items():
+        # CPU is read step by step, and from the same page.
+        cpu = used["cpu"].get(key)
+        used["memory"][key] = answers.where("containers.memory", memory, None if cpu is None else np.isfinite(cpu))
     amounts = {name: _amounts(answers, owners, name) for name in ("container_requests", "container_limits")}
     keys = {key for values in used.values() for key in values}
     keys |= {key for values in amounts.values() for key in values if key[:2] in wanted}

@@ -85,16 +85,21 @@ def _strongest(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
     return next((labels[name] for name in reversed(names) if labels.get(name)), "")
 
 
-def found(frames: Iterable[Frame]) -> Found:
-    """Read the answers to `engines.promql_fleet.discovery_questions`."""
+def found(frames: Iterable[Frame], *, labels: Mapping[str, frozenset[str]] | None = None) -> Found:
+    """Read the answers to `engines.promql_fleet.discovery_questions`.
+
+    `labels`: kind of series (engines, gpus, state, containers) -> labels that they have, as the server's index tells;
+    of what it does not tell, the answers to `found.labels.*` count.
+    """
+    indexed = {} if labels is None else labels
     given = {frame.question.name: frame for frame in frames}
     names = {key for frame in given.values() for key in _values(frame, "__name__")}
     return Found(
         names=frozenset(names),
-        engines=_spelling(given.get("found.labels.engines"), services=True),
-        gpus=_spelling(given.get("found.labels.gpus"), services=False),
-        state=_spelling(given.get("found.labels.state"), services=False),
-        containers=_spelling(given.get("found.labels.containers"), services=False),
+        engines=_spelling(_there(given, indexed, "engines"), services=True),
+        gpus=_spelling(_there(given, indexed, "gpus"), services=False),
+        state=_spelling(_there(given, indexed, "state"), services=False),
+        containers=_spelling(_there(given, indexed, "containers"), services=False),
         namespaces=_namespaces(given),
         clusters=_clusters(given),
         copies=_several(given, REPLICA_LABELS),
@@ -110,8 +115,12 @@ def _values(frame: Frame | None, label: str) -> set[str]:
     return {key[at] for row, key in enumerate(frame.keys) if key[at] and bool(seen[row].any())}
 
 
-def _spelling(frame: Frame | None, *, services: bool) -> Spelling:
-    there = _values(frame, "label")
+def _there(given: Mapping[str, Frame], indexed: Mapping[str, frozenset[str]], kind: str) -> frozenset[str]:
+    told = indexed.get(kind)
+    return frozenset(_values(given.get(f"found.labels.{kind}"), "label")) if told is None else told
+
+
+def _spelling(there: frozenset[str], *, services: bool) -> Spelling:
     if not there:
         return Spelling()
     pods: tuple[str, ...] = tuple(label for label in POD_LABELS if label in there)

@@ -70,6 +70,8 @@ class Rows:
     keys: tuple[tuple[str, ...], ...]
     values: FloatArray
     """(rows, points); one point where only the newest was asked for."""
+    there: BoolArray
+    """(rows, points); where something came back, what cannot be among it."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -123,6 +125,17 @@ class Answers:
             for row in range(len(rows)):
                 yield rows.labels(row), rows.values[row], rows.newest(row)
 
+    def where(self, name: str, values: FloatArray, there: BoolArray | None) -> FloatArray:
+        """Return an answer without the moments at which what it is about was not there.
+
+        A value of a whole hour stands at all of its steps, those of a hole within that hour among them: there it would
+        be told of what nobody measured. What was measured at each step says so itself.
+        """
+        frame = self.frames.get(name)
+        if there is None or frame is None or not frame.question.coarse_s or frame.question.events:
+            return values
+        return np.where(there, values, np.nan)
+
     def on_grid(self, values: FloatArray) -> FloatArray:
         """Return values on the grid; those of a newest answer stand at its end."""
         if len(values) == self.points:
@@ -144,11 +157,13 @@ class Answers:
         values = np.asarray(frame.values, dtype=np.float64)
         name = frame.question.name
         most = _LIMITS.get(name.partition(".")[2], _ANY)
+        there = ~np.isnan(values)
         ahead = frame.times > self.now + FUTURE_S
         if ahead.any():
             late = np.isfinite(values) & ahead
             self.future += int(late.sum())
             values = np.where(ahead, np.nan, values)
+            there &= ~ahead
         with np.errstate(invalid="ignore"):
             least = -_ROUNDING if most == _RATIO else -1e-9
             wrong = (values < least) | (values > most) | np.isinf(values)
@@ -158,7 +173,7 @@ class Answers:
         upper = 1.0 if most == _RATIO else most
         if values.size and (np.nanmin(values, initial=0.0) < 0.0 or np.nanmax(values, initial=0.0) > upper):
             values = np.clip(values, 0.0, upper)
-        return Rows(name, frame.question.by, frame.keys, values)
+        return Rows(name, frame.question.by, frame.keys, values, there)
 
 
 def answers(frames: Iterable[Frame], *, now: float) -> Answers:

@@ -13,7 +13,7 @@ import numpy as np
 
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.report.frames import FloatArray
-from optiinfra.domain.report.history import Course, GpuHistory, GpuSource
+from optiinfra.domain.report.history import BoolArray, Course, GpuHistory, GpuSource
 from optiinfra.domain.report.joining_frames import Answers, larger
 from optiinfra.domain.report.joining_holders import Holders
 from optiinfra.domain.report.joining_places import Places
@@ -50,6 +50,8 @@ class Seen:
     profile: str = ""
     source: GpuSource = GpuSource.DCGM
     courses: dict[str, FloatArray] = field(default_factory=dict)
+    there: BoolArray | None = None
+    """(points,) when its utilisation was told, however absurd; None where it never was."""
     memory: dict[str, float] = field(default_factory=dict)
     """Newest totals: memory_total, memory_free, memory_reserved."""
 
@@ -75,10 +77,17 @@ def gpu_key(labels: Mapping[str, str], places: Places) -> GpuKey:
 
 def gpu_history(answers: Answers, seen: Seen, holders: Holders) -> GpuHistory:
     """Return what is known of one GPU."""
-    courses: dict[str, Course] = {name: seen.courses.get(name, _NOT_MEASURED) for name in COURSES}
-    present = answers.never()
-    for course in seen.courses.values():
+    # Utilisation is read step by step; what is read by the hour would let a GPU begin too early and end too late.
+    present = answers.never() if seen.there is None else seen.there
+    for course in seen.courses.values() if seen.there is None else ():
         present = present | np.isfinite(course)
+    source = "agent" if seen.source is GpuSource.AGENT else "dcgm"
+    courses: dict[str, Course] = {
+        name: answers.where(f"{source}.{name}", seen.courses[name], seen.there)
+        if name in seen.courses
+        else _NOT_MEASURED
+        for name in COURSES
+    }
     holdings, by = holders.of((seen.uuid, seen.instance))
     power = courses["power"]
     energy: Value = Unknown(UnknownReason.NOT_MEASURED, "no exporter measures its power")
@@ -109,12 +118,13 @@ def gpu_history(answers: Answers, seen: Seen, holders: Holders) -> GpuHistory:
 def _values(answers: Answers, places: Places, source: str, found: dict[GpuKey, Seen]) -> None:
     mine: set[tuple[GpuKey, str]] = set()
     for name in COURSES:
-        for labels, values, _ in answers.each(f"{source}.{name}"):
-            if not np.isfinite(values).any():
-                continue
-            one = _seen(labels, places, source, found)
+        rows = answers.rows(f"{source}.{name}")
+        for row, (labels, values, _) in enumerate(answers.each(f"{source}.{name}")):
+            one = _seen(labels, places, source, found) if np.isfinite(values).any() else None
             if one is None:
                 continue
+            if rows is not None and name == "utilization":
+                one.there = rows.there[row] if one.there is None else one.there | rows.there[row]
             key = (one.uuid, one.instance), name
             if key in mine:
                 # The same GPU under another host name, or from a copy of the server.

@@ -7,6 +7,7 @@ Unknown, one that was not measured at a moment stays NaN.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -104,11 +105,14 @@ class Models:
     ) -> ModelHistory:
         key = owner.key
         sources: dict[str, str] = {}
-        load = self._load(key, fields_of, sources)
+        count = self._course(key, "serving", serving, sources, added)
+        there = None if isinstance(count, Unknown) else np.isfinite(count)
+        load = self._load(key, fields_of, sources, there)
         cache: CacheLoad | Unknown = NOT_ASKED
         if any(key in one.courses for one in cache_of.values()):
-            cache = CacheLoad(**{name: self._course(key, name, one, sources, added) for name, one in cache_of.items()})
-        count = self._course(key, "serving", serving, sources, added)
+            cache = CacheLoad(
+                **{name: self._course(key, name, one, sources, added, there) for name, one in cache_of.items()}
+            )
         spec, available = (self._replicas(owner, field, sources) for field in ("spec_replicas", "available"))
         known = [one for one in (available, count, spec) if not isinstance(one, Unknown)]
         held: Course = self.held.get(key, Unknown(UnknownReason.NOT_MEASURED, "nobody tells which GPUs it holds"))
@@ -138,14 +142,20 @@ class Models:
             labels_used=self.found.engines.unusual,
         )
 
-    def _load(self, key: tuple[str, str], fields_of: Mapping[str, _Gathered], sources: dict[str, str]) -> Load:
+    def _load(
+        self,
+        key: tuple[str, str],
+        fields_of: Mapping[str, _Gathered],
+        sources: dict[str, str],
+        there: BoolArray | None,
+    ) -> Load:
         found: dict[str, Course] = {}
         for name in _LOAD:
             join = larger if name in _HIGHEST else None if name in _MEANS else added
-            found[name] = self._course(key, name, fields_of[name], sources, join)
+            found[name] = self._course(key, name, fields_of[name], sources, join, there)
         if isinstance(found["prefix_hit_ratio"], Unknown):
             found["prefix_hit_ratio"] = self._course(
-                key, "prefix_hit_ratio", fields_of["prefix_hit_gauge"], sources, None
+                key, "prefix_hit_ratio", fields_of["prefix_hit_gauge"], sources, None, there
             )
         prompt, generated = found["prompt_tokens"], found["generation_tokens"]
         work: Course = Unknown(
@@ -191,18 +201,15 @@ class Models:
         gathered: _Gathered,
         sources: dict[str, str],
         join: Join | None,
+        there: BoolArray | None = None,
     ) -> Course:
-        """Return one field of one model; without a join its parts are averaged."""
+        """Return one field of one model, of when it was `there`; without a join its parts are averaged."""
         listed = gathered.courses.get(key)
         if not listed:
             return Unknown(UnknownReason.NOT_MEASURED, _NOT_PUBLISHED)
         sources[name] = gathered.source[key]
-        if join is None:
-            return averaged(listed)
-        course = listed[0]
-        for one in listed[1:]:
-            course = join(course, one)
-        return course
+        course = averaged(listed) if join is None else reduce(join, listed)
+        return self.answers.where(gathered.source[key], course, there)
 
     def _percentile(self, key: tuple[str, str], gathered: _Gathered, name: str, sources: dict[str, str]) -> Value:
         known = [float(one[np.isfinite(one)][-1]) for one in gathered.courses.get(key, ()) if np.isfinite(one).any()]
