@@ -14,7 +14,7 @@ from optiinfra.domain import sizing_advice
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.evidence import Proposal
 from optiinfra.domain.pod_shape import PodShape
-from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import ContainerHistory, Course, ModelHistory
 from optiinfra.domain.resource_patch import WorkloadName
@@ -50,11 +50,20 @@ def size(
     found = []
     for key, rows in groups.items():
         case = _case(models[key], [wanted[row] for row in rows], settings.get(key, EngineSettings()))
-        by_name: dict[str, ContainerEstimate | Unknown] = {wanted[row].container: estimates[row] for row in rows}
+        # Without kube-state-metrics a request is not known, which is not the same as not set: nothing is proposed then.
+        by_name: dict[str, ContainerEstimate | Unknown] = {
+            wanted[row].container: estimates[row] for row in rows if _told(wanted[row])
+        }
         known: dict[str, Seconds] = {wanted[row].container: histories[row].lifespan for row in rows}
         answers = sizing_advice.advise(case, by_name, known_for=known)
         found.append(Sized(key, tuple(one for one in answers if isinstance(one, Proposal))))
     return tuple(found)
+
+
+def _told(one: ContainerHistory) -> bool:
+    """Whether what the container requests and may use at most is known, or known not to be set."""
+    amounts = (one.cpu_request_cores, one.cpu_limit_cores, one.memory_request_bytes, one.memory_limit_bytes)
+    return not any(isinstance(one, Unknown) and one.reason is not UnknownReason.NOT_CONFIGURED for one in amounts)
 
 
 def _usage(one: ContainerHistory, times: FloatArray) -> UsageHistory:
