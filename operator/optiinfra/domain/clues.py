@@ -142,6 +142,17 @@ class Clues:
         return known(self.signals.running) / self.replicas
 
     @_Once
+    def crowd(self) -> float:
+        """Requests that run in a replica while others wait: those of now, where nobody told these moments apart.
+
+        What waiting requests found is asked only beside a known limit: without one it has nothing to be measured by.
+        """
+        found = self.signals.running_when_waiting
+        if isinstance(found, Unknown) or isinstance(self.settings.batch_limit, Unknown):
+            return self.running
+        return max(self.running, found)
+
+    @_Once
     def waits(self) -> bool:
         """Tell whether requests wait now; the few that a busy engine takes in with its next steps are no queue."""
         running = known(self.signals.running)
@@ -175,7 +186,7 @@ class Clues:
         if isinstance(highest, Unknown):
             return self.settings.batch_limit, ""
         # A plateau is a limit only while more requests would have run: a queue, and a KV cache with room.
-        level = self.running >= highest * PLATEAU and self._level
+        level = self.crowd >= highest * PLATEAU and self._level
         if self.waits and self.kv_room and highest > 0.0 and level and not self.steps_saturate:
             return highest, "inferred"
         return Unknown(UnknownReason.NOT_MEASURED, "not among the arguments, and running requests do not level off"), ""
@@ -198,7 +209,7 @@ class Clues:
             return False
         slack = max(1.0, limit * BATCH_SLACK)
         # Of several replicas only the mean of this moment is known: the fullest one of the window stands for them.
-        now = highest if self.replicas > 1 else self.running
+        now = highest if self.replicas > 1 else self.crowd
         return highest > limit - max(1.0, limit * BATCH_SLACK / 2.0) and now >= limit - slack
 
     @_Once
@@ -214,7 +225,7 @@ class Clues:
         if self.replicas < 2:
             return False
         if self.batch_full and not isinstance(limit, Unknown):
-            return self.running < limit * EVEN
+            return self.crowd < limit * EVEN
         mean = self.signals.kv_cache_usage_mean
         return self.kv_short and not isinstance(mean, Unknown) and mean < KV_FULL * EVEN
 

@@ -93,6 +93,9 @@ class ServiceSignals:
     generation_tokens_p99: Value = _UNMEASURED
     running_mean: Value = _UNMEASURED
     """Mean over the window's pages of the running requests of one replica (mean over replicas)."""
+    running_when_waiting: Value = _UNMEASURED
+    """Requests in the batch of a replica while others waited, where a window is so long that its means hide those
+    moments (`report.crowds`); the pages of a minute show the moment itself."""
     step_tokens_mean: Value = _UNMEASURED
     """Tokens per engine step."""
     step_rate: Value = _UNMEASURED

@@ -85,7 +85,7 @@ def _uneven(clues: Clues) -> Draft | None:
     if not clues.uneven:
         return None
     if clues.batch_full:
-        fill = clues.running / known(clues.limit[0])
+        fill = clues.crowd / known(clues.limit[0])
         where = f"at a full replica while batches are {fill:.0%} full on average"
     else:
         mean = share(clues.signals.kv_cache_usage_mean)
@@ -126,7 +126,7 @@ def _batch(clues: Clues) -> Draft | None:
         return None
     inferred = " (inferred from where running requests level off)" if source == "inferred" else ""
     full = (
-        f"{count(clues.waiting)} requests wait while {clues.running:.0f} run, at the batch limit of {limit:g}{inferred}"
+        f"{count(clues.waiting)} requests wait while {clues.crowd:.0f} run, at the batch limit of {limit:g}{inferred}"
     )
     if clues.gpu is GpuState.AT_LIMIT:
         return compute(clues, 0.8, f"{full}, and the GPUs are used up ({gpus(clues)}): a larger batch would not help")

@@ -15,6 +15,7 @@ import numpy as np
 
 from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
+from optiinfra.domain.report.crowds import ceiling, found_by_waiting, joined
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import LATE_FIRST_TOKEN_S, LATE_TOKEN_S, Course, GpuHistory, ModelHistory
 from optiinfra.domain.signals import ServiceSignals
@@ -24,14 +25,6 @@ from optiinfra.domain.units import Seconds, UnixTime
 HOUR_S: Final = 3600.0
 LATE: Final = 0.05
 """What a 95th percentile leaves above itself."""
-LEVEL: Final = 0.995
-"""Share of the most that ever ran from which a step stands at the plateau."""
-WAITS: Final = 0.1
-"""Requests that wait there at least, as a share of those that run."""
-FREE_BLOCKS: Final = 0.85
-"""KV cache usage below which blocks are not what holds them."""
-LEAST_LEVEL: Final = 6
-"""Steps at the plateau from which it is one."""
 _NOT_THEN: Final = Unknown(UnknownReason.NOT_MEASURED, "not measured in this hour")
 
 
@@ -123,6 +116,7 @@ def hours_of(
         "busy_share": _shares(load.running, cut),
         "waiting_share": _shares(load.waiting, cut),
         "prompt_computed_rate": told(_computed(load.prompt_tokens, load.prefix_hit_ratio)),
+        "running_when_waiting": joined(*found_by_waiting(load, model.serving), cut.slices()),
         "running_mean": _each(cut.joined(load.running, np.nanmean), serving, load.running),
     }
     around = _surroundings(gpus, cut)
@@ -151,7 +145,7 @@ def settings_of(model: ModelHistory) -> EngineSettings:
     config = model.config
     limit, source = config.batch_limit, "page"
     if isinstance(limit, Unknown):
-        limit, source = _plateau(model, missing=limit), "inferred"
+        limit, source = ceiling(model.load, missing=limit), "inferred"
     kind, version = (model.engines[0][0], model.engines[0][1].text) if model.engines else (None, "")
     return EngineSettings(
         engine=Unknown(UnknownReason.NOT_MEASURED, "no page tells its engine") if kind is None else kind,
@@ -165,20 +159,6 @@ def settings_of(model: ModelHistory) -> EngineSettings:
         block_size=config.block_size,
         kv_blocks=config.gpu_blocks,
     )
-
-
-def _plateau(model: ModelHistory, *, missing: Unknown) -> Value:
-    """Return the batch limit, where requests waited, blocks were free, and no replica ever ran more than a number."""
-    highest, waiting, usage = model.load.running_highest, model.load.waiting, model.load.kv_usage_highest
-    if isinstance(highest, Unknown) or isinstance(waiting, Unknown) or isinstance(usage, Unknown):
-        return missing
-    known = np.isfinite(highest)
-    if not known.any():
-        return missing
-    most = float(highest[known].max())
-    with np.errstate(invalid="ignore"):
-        level = known & (highest >= most * LEVEL) & (waiting >= np.maximum(1.0, most * WAITS)) & (usage < FREE_BLOCKS)
-    return round(most) if most >= 1.0 and int(level.sum()) >= LEAST_LEVEL else missing
 
 
 def _p95(late: Course, last_day: Value, cut: Cut, *, bound: float) -> list[Value]:
