@@ -22,6 +22,12 @@ STEP_SECONDS = Histogram(
 OBJECT_FAILURES = Counter(
     "optiinfra_object_failures", "Objects whose own part of a round failed.", ["step", "reason"], registry=REGISTRY
 )
+LATE_OBJECTS = Counter(
+    "optiinfra_late_objects",
+    "Objects whose calls to the API server took long, so that their round went on without them.",
+    ["step"],
+    registry=REGISTRY,
+)
 QUEUE_DEPTH = Gauge("optiinfra_queue_depth", "Objects waiting for a round, due or not.", registry=REGISTRY)
 QUEUE_DUE = Gauge("optiinfra_queue_due", "Objects that are due now.", registry=REGISTRY)
 OBJECTS = Gauge("optiinfra_objects", "Custom resources known.", ["kind"], registry=REGISTRY)

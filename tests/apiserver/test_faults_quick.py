@@ -6,6 +6,7 @@ part, with every write and every seed, is `test_faults_soak.py`.
 """
 
 import copy
+import itertools
 import os
 import time
 
@@ -27,6 +28,7 @@ from hack.fault_proxy import (
     WatchGone,
     WatchMerged,
 )
+from optiinfra.cluster.client import ClientLimits
 from tests.engine_pages import MERGE, hpa_path
 from tests.fault_scene import MAXIMUM, difference, fault_scene, state_of, wait_quiet, wait_state
 from tests.operator_process import eventually
@@ -46,6 +48,7 @@ CALLS = (
 )
 STREAMS = (WatchGone(), WatchDropped(0.5), WatchDelayed(2.0), WatchMerged(2.0))
 STORM_SECONDS = 5.0
+WINDOW_SECONDS = 12.0
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +171,45 @@ def test_what_a_user_changes_under_our_hands_is_not_lost(scene, clean, figures):
     figures.add("fault proxy", "held writes that met the fence in the quick run", len(late))
     figures.add("fault proxy", "user's changes lost in the quick run", 0)
     scene.end(namespace)
+
+
+def longest_pause_of_rounds(scene):
+    """Look at the operator for a while; the longest time between two ends of rounds, by its own clock."""
+    ends, until = [], time.monotonic() + WINDOW_SECONDS
+    while time.monotonic() < until:
+        ends.append(scene.operator.series("optiinfra_last_round_timestamp_seconds")[()])
+        time.sleep(0.2)
+    ends.append(time.time())
+    return max(later - earlier for earlier, later in itertools.pairwise(ends))
+
+
+def test_a_write_that_is_never_answered_holds_up_no_other_object(scene, clean, figures):
+    """Every write about one object is accepted and never answered; another object lives its life beside it."""
+    silent = f"{scene.prefix}-silent"
+    scene.proxy.rules = [Rule(Hang(), Match(namespaces=frozenset({silent}), writes=True))]
+    assert scene.begin("silent") == silent
+    began = time.monotonic()
+    beside = scene.begin("beside")
+    wait_state(scene, beside, clean["Floor", "up"], seconds=60)
+    took = time.monotonic() - began
+    pauses = []
+
+    def rounds_go_on():
+        hung = scene.proxy.counts["never answered"]
+        pause = longest_pause_of_rounds(scene)
+        hung = scene.proxy.counts["never answered"] - hung
+        assert hung >= 2, "writes hang all the time"
+        assert pause < ClientLimits().write_timeout_s, f"no round waits for one: {pause:.1f} s"
+        pauses.append((hung, pause))
+        return True
+
+    eventually(rounds_go_on, seconds=90, what="a time in which writes hung and no round waited for them")
+    scene.proxy.calm()
+    wait_state(scene, silent, clean["Floor", "up"], seconds=60)
+    wait_quiet(scene.audit, quiet=3.0, within=60.0)
+    ((hung, pause),) = pauses
+    figures.add("fault proxy", "an object beside one whose writes hang: until it is settled", round(took, 1), "s")
+    figures.add("fault proxy", "writes that hung while pauses between rounds were measured", hung)
+    figures.add("fault proxy", "longest pause between rounds meanwhile", round(pause, 1), "s")
+    for namespace in (silent, beside):
+        scene.end(namespace)

@@ -58,6 +58,9 @@ class ClientLimits:
     concurrency: int = 16
     """Calls in flight; watches are not counted."""
     timeout_s: float = 10.0
+    write_timeout_s: float = 5.0
+    """A write that was accepted and is not answered keeps its object waiting so long, and no longer: whether it was
+    done is seen in the next round."""
     list_timeout_s: float = 30.0
     read_attempts: int = 4
     retry_base_s: float = 0.25
@@ -309,7 +312,7 @@ class KubernetesClient:
         timeout_s: float | None = None,
         urgent: bool = False,
     ) -> JsonObject:
-        seconds = timeout_s or self.limits.timeout_s
+        seconds = timeout_s or min(self.limits.write_timeout_s, self.limits.timeout_s)
         payload = orjson.dumps(body)
         return await self._request(
             _Call(verb, method, path, query, payload, content_type, timeout_s=seconds, write=True, urgent=urgent)

@@ -4,6 +4,7 @@ Skipped as a whole when no object may act. What was written is verified by monit
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from optiinfra.api.identity import action_id, recommendation_id
 from optiinfra.api.v1alpha1.common import Mode
@@ -11,6 +12,7 @@ from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.control import approvals, trials
 from optiinfra.control.actuation import Actuator
 from optiinfra.control.isolation import isolated
+from optiinfra.control.latecomers import NextStep, apart, leave
 from optiinfra.control.rehearse import answer_previews, rehearse
 from optiinfra.control.resize import Resizer
 from optiinfra.control.work import ServiceWork, TargetWork, Work
@@ -38,37 +40,36 @@ def wants_execution(work: Work, actuator: Actuator, resizer: Resizer) -> bool:
     return False
 
 
-async def execute(work: Work, actuator: Actuator, resizer: Resizer) -> Work:
-    """Carry out every order of the round; of objects in a dry run, write down what would have been done."""
-    slots = asyncio.Semaphore(_CONCURRENCY)
+async def execute(work: Work, actuator: Actuator, resizer: Resizer, *, then: Sequence[NextStep[Work]] = ()) -> Work:
+    """Carry out every order of the round; of objects in a dry run, write down what would have been done.
+
+    An object whose calls take long leaves the round, and goes through the steps `then` by itself.
+    """
 
     async def one(service: ServiceWork, target: TargetWork) -> None:
-        async with slots:
-            with isolated(service, step="execute"):
-                await actuator.carry_out(service, target)
-                _note(service, target, now=work.at)
+        with isolated(service, step="execute"):
+            await actuator.carry_out(service, target)
+            _note(service, target, now=work.at)
 
-    async def sizes(service: ServiceWork) -> None:
-        async with slots:
+    async def all_of(service: ServiceWork) -> None:
+        if service.dry_run:
+            await rehearse(service, actuator, resizer, preview=service.key in work.previews, now=work.at)
+            return
+        async with asyncio.TaskGroup() as group:
+            for target in service.targets:
+                group.create_task(one(service, target))
+        # After the counts: what those have just begun holds a resize back.
+        if service.problem is None and resizer.wanted(service):
             with isolated(service, step="execute"):
                 await resizer.carry_out(service, now=work.at)
 
-    async with asyncio.TaskGroup() as group:
-        for service in work.services:
-            if service.dry_run:
-                group.create_task(
-                    rehearse(service, actuator, resizer, preview=service.key in work.previews, now=work.at)
-                )
-                continue
-            for target in service.targets:
-                group.create_task(one(service, target))
-    # After the counts: what those have just begun holds a resize back.
-    async with asyncio.TaskGroup() as group:
-        for service in work.services:
-            if not service.dry_run and service.problem is None and resizer.wanted(service):
-                group.create_task(sizes(service))
-    answer_previews(work)
-    return work
+    async def answered(own: Work) -> Work:
+        answer_previews(own)
+        return own
+
+    for service, task in await apart(work.services, all_of, at_once=_CONCURRENCY, alone=work.alone):
+        leave(work, service.key, task, step="execute", then=(answered, *then))
+    return await answered(work)
 
 
 def _note(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:

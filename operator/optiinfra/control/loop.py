@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.targets import TargetTable
 from optiinfra.control.usage import Owner, UsageTable
-from optiinfra.control.work import Rehearsed, Work
+from optiinfra.control.work import Late, Rehearsed, Work
 from optiinfra.domain.units import UnixTime
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ _USAGE_INTERVAL = 60.0
 _FIRST_USAGE = 2.0
 """Seconds to the next look while there is nobody to ask about: after a start, targets are read one by one."""
 _COUNTS_INTERVAL = 10.0
+_LATEST = 120.0
+"""Seconds that the calls of one object may take in all; each of them has a shorter time-out of its own."""
 _PROMISED_AGAIN = 1.0
 """Seconds until a round that was asked for and could not be told is made again."""
 
@@ -92,6 +94,7 @@ class ControlLoop:
     previews: dict[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
     """Those who asked what the next round of an object would do."""
     _reading: set[asyncio.Task[None]] = field(default_factory=set)
+    _late: set[asyncio.Task[None]] = field(default_factory=set)
 
     # events
 
@@ -254,6 +257,13 @@ class ControlLoop:
 
     async def run(self, workflow: RoundWorkflow[Work]) -> None:
         """Take what is due through rounds, for ever; cancel to stop."""
+        try:
+            await self._rounds(workflow)
+        finally:
+            for task in self._late:
+                task.cancel()
+
+    async def _rounds(self, workflow: RoundWorkflow[Work]) -> None:
         while True:
             keys = await self.queue.next_batch(BATCH)
             previews = {key: self.previews.pop(key) for key in keys if key in self.previews}
@@ -268,15 +278,45 @@ class ControlLoop:
                 _LOG.exception("round failed", extra={"round": work.round_id, "step": error.step})
             finally:
                 self.last_round = time.monotonic()
-                for future in previews.values():
-                    if not future.done():
-                        future.set_result(Rehearsed(problem="the round did not come to it; ask again"))
                 metrics.ROUND_OBJECTS.inc(len(keys))
                 metrics.LAST_ROUND.set(time.time())
-                self._requeue(keys)
-                self._promise_again({key: ticket for key, ticket in tickets.items() if key not in work.kept})
-                for key in previews.keys() & self.tickets.keys():
-                    self.queue.add(key, urgent=True)
+                late = {key for one in work.late for key in one.work.keys}
+                self._settle(work, [key for key in keys if key not in late])
+                for one in work.late:
+                    self._follow(one)
+
+    def _follow(self, late: Late) -> None:
+        """Let an object that left its round come to its end, and only then have another one."""
+
+        async def ended() -> None:
+            try:
+                async with asyncio.timeout(_LATEST):
+                    await late.task
+            except Exception:  # noqa: BLE001  the failure of that object; it is logged with its traceback
+                metrics.ROUNDS.labels("failed").inc()
+                _LOG.exception("the round of an object failed", extra={"round": late.work.round_id})
+            finally:
+                self._settle(late.work, late.work.keys)
+                for key in late.work.keys:
+                    if self.registry.get(key) is None:
+                        # It was deleted meanwhile, and what its last call took belongs to nobody now.
+                        self.forget(key)
+
+        task = asyncio.create_task(ended(), name="late object")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    def _settle(self, work: Work, keys: Collection[ObjectKey]) -> None:
+        """Put objects back into the queue after their round, and keep what was promised about it."""
+        for key in keys:
+            future = work.previews.get(key)
+            if future is not None and not future.done():
+                future.set_result(Rehearsed(problem="the round did not come to it; ask again"))
+        self._requeue(keys)
+        self._promise_again({key: work.tickets[key] for key in keys if key in work.tickets and key not in work.kept})
+        for key in keys:
+            if key in work.previews and key in self.tickets:
+                self.queue.add(key, urgent=True)
 
     def _promise_again(self, tickets: Mapping[ObjectKey, tuple[str, ...]]) -> None:
         """Let the next round of an object keep what no status tells of: its write met another one, or failed."""
@@ -309,8 +349,8 @@ class ControlLoop:
     # upkeep
 
     async def upkeep(self) -> None:
-        """Keep targets and usage fresh and let decisions expire, for ever; cancel to stop."""
-        usage_due = counts_due = time.monotonic()
+        """Keep targets fresh and let decisions expire, for ever; cancel to stop."""
+        counts_due = time.monotonic()
         while True:
             self.board.expire()
             metrics.QUEUE_DEPTH.set(len(self.queue))
@@ -323,10 +363,16 @@ class ControlLoop:
             if time.monotonic() >= counts_due:
                 counts_due = time.monotonic() + _COUNTS_INTERVAL
                 self._count()
-            if time.monotonic() >= usage_due:
-                asked = await self._refresh_usage()
-                usage_due = time.monotonic() + (_USAGE_INTERVAL if asked else _FIRST_USAGE)
             await asyncio.sleep(0.5)
+
+    async def keep_usage(self) -> None:
+        """Keep usage fresh, for ever; cancel to stop.
+
+        Apart from upkeep: a metrics API that hangs must not keep targets from being read.
+        """
+        while True:
+            asked = await self._refresh_usage()
+            await asyncio.sleep(_USAGE_INTERVAL if asked else _FIRST_USAGE)
 
     def _count(self) -> None:
         """Show what stands now; a kind that no object has any more disappears instead of staying at its last number."""

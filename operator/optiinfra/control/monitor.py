@@ -5,11 +5,14 @@ rise is judged but never undone for harm; what cannot be judged is held as it st
 running, so that "inert but green" cannot happen: a decision nobody follows says so, with the reason.
 """
 
+from collections.abc import Sequence
+
 from optiinfra.api.v1alpha1.common import Mode
 from optiinfra.control import track, trials
 from optiinfra.control.actuation import Actuator, wants_to_act
 from optiinfra.control.effect import PATIENCE, effect_of
 from optiinfra.control.isolation import isolated
+from optiinfra.control.latecomers import NextStep, apart, leave
 from optiinfra.control.memory import Trial
 from optiinfra.control.plan import last_word
 from optiinfra.control.work import ServiceWork, TargetWork, Work
@@ -18,12 +21,30 @@ from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verification import Outcome, Verdict
 from optiinfra.domain.workload import NodeFacts
 
+_CONCURRENCY = 8
 
-async def monitor(work: Work, actuator: Actuator, *, patience: Seconds = PATIENCE) -> Work:
-    """Judge trials, roll back what did harm, and say whether decisions are followed."""
-    for service in work.services:
+
+async def monitor(
+    work: Work, actuator: Actuator, *, patience: Seconds = PATIENCE, then: Sequence[NextStep[Work]] = ()
+) -> Work:
+    """Judge trials, roll back what did harm, and say whether decisions are followed.
+
+    An object whose rollback takes long leaves the round, and goes through the steps `then` by itself.
+    """
+    nodes = dict(work.nodes)
+
+    async def one(service: ServiceWork) -> None:
         with isolated(service, step="monitor"):
-            await _monitor(service, actuator, dict(work.nodes), now=work.at, patience=patience)
+            await _monitor(service, actuator, nodes, now=work.at, patience=patience)
+
+    on_trial: list[ServiceWork] = []
+    for service in work.services:
+        if any(target.memory.trial is not None for target in service.targets):
+            on_trial.append(service)
+        else:
+            await one(service)  # it calls nobody
+    for service, task in await apart(on_trial, one, at_once=_CONCURRENCY, alone=work.alone):
+        leave(work, service.key, task, step="monitor", then=then)
     return work
 
 

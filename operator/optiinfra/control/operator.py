@@ -61,6 +61,8 @@ answer; a mirror that does not even ask is."""
 _STUCK_ROUNDS = 120.0
 _FAREWELL = 5.0
 _FIRST_LIST = 5.0
+_RESTORE_SECONDS = 30.0
+_RESTORE_TRIES = 3
 _FIRST_PRICES = 3.0
 _HEAD_START = 0.5
 SWITCHED_WITHIN: Final = 1.0
@@ -145,8 +147,7 @@ class Operator:
         await leading.wait()
         metrics.LEADER.set(1)
         await self._look_around()
-        async with asyncio.timeout(30):
-            restored = await self.checkpointer.restore()
+        restored = await self._restore()
         _LOG.info("rounds begin", extra={"objects": len(self.registry.all_keys()), "restored": restored})
         self.loop.lead()
         async with asyncio.TaskGroup() as group:
@@ -158,6 +159,7 @@ class Operator:
                         await self.prices.told.wait()
             group.create_task(self.loop.run(self.workflow))
             group.create_task(self._resilient("upkeep", self.loop.upkeep))
+            group.create_task(self._resilient("usage", self.loop.keep_usage))
             # A fleet's first pages keep the processor as busy as its first statuses, which people wait for: after them.
             await self._first_statuses()
             group.create_task(self._resilient("scraper", self.scraper.run))
@@ -172,6 +174,17 @@ class Operator:
             if self.plans.read is not None:
                 group.create_task(self._resilient("kv-optkit", self.plans.run))
             group.create_task(self._resilient("sweep", self._sweeping))
+
+    async def _restore(self) -> int:
+        """Read the checkpoints; a server that does not answer gets a few tries, and rounds wait for it meanwhile."""
+        for _ in range(_RESTORE_TRIES):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RESTORE_SECONDS):
+                    return await self.checkpointer.restore()
+            _LOG.warning("checkpoints are not read in time", extra={"seconds": _RESTORE_SECONDS})
+        _LOG.error("checkpoints not read; histories start anew")
+        metrics.CHECKPOINTS.labels("unreadable").inc()
+        return 0
 
     async def _first_statuses(self) -> None:
         """Return once no object is without any status, but soon: after a restart at once, for all have one."""

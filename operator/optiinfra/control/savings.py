@@ -82,6 +82,8 @@ class SavingsBooks:
     _cluster: _ClusterKept | None = None
     _potential: dict[ObjectKey, tuple[float | None, float, str]] = field(default_factory=dict)
     _counted_at: float = float("-inf")
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """An object that left its round brings its books up to date beside the next round, each in a thread."""
 
     async def observe(self, work: Work) -> None:
         """Bring the books up to date with a round, and put what the status is to show into its work.
@@ -89,9 +91,10 @@ class SavingsBooks:
         Books that fail stop no status: those of before are shown then.
         """
         try:
-            # The registry belongs to the event loop; the rest may take long and needs nothing of it.
-            self._open(work)
-            await asyncio.to_thread(self.bring_up, work)
+            async with self._turn:
+                # The registry belongs to the event loop; the rest may take long and needs nothing of it.
+                self._open(work)
+                await asyncio.to_thread(self.bring_up, work)
         except Exception as error:  # noqa: BLE001  one part must not end the round; it is logged with its traceback
             metrics.OBJECT_FAILURES.labels("savings", type(error).__name__).inc()
             _LOG.exception("the savings ledgers were not brought up to date", extra={"round": work.round_id})

@@ -1,7 +1,8 @@
 """The six steps of a round, as the workflow calls them. Each is a module of its own; here they meet the world.
 
-Steps isolate their objects: what happens to one is its own problem. Pure steps that may take long run in a worker
-thread, so that the Lease, probes and scrapers go on.
+Steps isolate their objects: what happens to one is its own problem, and one whose calls take long holds up nobody
+(`optiinfra.control.latecomers`). Pure steps that may take long run in a worker thread, so that the Lease, probes and
+scrapers go on.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from optiinfra.control.execute import execute, wants_execution
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.kill_switch import Stop
+from optiinfra.control.latecomers import apart, leave
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.monitor import monitor
 from optiinfra.control.plan import plan
@@ -115,11 +117,11 @@ class Steps:
 
     async def execute(self, work: Work, /) -> Work:
         """Carry out the orders."""
-        return await execute(work, self.actuator, self.resizer)
+        return await execute(work, self.actuator, self.resizer, then=(self.monitor, self.report))
 
     async def monitor(self, work: Work, /) -> Work:
         """Judge earlier actions."""
-        return await monitor(work, self.actuator, patience=self.patience)
+        return await monitor(work, self.actuator, patience=self.patience, then=(self.report,))
 
     async def report(self, work: Work, /) -> Work:
         """Bring the savings ledgers up to date, and write what changed."""
@@ -127,23 +129,33 @@ class Steps:
             # What no status has yet is told with what is new: a write that failed loses no action.
             service.actions = list(service.memory.untold.values())
         await self.savings.observe(work)
-        slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
-        news: list[_News] = []
+        news: dict[ObjectKey, list[_News]] = {}
 
-        async def bounded(item: _Item) -> None:
-            async with slots:
-                try:
-                    news.extend(await self._report(item, work))
-                except Exception as error:  # noqa: BLE001  see below; it is logged with its traceback
-                    # A status that cannot be built is that object's failure; the others are still reported.
-                    metrics.OBJECT_FAILURES.labels("report", type(error).__name__).inc()
-                    _LOG.exception("report failed", extra={"object": str(item.key)})
+        async def write(item: _Item) -> None:
+            try:
+                news[item.key] = await self._report(item, work)
+            except Exception as error:  # noqa: BLE001  see below; it is logged with its traceback
+                # A status that cannot be built is that object's failure; the others are still reported.
+                metrics.OBJECT_FAILURES.labels("report", type(error).__name__).inc()
+                _LOG.exception("report failed", extra={"object": str(item.key)})
+
+        async def tell(key: ObjectKey) -> None:
+            for one in news.get(key, ()):
+                await self._tell(one)
+
+        async def told(own: Work) -> Work:
+            await tell(own.keys[0])
+            return own
 
         items: list[_Item] = [*work.services, *work.clusters, *work.left, *work.broken]
-        await asyncio.gather(*(bounded(item) for item in items))
+        for item, task in await apart(items, write, at_once=_REPORTS_AT_ONCE, alone=work.alone):
+            leave(work, item.key, task, step="report", then=(told,))
         self._observe_latency(work)
         # Events come after all statuses: of a thousand objects that turn at once, none waits for another one's news.
-        await asyncio.gather(*(self._tell(slots, item) for item in news))
+        late = {one.work.keys[0] for one in work.late}
+        prompt = [key for key, told_of in news.items() if told_of and key not in late]
+        for key, task in await apart(prompt, tell, at_once=_REPORTS_AT_ONCE, alone=work.alone):
+            leave(work, key, task, step="report", then=())
         return work
 
     async def _report(self, item: _Item, work: Work) -> list[_News]:
@@ -215,7 +227,7 @@ class Steps:
             work.kept.add(item.key)
         return [] if written is None else [_News(item.key, metadata.uid, old, conditions)]
 
-    async def _tell(self, slots: asyncio.Semaphore, news: _News) -> None:
+    async def _tell(self, news: _News) -> None:
         """Record an Event for every condition that turned and every new recommendation, with their own words."""
         before = {condition.type: (condition.status, condition.reason) for condition in news.old}
         key = news.key
@@ -232,27 +244,23 @@ class Steps:
             if condition.reason in told or (good and kind not in before) or (good and kind is not ConditionType.READY):
                 continue
             told.add(condition.reason)
-            async with slots:
-                await self.events.record(
-                    reference,
-                    event_type=EventType.NORMAL if good else EventType.WARNING,
-                    reason=condition.reason,
-                    action="Report",
-                    note=condition.message,
-                )
+            await self.events.record(
+                reference,
+                event_type=EventType.NORMAL if good else EventType.WARNING,
+                reason=condition.reason,
+                action="Report",
+                note=condition.message,
+            )
         for item in news.recommended:
-            async with slots:
-                await self.events.record(
-                    reference,
-                    event_type=EventType.NORMAL,
-                    reason=f"{item.type}Recommended",
-                    action="Recommend",
-                    note=f"{item.id}: {item.message}",
-                )
-
+            await self.events.record(
+                reference,
+                event_type=EventType.NORMAL,
+                reason=f"{item.type}Recommended",
+                action="Recommend",
+                note=f"{item.id}: {item.message}",
+            )
         for action in news.actions:
-            async with slots:
-                await action_events.record(self.events, reference, action)
+            await action_events.record(self.events, reference, action)
 
     def _observe_latency(self, work: Work) -> None:
         for service in work.services:

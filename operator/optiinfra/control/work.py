@@ -132,6 +132,8 @@ class TargetWork:
     """GPUs of its pods that are not well."""
     throttled: Mapping[str, Found] = field(default_factory=dict)
     """By container name: share of scheduling periods in which its CPU limit held it back, and where."""
+    pressed: Mapping[str, Found] = field(default_factory=dict)
+    """By container name: share of time in which it waited for memory, and where."""
     start_up: StartUp | None = None
     """How long its pods take to serve; None where it was not looked at."""
     limits: Limits | None = None
@@ -297,6 +299,16 @@ class BrokenWork:
     broken: Broken
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """An object that left its round, because its calls take long (`optiinfra.control.latecomers`)."""
+
+    work: "Work"
+    """A round of its own."""
+    task: "asyncio.Task[None]"
+    """Ends when that round has come to its end."""
+
+
 @dataclass(slots=True)
 class Work:
     """One round."""
@@ -322,6 +334,10 @@ class Work:
     gone: list[ObjectKey] = field(default_factory=list)
     kept: set[ObjectKey] = field(default_factory=set)
     """Objects whose promised round a status tells of now; the promises of others go to their next round."""
+    late: list[Late] = field(default_factory=list)
+    """Objects that left this round on the way."""
+    alone: bool = False
+    """It is the rest of a round for one object that left it: nobody is held up, so it takes what time it takes."""
 
     def id_for(self, key: ObjectKey) -> str:
         """Return the id of the round as an object sees it."""
