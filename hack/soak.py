@@ -2,7 +2,7 @@
 
     python -m hack.soak --list                what there is, and how long it takes
     python -m hack.soak replicas churn        some parts; the page keeps the figures of the others
-    python -m hack.soak --short               an hour: faults, replicas, neighbours, churn; one seed, fewer rounds
+    python -m hack.soak --short               an hour and a half: faults of one seed, replicas, neighbours, some churn
 
 Each part is a run of pytest of its own, with control planes of its own, so that one that fails or is ended costs the
 others nothing. Its figures replace those of its last run in build/figures, and the page is written from all that are
@@ -26,7 +26,13 @@ from hack import reliability
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "figures"
 _MARK = "pytest.mark." + "soak"
-SHORT = {"OPTIINFRA_SOAK_SEEDS": "1", "OPTIINFRA_CRASH_EVERY": "4", "OPTIINFRA_CHURN_ROUNDS": "600"}
+SEEDS = "OPTIINFRA_SOAK_SEEDS"
+SHORT = {"OPTIINFRA_CRASH_EVERY": "4", "OPTIINFRA_CHURN_ROUNDS": "600"}
+_FAULTS = "tests/apiserver/test_faults_soak.py::test_"
+CALLS = (f"{_FAULTS}after_each_kind_of_refused_lost_or_late_call_all_is_as_without_it",)
+WATCHES = (f"{_FAULTS}after_each_kind_of_fault_of_watches_all_is_as_without_it",)
+GAP = (f"{_FAULTS}objects_that_are_deleted_in_a_gap_of_the_watch_are_found_gone",)
+CRASHES = (f"{_FAULTS}a_crash_before_and_after_every_write_changes_nothing_in_the_end",)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Part:
     """About, on two cores that nobody else uses."""
     paths: tuple[str, ...]
     marks: str = "soak"
+    environment: Mapping[str, str] = field(default_factory=dict)
     short: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -49,9 +56,12 @@ PARTS = {
         marks="figures and not soak",
     ),
     "replicas": Part("two replicas, one of them lost", 8, ("tests/apiserver/test_faults_replicas.py",)),
-    "faults": Part(
-        "each kind of fault, and a crash around every write", 60, ("tests/apiserver/test_faults_soak.py",), short=SHORT
-    ),
+    "calls-1": Part("each kind of refused, lost or late call", 9, CALLS, environment={SEEDS: "1"}),
+    "calls-2": Part("the same by another seed", 9, CALLS, environment={SEEDS: "2"}),
+    "watches-1": Part("each kind of fault of watches", 14, WATCHES, environment={SEEDS: "1"}),
+    "watches-2": Part("the same by another seed", 14, WATCHES, environment={SEEDS: "2"}),
+    "gap": Part("deletions in a gap of the watch", 3, GAP),
+    "crashes": Part("a crash before and after every write of a scenario", 30, CRASHES, short=SHORT),
     "fights": Part("the operator among other writers", 12, ("tests/controllers/test_never_fights.py",)),
     "mutations": Part("mutated objects", 10, ("tests/apiserver/test_mutated_specs.py",)),
     "keda": Part("the real KEDA", 10, ("tests/controllers/test_keda.py",)),
@@ -61,11 +71,11 @@ PARTS = {
         15,
         ("tests/unit/domain/test_verification.py", "tests/controllers/test_rollback.py"),
     ),
-    "churn": Part("a day of churn at speed", 50, ("tests/apiserver/test_churn.py",), short=SHORT),
+    "churn": Part("a day of churn at speed", 27, ("tests/apiserver/test_churn.py",), short=SHORT),
 }
 
 
-IN_AN_HOUR = ("replicas", "faults", "fights", "churn")
+WHEN_SHORT = ("replicas", "calls-1", "watches-1", "gap", "crashes", "fights", "churn")
 """What a short run is about, when no part is named."""
 
 
@@ -77,7 +87,7 @@ def parts() -> dict[str, Part]:
 
 def unnamed() -> tuple[str, ...]:
     """Return the files with long tests that no part names; they run as the part "others"."""
-    named = {path for part in PARTS.values() for path in part.paths}
+    named = {path.partition("::")[0] for part in PARTS.values() for path in part.paths}
     files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if _MARK in path.read_text(encoding="utf-8"))
     return tuple(name for path in files if (name := str(path.relative_to(ROOT))) not in named)
 
@@ -90,7 +100,8 @@ def run(name: str, *, folder: Path, short: bool, extra: Sequence[str]) -> bool:
         path.unlink(missing_ok=True)
     fresh.touch()
     command = [sys.executable, "-m", "pytest", *part.paths, "-m", part.marks, f"--junitxml={report}", *extra]
-    environment = {**os.environ, **(part.short if short else {}), "OPTIINFRA_FIGURES": str(fresh)}
+    chosen = {**part.environment, **(part.short if short else {})}
+    environment = {**os.environ, **chosen, "OPTIINFRA_FIGURES": str(fresh)}
     began = time.monotonic()
     code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     passed, failed = counted(report)
@@ -133,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(known)}; all when none is named")
     parser.add_argument(
-        "--short", action="store_true", help="one seed, a crash around every fourth write, and fewer rounds of churn"
+        "--short", action="store_true", help="one seed, a crash around every fourth write, fewer rounds of churn"
     )
     parser.add_argument("--list", action="store_true", help="say what there is")
     given, extra = parser.parse_known_args(arguments)
@@ -144,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{name:14} about {part.minutes:3} min  {part.what}\n")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    wanted = given.parts or list(IN_AN_HOUR if given.short else known)
+    wanted = given.parts or list(WHEN_SHORT if given.short else known)
     failed = [name for name in wanted if not run(name, folder=FOLDER, short=given.short, extra=extra)]
     reliability.main([str(FOLDER)])
     if failed:

@@ -57,7 +57,7 @@ class OperatorSettings(BaseSettings):
     resize_enabled: bool = False
     """Whether requests of running pods may be changed in place. The chart sets it together with the right to."""
 
-    interval_seconds: float | None = Field(default=None, ge=1, le=3600)
+    interval_seconds: float | None = Field(default=None, ge=0.2, le=3600)
     """Overrides every object's `interval`; for tests and demonstrations."""
 
     scrape_interval_seconds: float = Field(default=5.0, ge=1, le=300)

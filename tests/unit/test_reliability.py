@@ -1,6 +1,7 @@
 """Figures go from tests into docs/reliability.md as they were counted."""
 
 import json
+import re
 
 import pytest
 
@@ -87,6 +88,11 @@ def test_every_long_test_belongs_to_a_part():
     marked = {
         str(path.relative_to(soak.ROOT)) for path in soak.ROOT.rglob("tests/**/test_*.py") if mark in path.read_text()
     }
-    run = {path for part in soak.parts().values() if part.marks == "soak" for path in part.paths}
+    named = [path.partition("::") for part in soak.parts().values() if part.marks == "soak" for path in part.paths]
+    run = {path for path, _, _ in named}
+    for path in {path for path, _, test in named if test}:
+        whole = any(other == path and not test for other, _, test in named)
+        written = set(re.findall(r"^def (test_\w+)", (soak.ROOT / path).read_text(), re.MULTILINE))
+        assert whole or written == {test for other, _, test in named if other == path}, f"{path}: by name, but not all"
     assert run - marked == set(), "a file of that name is gone, or has no long test any more"
     assert marked - run <= {"tests/unit/test_reliability.py"}

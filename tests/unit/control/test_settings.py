@@ -53,7 +53,7 @@ def test_without_any_variable_the_defaults_hold():
         *(
             (name, value)
             for name, low, high in (
-                ("INTERVAL_SECONDS", "0.5", "3601"),
+                ("INTERVAL_SECONDS", "0.1", "3601"),
                 ("SCRAPE_INTERVAL_SECONDS", "0.9", "301"),
                 ("AGENT_INTERVAL_SECONDS", "0", "301"),
                 ("AGENT_PORT", "0", "65536"),
