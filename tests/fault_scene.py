@@ -86,8 +86,8 @@ class Supervisor(Worker):
                 continue
             code = process.poll()
             if code is not None:
+                operator.start()  # raises where the machine has no process to give, and is tried again
                 self.exits.append(code)
-                operator.start()
 
     def kill(self, operator: OperatorProcess) -> Callable[[], None]:
         """SIGKILL, without waiting: the supervisor does that."""
