@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from optiinfra.api.status_from import cut, to_effect
 from optiinfra.api.v1alpha1.action_status import MAX_EXPECTED, ActionState, Judgement
@@ -24,6 +25,7 @@ from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import Absent, ClusterError, Conflict, Denied, Invalid
 from optiinfra.cluster.resize import INFEASIBLE, PodSize, Wish, asked, granted
 from optiinfra.control import resize_trials
+from optiinfra.control.keys import ObjectKey
 from optiinfra.control.resize_pods import (
     SizeChange,
     change_of,
@@ -77,7 +79,7 @@ class Resizer:
     """Whether this installation may resize (chart value actuation.resize)."""
     stopped: Callable[[], bool] = lambda: False
     """Whether the kill switch is on at this very moment."""
-    _serial: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _serial: "WeakValueDictionary[ObjectKey, asyncio.Lock]" = field(default_factory=WeakValueDictionary)
 
     def wanted(self, service: ServiceWork) -> bool:
         """Tell whether there is anything to look at."""
@@ -355,8 +357,9 @@ class Resizer:
         counts: dict[str, int],
     ) -> None:
         wish = change_of(record).wish
-        # Two rounds never overlap, but a dry run beside one must not make two pods of one.
-        async with self._serial:
+        # Two rounds of an object never overlap, but a dry run beside one must not make two pods of one. Not one lock
+        # for all: a call that is not answered would hold it.
+        async with self._serial.setdefault(service.key, asyncio.Lock()):
             try:
                 size = await self.pods.read(Key(service.key.namespace, pod.name))
                 restarts = (
