@@ -2,11 +2,13 @@
 
     python -m bench.report                                    # Prometheus 3: 40 models, 200 GPUs, 14 days
     python -m bench.report --server debian --server victoria-metrics --fleet small --docs
+    python -m bench.report --folder ~/fleets                  # what was played once is started again
 
 The command runs as users run it, in a process of its own; what it says is compared with what the player knows
 (`report_truth`), what it costs is taken from /proc: its time and memory, and the server's own memory before and at the
-most while it ran. KRR's queries (`report_krr`) are then sent to the same server, started anew on the same blocks. The
-fleet is simulated and the report has to say so.
+most while it ran. Before is the most that the server took in a minute at rest, in which it scraped twice: the memory of
+a Go program goes up and down by itself. KRR's queries (`report_krr`) are then sent to the same server, started anew on
+the same blocks. The fleet is simulated and the report has to say so.
 """
 
 import argparse
@@ -41,6 +43,8 @@ GROWTH: Final = 0.30
 RECALL: Final = 0.95
 MONEY: Final = 0.05
 SETTLE_S: Final = 5.0
+REST_S: Final = 65.0
+"""Two scrapes and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Ran:
     seconds: float
     cpu_s: float
     peak_bytes: int
+    load: float
+    """Processes that wanted to run in the last minute of it, on average, its own among them."""
     document: dict[str, Any]
 
 
@@ -72,20 +78,26 @@ class Measured:
     days: float
 
 
-def run_report(server: Server, *, days: float) -> Ran:
-    """Run the command against a server; raise ServerError with its words when it fails."""
+def run_report(server: Server, *, days: float, until: float | None = None) -> Ran:
+    """Run the command against a server; raise ServerError with its words when it fails.
+
+    `until`: Unix seconds of the end of what it looks at; by default now.
+    """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "report.json"
         command = [sys.executable, "-c", _CHILD, str(Path(folder) / "usage.json"), "report"]
         command += ["--prometheus", server.address, "--since", f"{days:g}d", "--no-cache"]
         command += ["--format", "json", "--output", str(target)]
+        if until is not None:
+            command += ["--until", f"{datetime.fromtimestamp(until, tz=UTC):%Y-%m-%dT%H:%M:%S}"]
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         seconds = time.monotonic() - began
         if done.returncode:
             raise ServerError(f"optiinfra report ended with {done.returncode}: {done.stderr[-800:]}")
         usage = json.loads((Path(folder) / "usage.json").read_text())
-        return Ran(seconds, usage["cpu_s"], usage["peak_bytes"], json.loads(target.read_text()))
+        document = json.loads(target.read_text())
+        return Ran(seconds, usage["cpu_s"], usage["peak_bytes"], os.getloadavg()[0], document)
 
 
 # The command's own words, in a process that tells at its end what it and its children took.
@@ -103,22 +115,21 @@ main()
 """
 
 
-def measure(name: str, *, fleet: str, seed: int, live: bool, krr: bool) -> Measured:
+def measure(name: str, *, fleet: str, seed: int, live: bool, krr: bool, folder: Path | None = None) -> Measured:
     """Load one server, run the report, then KRR's queries on a fresh process over the same blocks."""
-    with Loaded(
-        name, fleet=fleet, seed=seed, live=live, columns=None if name == "victoria-metrics" else True
-    ) as loaded:
+    columns = None if name == "victoria-metrics" else True
+    given = None if folder is None else folder / f"{fleet}-{'victoria-metrics' if columns is None else 'blocks'}"
+    with Loaded(name, fleet=fleet, seed=seed, live=live, columns=columns, folder=given) as loaded:
         days = len(loaded.fleet.times) * 60.0 / 86_400.0
-        loaded.settle(SETTLE_S)
+        before = _rested(loaded)
         spent = loaded.server.cpu_s()
-        with Watch(loaded.server) as watch:
-            ran = run_report(loaded.server, days=days)
+        with Watch(loaded.server, before=before) as watch:
+            ran = run_report(loaded.server, days=days, until=float(loaded.fleet.times[-1]))
         spent = loaded.server.cpu_s() - spent
         asked = None
         if krr:
             loaded.restart()
-            loaded.settle(SETTLE_S)
-            asked = ask_like_krr(loaded.server, loaded.fleet)
+            asked = ask_like_krr(loaded.server, loaded.fleet, before=_rested(loaded))
         return Measured(
             server=name,
             version=loaded.version(),
@@ -136,6 +147,14 @@ def measure(name: str, *, fleet: str, seed: int, live: bool, krr: bool) -> Measu
         )
 
 
+def _rested(loaded: Loaded) -> Memory:
+    """Return the most that a server takes while nobody asks it anything."""
+    loaded.settle(SETTLE_S)
+    with Watch(loaded.server) as rest:
+        time.sleep(REST_S)
+    return rest.highest
+
+
 def results(one: Measured) -> list[Result]:
     """Return the figures beside what is needed."""
     judged, ran = one.judged, one.ran
@@ -148,6 +167,7 @@ def results(one: Measured) -> list[Result]:
         Result(f"{who}: cost of the worst single model, off the truth", judged.model_cost_off, "", MONEY),
         Result(f"{who}: savings, above what could be avoided", judged.savings_over, "", MONEY),
         Result(f"{who}: seconds of the report", ran.seconds, "s", SECONDS),
+        Result(f"{who}: processes that wanted to run meanwhile", ran.load, ""),
         Result(f"{who}: its CPU time", ran.cpu_s, "s"),
         Result(f"{who}: its largest process", ran.peak_bytes / 2**20, "MiB", OWN_BYTES / 2**20),
         Result(f"{who}: growth of the server's own memory", one.growth, "", GROWTH),
@@ -180,14 +200,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bare", action="store_true", help="leave out the series that nobody reads")
     parser.add_argument("--no-krr", action="store_true", help="leave out KRR's queries")
+    parser.add_argument("--folder", type=Path, help="keep the played fleets there, and use those that lie there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--docs", action="store_true", help=f"write the tables into {PAGE.name}")
     options = parser.parse_args(arguments)
-    measured = []
     try:
-        for name in options.server or ["prometheus"]:
-            one = measure(name, fleet=options.fleet, seed=options.seed, live=not options.bare, krr=not options.no_krr)
-            measured.append(one)
+        measured = [
+            measure(
+                name,
+                fleet=options.fleet,
+                seed=options.seed,
+                live=not options.bare,
+                krr=not options.no_krr,
+                folder=options.folder,
+            )
+            for name in options.server or ["prometheus"]
+        ]
     except (ServerError, BinaryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

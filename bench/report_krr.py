@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from hack.prometheus.server import Server, ServerError, Watch
+from hack.prometheus.server import Memory, Server, ServerError, Watch
 from optiinfra_sim.history_cluster import small_pods
 from optiinfra_sim.history_fleet import Fleet
 
@@ -43,12 +43,12 @@ class _Object:
     pods: tuple[str, ...]
 
 
-def ask_like_krr(server: Server, fleet: Fleet) -> Asked:
-    """Ask about every container of every workload of the fleet."""
+def ask_like_krr(server: Server, fleet: Fleet, *, before: Memory | None = None) -> Asked:
+    """Ask about every container of every workload of the fleet; `before`: the server's memory at rest."""
     duration = f"{round(len(fleet.times) / 60)}h"
     queries = [query for one in _objects(fleet) for query in _queries(one, duration=duration)]
     began, spent = time.monotonic(), server.cpu_s()
-    with Watch(server) as watch, ThreadPoolExecutor(WORKERS) as pool:
+    with Watch(server, before=before) as watch, ThreadPoolExecutor(WORKERS) as pool:
         answers = list(pool.map(lambda query: _samples(server, query, at=float(fleet.times[-1])), queries))
     return Asked(
         queries=len(queries),

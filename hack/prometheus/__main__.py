@@ -28,7 +28,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="another past of the same fleet")
     parser.add_argument("--columns", action="store_true", help="load by prometheus-backfill instead of promtool")
     parser.add_argument("--live", action="store_true", help="add what exporters show besides, and scrape it")
-    parser.add_argument("--folder", type=Path, help="keep everything there (default: a folder that goes at the end)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="keep everything there, and start what lies there (default: a folder that goes at the end)",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     chosen = True if options.columns else None

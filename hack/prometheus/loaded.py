@@ -8,7 +8,7 @@
 
 Text takes promtool some 10 s of CPU per million samples, columns less than one, so large fleets go by columns; blocks
 are blocks, and either server of Prometheus reads both. Everything lies in one folder, which goes with it unless it was
-given.
+given; what lies in a given one is started again as it is, so that only the first time takes minutes.
 """
 
 import contextlib
@@ -45,7 +45,11 @@ LAG_S: Final = 60.0
 """The past ends so long before now."""
 LOAD_SECONDS: Final = 1800.0
 SETTLE_SECONDS: Final = 300.0
+RETENTION: Final = "20d"
+"""A tenth of it, two days, is the largest block that Prometheus makes of smaller ones: the days stay as they are, as on
+a server that keeps two weeks. With more it would be busy with that while it is measured."""
 CHUNK_BYTES: Final = 8 << 20
+_MARKS: Final = "played.json"
 _CONFIGURATION: Final = "global: {scrape_interval: 30s}\n"
 _SCRAPE: Final = """scrape_configs:
   - job_name: live
@@ -98,24 +102,52 @@ class Loaded:
             folder.mkdir(parents=True, exist_ok=True)
             self.folder = folder
             began = time.monotonic()
-            self.fleet = build(plan(self.fleet_name, seed=self._seed), end=time.time() - LAG_S, seed=self._seed)
+            kept = self._kept()
+            end = time.time() - LAG_S if kept is None else kept["end"]
+            self.fleet = build(plan(self.fleet_name, seed=self._seed), end=end, seed=self._seed)
             (folder / "truth.json").write_text(json.dumps(truth_document(self.fleet), indent=1))
             if self._live and self.name != "victoria-metrics":
                 self._page = stack.enter_context(LivePage(ballast(self.fleet)))
-            data = folder / "data"
-            shutil.rmtree(data, ignore_errors=True)
-            data.mkdir()
-            if self.name != "victoria-metrics":
-                self.written = self._backfill(data) if self._columns else self._promtool(data)
-            self.server = self._start(stack)
-            if self.name == "victoria-metrics":
-                self._import()
+            if kept is None:
+                self._load(stack)
+                marks = {**self._marks, "end": end, "series": self.written.series, "samples": self.written.samples}
+                (folder / _MARKS).write_text(json.dumps(marks))
+            else:
+                self.written = Written(kept["series"], kept["samples"])
+                self.server = self._start(stack)
             self.load_seconds = time.monotonic() - began
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def _marks(self) -> dict[str, Any]:
+        """What a folder has to hold to be used again: either server of Prometheus reads the other's blocks."""
+        form = "victoria-metrics" if self.name == "victoria-metrics" else "blocks"
+        return {"form": form, "fleet": self.fleet_name, "seed": self._seed, "live": self._live}
+
+    def _kept(self) -> dict[str, Any] | None:
+        """Return what the folder says that it holds; None where it holds nothing, or something else."""
+        path = self.folder / _MARKS
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found if found.items() >= self._marks.items() else None
+
+    def _load(self, stack: contextlib.ExitStack) -> None:
+        """Write the past and start the server on it."""
+        (self.folder / _MARKS).unlink(missing_ok=True)
+        data = self.folder / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir()
+        if self.name == "victoria-metrics":
+            self.server = self._start(stack)
+            self._import()
+        else:
+            self.written = self._backfill(data) if self._columns else self._promtool(data)
+            self.server = self._start(stack)
 
     @property
     def truth(self) -> dict[str, Any]:
@@ -205,7 +237,7 @@ class Loaded:
                 str(program),
                 f"--config.file={self.folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={data}",
-                "--storage.tsdb.retention.time=90d",
+                f"--storage.tsdb.retention.time={RETENTION}",
                 f"--web.listen-address=127.0.0.1:{port}",
                 *self._flags,
             ],

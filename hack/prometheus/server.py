@@ -151,11 +151,13 @@ class Server:
 class Watch:
     """Looks at a server's memory again and again: `with Watch(server) as watch: ...; watch.highest`."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, before: Memory | None = None) -> None:
+        """`before`: what it takes at rest, as an earlier watch found it; by default what it takes now."""
         self._server = server
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self.before = self.highest = server.memory()
+        self.highest = server.memory()
+        self.before = self.highest if before is None else before
 
     def __enter__(self) -> Self:
         self._thread.start()
