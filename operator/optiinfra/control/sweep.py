@@ -5,20 +5,24 @@ what is gone, brings back what was missed, and gives back floors that no living 
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from optiinfra.api.v1alpha1.scaling import Actuation
+from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.objects import Resources
 from optiinfra.cluster.scalers import ScalerRecord
 from optiinfra.control.keys import Kind, ObjectKey
+from optiinfra.control.latecomers import apart
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.release import FloorGiver, orphans, release_one, step_of
 
 _LOG = logging.getLogger(__name__)
+_RELEASES_AT_ONCE = 8
 
 
 class ObjectLister(Protocol):
@@ -64,6 +68,8 @@ class Sweep:
     """A floor is given back in steps, and the last one was not the last."""
     listed: bool = False
     """All objects were listed at least once; before that, a floor without an object may only be one not seen yet."""
+    _under_way: dict[Key, "asyncio.Task[None]"] = field(default_factory=dict)
+    """Releases that are not answered yet."""
 
     async def run_once(self) -> None:
         """Sweep once. A list that fails leaves everything as it is: absence of an answer is not absence."""
@@ -99,8 +105,23 @@ class Sweep:
         # The spec that cannot be read may be the one that wants it: that is no wish to give it back.
         seen = [record for record in self.held.held_scalers() if record.key.namespace not in unreadable]
         held = orphans(seen, self._wanted)
-        results = [await release_one(self.floor, record, max_step=step_of(record)) for record in held]
-        self.unfinished = not all(result.done for result in results)
+        finished: list[bool] = []
+
+        async def one(record: ScalerRecord) -> None:
+            finished.append((await release_one(self.floor, record, max_step=step_of(record))).done)
+
+        # An answer that does not come must not keep the other floors where they are.
+        idle = [record for record in held if record.key not in self._under_way]
+        for record, task in await apart(idle, one, at_once=_RELEASES_AT_ONCE):
+            _LOG.warning("a release takes long; others go on", extra={"scaler": str(record.key)})
+            self._under_way[record.key] = task
+            task.add_done_callback(functools.partial(self._ended, record.key))
+        self.unfinished = not all(finished) or bool(self._under_way)
+
+    def _ended(self, key: Key, task: "asyncio.Task[None]") -> None:
+        del self._under_way[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("release failed", extra={"scaler": str(key), "error": str(error)})
 
     def _wanted(self, record: ScalerRecord) -> bool:
         for key, obj in self.registry.services():

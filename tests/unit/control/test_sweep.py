@@ -1,5 +1,6 @@
 """The sweep: floors that nobody wants any more go back, in their own steps, and nothing else does."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from optiinfra.cluster.scalers import ScalerRecord
 from optiinfra.control.registry import Registry
 from optiinfra.control.release import USUAL_STEP, step_of
 from optiinfra.control.sweep import Sweep
+from tests.unit.control import virtual
 from tests.unit.control.examples import ro_body, scaler
 
 FLOOR = {"scaling": {"actuation": "Floor"}}
@@ -109,3 +111,30 @@ async def test_without_the_right_to_act_nothing_is_written(changes):
     world = World(records=(held(),))
     await world.sweep(**changes).run_once()
     assert world.released == []
+
+
+def test_a_release_that_is_not_answered_keeps_no_other_floor_and_is_asked_once():
+    async def story():
+        world = World(records=(held("silent"), held("hpa")))
+        answer, release = asyncio.Event(), world.release
+
+        async def silent(key: Key, **more: Any) -> Any:
+            if key.name == "silent" and not answer.is_set():
+                world.released.append(("asked", None))
+                await answer.wait()
+            return await release(key, **more)
+
+        world.release = silent  # type: ignore[method-assign]  # the same world, with a server that hangs
+        sweep = world.sweep()
+        await sweep.run_once()
+        await sweep.release_orphans()
+        assert world.released == [("asked", None), ("hpa", USUAL_STEP), ("hpa", USUAL_STEP)]
+        assert sweep.unfinished
+        answer.set()
+        await asyncio.sleep(0.1)
+        world.records = ()
+        await sweep.release_orphans()
+        assert world.released[3:] == [("silent", USUAL_STEP)]
+        assert not sweep.unfinished
+
+    virtual.run(story)
