@@ -71,7 +71,7 @@ PARTS = {
         15,
         ("tests/unit/domain/test_verification.py", "tests/controllers/test_rollback.py"),
     ),
-    "churn": Part("a day of churn at speed", 27, ("tests/apiserver/test_churn.py",), short=SHORT),
+    "churn": Part("a day of churn at speed", 20, ("tests/apiserver/test_churn.py",), short=SHORT),
 }
 
 

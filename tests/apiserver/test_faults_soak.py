@@ -84,6 +84,7 @@ def lived(scene, cases, *, fall):
         scene.pages.serve("0.0.0.0", BUSY)
         for namespace in spaces.values():
             scene.wait_condition(namespace, "AtLimit", replicas=MAXIMUM)
+        note("up again")
     for namespace in spaces.values():
         scene.suspend(namespace)
         scene.wait_condition(namespace, "Suspended", replicas=1 if namespace.endswith("floor") else MAXIMUM)
@@ -259,7 +260,7 @@ def test_a_crash_before_and_after_every_write_changes_nothing_in_the_end(scene, 
     scene.pages.serve("0.0.0.0", CALM)
     come("down", 1800)
     scene.pages.serve("0.0.0.0", BUSY)
-    come("up", 1800)
+    come("up again", 1800)
     for _, namespace in spaces.values():
         scene.suspend(namespace)
     come("suspended", 1800)
