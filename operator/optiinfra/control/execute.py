@@ -67,8 +67,8 @@ async def execute(work: Work, actuator: Actuator, resizer: Resizer, *, then: Seq
         answer_previews(own)
         return own
 
-    for service, task in await apart(work.services, all_of, at_once=_CONCURRENCY, alone=work.alone):
-        leave(work, service.key, task, step="execute", then=(answered, *then))
+    late = await apart(work.services, all_of, at_once=_CONCURRENCY, alone=work.alone)
+    leave(work, [(service.key, task) for service, task in late], step="execute", then=(answered, *then))
     return await answered(work)
 
 

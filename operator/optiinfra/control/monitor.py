@@ -43,8 +43,8 @@ async def monitor(
             on_trial.append(service)
         else:
             await one(service)  # it calls nobody
-    for service, task in await apart(on_trial, one, at_once=_CONCURRENCY, alone=work.alone):
-        leave(work, service.key, task, step="monitor", then=then)
+    late = await apart(on_trial, one, at_once=_CONCURRENCY, alone=work.alone)
+    leave(work, [(service.key, task) for service, task in late], step="monitor", then=then)
     return work
 
 

@@ -148,14 +148,13 @@ class Steps:
             return own
 
         items: list[_Item] = [*work.services, *work.clusters, *work.left, *work.broken]
-        for item, task in await apart(items, write, at_once=_REPORTS_AT_ONCE, alone=work.alone):
-            leave(work, item.key, task, step="report", then=(told,))
+        unwritten = await apart(items, write, at_once=_REPORTS_AT_ONCE, alone=work.alone)
+        leave(work, [(item.key, task) for item, task in unwritten], step="report", then=(told,))
         self._observe_latency(work)
         # Events come after all statuses: of a thousand objects that turn at once, none waits for another one's news.
         late = {one.work.keys[0] for one in work.late}
         prompt = [key for key, told_of in news.items() if told_of and key not in late]
-        for key, task in await apart(prompt, tell, at_once=_REPORTS_AT_ONCE, alone=work.alone):
-            leave(work, key, task, step="report", then=())
+        leave(work, await apart(prompt, tell, at_once=_REPORTS_AT_ONCE, alone=work.alone), step="report")
         return work
 
     async def _report(self, item: _Item, work: Work) -> list[_News]:
