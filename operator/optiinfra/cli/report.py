@@ -83,7 +83,7 @@ _TEXTS: Final[dict[str, Callable[[Report], str]]] = {
 @click.option("--late-share", type=click.FloatRange(1e-6, 1.0), default=0.01, help="Share of work that may be late.")
 @click.option("--objective-ttft", type=Duration(), help="Promised time to first token, p95.")
 @click.option("--objective-itl", type=Duration(), help="Promised time between tokens, p95.")
-@click.option("--replay-days", type=click.FloatRange(min=1.0), help="Newest days to replay; fewer for large fleets.")
+@click.option("--replay-days", type=click.FloatRange(min=1.0), help="Newest days to replay; by default all that fit.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes that replay.")
 @click.option("--token-file", type=_FILE, help="File with a bearer token.")
 @click.option("--user", default="", help="For basic authentication, with --password-file.")

@@ -260,4 +260,6 @@ def alone(times, one):
 
 def options(**changed):
     """Prices, and a replay of the newest hours only: playing the scaler is what takes the time of these tests."""
-    return Options(**({"prices": Prices(flat=PriceList(gpu_hour=GPU_HOUR)), "replay_days": 0.2} | changed))
+    return Options(
+        **({"prices": Prices(flat=PriceList(gpu_hour=GPU_HOUR)), "replay_days": 0.2, "lead_days": 0.0} | changed)
+    )

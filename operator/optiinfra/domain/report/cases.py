@@ -14,6 +14,7 @@ from optiinfra.domain.engine_settings import EngineSettings
 from optiinfra.domain.pace import Pace
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.report.capacity import Capacity, capacity_of, pace_of
+from optiinfra.domain.report.days import Days, chosen
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import FleetHistory, GpuHistory, ModelHistory
 from optiinfra.domain.report.hours import Hour, hours_of, settings_of
@@ -24,6 +25,11 @@ from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
 
 ROOM: Final = 2.0
 """How many times the most that ran a replay may go to, where no autoscaler sets a limit."""
+HPA_DAYS: Final = 7.0
+LEAST_HPA_DAYS: Final = 3.0
+HPA_MODEL_DAYS: Final = 120.0
+"""Days of all models together on which nine targets of a plain HPA are played: forty models for three days."""
+NOT_REPLAYED: Final = Unknown(UnknownReason.NOT_MEASURED, "not replayed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,58 +46,87 @@ class ModelCase:
     case: Case | Unknown
     needed: FloatArray | Unknown
     """(points,) of the whole window: replicas that a careful operator keeps (`scaling.careful`)."""
-    begins: int
-    """First point of the grid that is replayed."""
 
 
-def cases_of(history: FleetHistory, options: Options) -> tuple[ModelCase, ...]:
-    """Look at every model."""
+def cases_of(history: FleetHistory, options: Options) -> tuple[tuple[ModelCase, ...], Days]:
+    """Look at every model; return them, and the days that are replayed."""
     by_key = {gpu.key: gpu for gpu in history.gpus}
-    days = options.days(len(history.models), window=history.hours / 24.0)
-    begins = max(0, len(history.times) - max(1, round(days * 86_400.0 / history.step_s)))
-    return tuple(_case(history, model, by_key, options, begins=begins) for model in history.models)
+    seen = [_seen(history, model, by_key, options) for model in history.models]
+    models = sum(not isinstance(one.load, Unknown) for one in seen)
+    days = chosen(
+        history.times,
+        _busy(history, seen),
+        step_s=history.step_s,
+        models=models,
+        newest_days=options.replay_days,
+        lead_days=options.lead_days,
+    )
+    return tuple(_case(history, one, options, days=days, models=models) for one in seen), days
 
 
-def _case(
-    history: FleetHistory, model: ModelHistory, by_key: Mapping[str, GpuHistory], options: Options, *, begins: int
-) -> ModelCase:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A model before its days are chosen."""
+
+    model: ModelHistory
+    gpus: tuple[GpuHistory, ...]
+    hours: tuple[Hour, ...]
+    settings: EngineSettings
+    capacity: Capacity | Unknown
+    load: FloatArray | Unknown
+    """(points,) in replicas."""
+
+
+def _seen(history: FleetHistory, model: ModelHistory, by_key: Mapping[str, GpuHistory], options: Options) -> _Seen:
     gpus = tuple(by_key[key] for key in model.gpus if key in by_key)
     settings = settings_of(model)
     hours = hours_of(model, gpus, history.times, step_s=history.step_s)
-    verdicts = judged(hours, settings=settings, objectives=options.objectives, promised=options.promised)
     capacity = capacity_of(model, hours, settings=settings, objectives=options.objectives)
+    load = capacity if isinstance(capacity, Unknown) else offered(model, capacity=capacity.work, step_s=history.step_s)
+    return _Seen(model, gpus, hours, settings, capacity, load)
+
+
+def _busy(history: FleetHistory, seen: Sequence[_Seen]) -> FloatArray:
+    """(points,) GPUs that the load of all models keeps busy, as far as it is known."""
+    busy: FloatArray = np.zeros(len(history.times))
+    for one in seen:
+        each = gpus_each(one.model)
+        if not isinstance(one.load, Unknown):
+            busy += np.nan_to_num(one.load) * (1.0 if isinstance(each, Unknown) else each)
+    return busy
+
+
+def _case(history: FleetHistory, seen: _Seen, options: Options, *, days: Days, models: int) -> ModelCase:
+    verdicts = judged(seen.hours, settings=seen.settings, objectives=options.objectives, promised=options.promised)
     case: Case | Unknown = (
-        capacity
-        if isinstance(capacity, Unknown)
-        else _replayed(model, capacity.work, options, step_s=history.step_s, begins=begins)
+        seen.load
+        if isinstance(seen.load, Unknown)
+        else _replayed(seen.model, seen.load, options, step_s=history.step_s, days=days, models=models)
     )
     needed: FloatArray | Unknown
-    if isinstance(capacity, Unknown) or isinstance(case, Unknown):
-        needed = capacity if isinstance(capacity, Unknown) else Unknown(UnknownReason.NOT_MEASURED, "not replayed")
+    if isinstance(case, Unknown):
+        needed = seen.capacity if isinstance(seen.capacity, Unknown) else NOT_REPLAYED
     else:
-        load = offered(model, capacity=capacity.work, step_s=history.step_s)
-        needed = (
-            load
-            if isinstance(load, Unknown)
-            else careful(load, step_s=history.step_s, start_up_s=options.start_up_s, minimum=case.minimum)
-        )
-    return ModelCase(model, gpus, hours, settings, tuple(verdicts), capacity, pace_of(hours), case, needed, begins)
+        needed = careful(case.load, step_s=history.step_s, start_up_s=options.start_up_s, minimum=case.minimum)
+    pace = pace_of(seen.hours)
+    return ModelCase(
+        seen.model, seen.gpus, seen.hours, seen.settings, tuple(verdicts), seen.capacity, pace, case, needed
+    )
 
 
-def _replayed(model: ModelHistory, capacity: float, options: Options, *, step_s: float, begins: int) -> Case | Unknown:
-    load, ran = offered(model, capacity=capacity, step_s=step_s), model.replicas
-    if isinstance(load, Unknown):
-        return load
+def _replayed(
+    model: ModelHistory, load: FloatArray, options: Options, *, step_s: float, days: Days, models: int
+) -> Case | Unknown:
+    ran = model.replicas
     if isinstance(ran, Unknown):
         return ran
-    load, ran = load[begins:], ran[begins:]
-    known = np.isfinite(load) & np.isfinite(ran)
-    if not known.any() or not float(load[known].sum()) > 0.0:
+    told = np.isfinite(load) & np.isfinite(ran)
+    if not float(load[told & days.counted].sum()) > 0.0:
         return Unknown(UnknownReason.TOO_FEW_SAMPLES, "it served nothing in the time that is replayed")
-    if float(load[known].max()) > MOST_LOAD:
-        text = f"a load of {float(load[known].max()):.0f} replicas cannot be: its token counters or pods are wrong"
+    if float(load[told].max()) > MOST_LOAD:
+        text = f"a load of {float(load[told].max()):.0f} replicas cannot be: its token counters or pods are wrong"
         return Unknown(UnknownReason.INVALID, text)
-    minimum, maximum = _bounds(model, most=float(ran[known].max()), peak=float(load[known].max()))
+    minimum, maximum = _bounds(model, most=float(ran[told].max()), peak=float(load[told].max()))
     return Case(
         key=model.key,
         load=load,
@@ -102,6 +137,8 @@ def _replayed(model: ModelHistory, capacity: float, options: Options, *, step_s:
         maximum=maximum,
         late_after_s=float(options.objectives.queue_delay),
         late_share=float(options.objectives.late_share),
+        days=days,
+        hpa_days=min(HPA_DAYS, max(LEAST_HPA_DAYS, HPA_MODEL_DAYS / max(1, models))),
     )
 
 

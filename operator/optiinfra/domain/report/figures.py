@@ -187,9 +187,9 @@ def curves_of(one: ModelCase, history: FleetHistory, played: Played | Unknown) -
     ran = missing if isinstance(one.model.replicas, Unknown) else one.model.replicas
     ours, load = missing.copy(), missing.copy()
     if not isinstance(one.case, Unknown):
-        load[one.begins :] = one.case.load
+        load = one.case.load
         if not isinstance(played, Unknown):
-            ours[one.begins :] = played.ours
+            ours = played.ours
     return Curves(
         times=tuple(float(history.times[end]) for end in ends),
         ran=_thin(ran, width),

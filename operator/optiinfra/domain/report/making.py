@@ -15,6 +15,7 @@ from optiinfra.domain.report.accounts import Held, accounts_of
 from optiinfra.domain.report.around import idle_drafts, node_drafts, questions, unused_drafts
 from optiinfra.domain.report.cases import ModelCase, cases_of
 from optiinfra.domain.report.containers import size
+from optiinfra.domain.report.days import Days
 from optiinfra.domain.report.drafts import Draft, of_proposal
 from optiinfra.domain.report.figures import fleet_figures, model_report
 from optiinfra.domain.report.history import FleetHistory
@@ -45,17 +46,23 @@ from optiinfra.domain.report.report import (
 from optiinfra.domain.report.scaling import Case, Played
 from optiinfra.domain.units import UnixTime
 
-METHOD: Final = (
-    "Cost is every GPU-hour that was there, held or not, at the price named below; a million tokens cost all of it.",
-    (
-        "Each model's recorded load was played through OptiInfra's scaler and through plain autoscalers in a queueing "
-        "model, beside what ran; idle GPUs, nodes and container requests are judged by the operator's own rules."
-    ),
-    (
-        "Savings count each GPU-hour once, none that is reserved, and are money only when the freed GPUs are given "
-        "back; where less capacity would have made work late, that stands beside the saving."
-    ),
-)
+
+def _method(replayed: str) -> tuple[str, ...]:
+    """Say in three sentences what was done."""
+    return (
+        "Cost is every GPU-hour that was there, held or not, at the prices named; a million tokens cost all of it.",
+        (
+            f"Each model's recorded load ({replayed}) was played through OptiInfra's scaler and through plain "
+            "autoscalers in a queueing model, beside what ran; idle GPUs, nodes and container requests are judged by "
+            "the operator's own rules."
+        ),
+        (
+            "Savings count each GPU-hour once, none that is reserved, and are money only when the freed GPUs are given "
+            "back; where less capacity would have made work late, that stands beside the saving."
+        ),
+    )
+
+
 NOT_PLAYED: Final = Unknown(UnknownReason.NOT_MEASURED, "it was not played")
 
 
@@ -66,6 +73,8 @@ class Prepared:
     history: FleetHistory
     options: Options
     models: tuple[ModelCase, ...]
+    days: Days
+    """Which are replayed."""
     doings: tuple[GpuDoing, ...]
     pricing: Pricing
     held: Held
@@ -100,10 +109,12 @@ class Made:
 def prepare(history: FleetHistory, options: Options) -> Prepared:
     """Look at the whole fleet."""
     pricing = price(history, options.prices)
+    models, days = cases_of(history, options)
     return Prepared(
         history=history,
         options=options,
-        models=cases_of(history, options),
+        models=models,
+        days=days,
         doings=doing(history.gpus, step_s=history.step_s),
         pricing=pricing,
         held=accounts_of(history, pricing),
@@ -185,7 +196,8 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
         gaps=tuple(Gap(str(one.lack), one.what, one.why, one.remedy, one.where) for one in history.missing),
         questions=tuple(Question(one.question, one.promql, one.link, one.samples, one.series) for one in history.asked),
         samples=told.samples,
-        method=METHOD,
+        replayed=prepared.days.words,
+        method=_method(prepared.days.words),
         notes=told.notes,
     )
     return Made(report, patches)

@@ -44,7 +44,7 @@ def replay_of(one: ModelCase, played: Played | Unknown, price: Value) -> Replay 
     each = gpus_each(one.model)
     known = case.known
     hours = case.step_s / 3600.0
-    lateness = measured_lateness(one.model, case, times=slice(one.begins, None))
+    lateness = measured_lateness(one.model, case)
     load = case.load[known]
     ran = _outcome("as it ran", float(case.ran[known].sum()) * hours, each, price, lateness)
     ours = _outcome("OptiInfra", float(np.nansum(played.ours)) * hours, each, price, played.lateness)
@@ -54,7 +54,7 @@ def replay_of(one: ModelCase, played: Played | Unknown, price: Value) -> Replay 
         hpa, target = played.hpa, played.hpa
     else:
         found = played.hpa.outcome
-        # The HPA is played on a week at most: told for the same time as the others.
+        # The HPA is played on the newest of the days: told for the same time as the others.
         scale = float(known.sum()) * hours / max(played.hpa_hours, 1e-9)
         late = Lateness(found.late10, round(found.incidents * scale), 0.0)
         spent = found.cost * played.load_hours * scale
@@ -100,7 +100,7 @@ def _outcome(
 def freed_by(
     one: ModelCase, wanted: FloatArray, accounts: tuple[Account, ...]
 ) -> tuple[tuple[Account, FloatArray], ...]:
-    """Return what running `wanted` replicas, (points,) of the replay, would have freed of a model's accounts.
+    """Return what running `wanted` replicas, (points,), NaN where not replayed, would have freed of its accounts.
 
     Counted is only what lies above the careful need, too: what a rule would free beyond it is no promise. The part of
     the window that was not replayed is taken to exceed its careful need as the replayed part does.
@@ -108,12 +108,12 @@ def freed_by(
     ran, needed = one.model.replicas, one.needed
     if isinstance(one.case, Unknown) or isinstance(ran, Unknown) or isinstance(needed, Unknown):
         return ()
-    played = np.maximum(wanted, needed[one.begins :])
+    played = np.maximum(wanted, needed)
     both = np.isfinite(played)
     if not both.any():
         return ()
-    factor = float(played[both].sum() / max(float(needed[one.begins :][both].sum()), 1e-9))
-    whole = np.concatenate([needed[: one.begins] * factor, played])
+    factor = float(played[both].sum() / max(float(needed[both].sum()), 1e-9))
+    whole = np.where(one.case.days.counted, played, needed * factor)
     known = np.isfinite(ran) & np.isfinite(whole)
     less = np.where(known, np.maximum(ran - whole, 0.0), 0.0)
     net, gross = float((ran[known] - whole[known]).sum()), float(less.sum())

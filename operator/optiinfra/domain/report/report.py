@@ -338,6 +338,8 @@ class Report:
     questions: tuple[Question, ...]
     samples: int
     """That the server read."""
+    replayed: str
+    """Which days were replayed, in words."""
     method: tuple[str, ...]
     """Three sentences."""
     notes: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from optiinfra.domain.replay.fluid import (
     View,
 )
 from optiinfra.domain.replay.learned import Learned
+from optiinfra.domain.report.days import Days, Stretch
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import Course, ModelHistory
 from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
@@ -51,11 +52,19 @@ class Case:
     maximum: int
     late_after_s: float
     late_share: float
+    days: Days
+    hpa_days: float = 7.0
+    """The plain HPA is played on so many of the newest replayed days at most."""
+
+    @property
+    def told(self) -> npt.NDArray[np.bool_]:
+        """Return the points of which both load and replicas are known, replayed or not."""
+        return np.isfinite(self.load) & np.isfinite(self.ran)
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
-        """Return the points that are compared: both load and replicas are known."""
-        return np.isfinite(self.load) & np.isfinite(self.ran)
+        """Return the points that are compared."""
+        return self.told & self.days.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Played:
     """(points,) replicas that the scaler asked for, the mean of each step; NaN where nothing is compared."""
     lateness: Lateness
     hpa: HpaOutcome | Unknown
-    """On the newest week at most."""
+    """On the newest days, `Case.hpa_days` at most."""
     hpa_hours: float
     load_hours: float
     """Replica-hours of the known load of that week."""
@@ -98,28 +107,34 @@ class _RowsView(View):
         return mean
 
 
+def syncs_of(cases: Sequence[Case]) -> int:
+    """Return for how many syncs of 15 s cases are played: stretches lie side by side."""
+    return max((round(one.days.length * one.step_s / SYNC_S) for one in cases), default=0)
+
+
 def play(cases: Sequence[Case], *, on_sync: Callable[[int], None] | None = None) -> list[Played]:
-    """Play the scaler over all cases at once; all have the same number of points and the same step."""
-    if not cases:
+    """Play the scaler over all stretches of all cases at once; all have the same grid, step and days."""
+    rows = [_Row(case, stretch) for case in cases for stretch in case.days.stretches]
+    if not rows:
         return []
-    step_s, points = cases[0].step_s, len(cases[0].load)
+    step_s, points = cases[0].step_s, max(one.days.length for one in cases)
     # A step that is no multiple of the model's is read at the model's own times.
     place = np.minimum((np.arange(round(points * step_s / STEP_S)) * STEP_S // step_s).astype(np.int64), points - 1)
-    loads = np.stack([np.where(one.known, one.load, np.nan) for one in cases])
+    loads = np.stack([row.load(points) for row in rows])
     known = np.isfinite(loads)
-    counted = np.zeros((len(cases), len(place) + 1), dtype=np.int64)
+    counted = np.zeros((len(rows), len(place) + 1), dtype=np.int64)
     np.cumsum(known[:, place], axis=1, out=counted[:, 1:])
     fleet = Fleet(
         np.nan_to_num(loads)[:, place],
-        start_up_s=np.array([one.start_up_s for one in cases]),
-        initial=np.array([_first(one) for one in cases], dtype=np.int64),
-        minimum=np.array([one.minimum for one in cases], dtype=np.int64),
-        maximum=np.array([one.maximum for one in cases], dtype=np.int64),
+        start_up_s=np.array([one.case.start_up_s for one in rows]),
+        initial=np.array([one.initial for one in rows], dtype=np.int64),
+        minimum=np.array([one.case.minimum for one in rows], dtype=np.int64),
+        maximum=np.array([one.case.maximum for one in rows], dtype=np.int64),
     )
     learned = Learned(
         fleet,
-        late_after_s=np.array([one.late_after_s for one in cases]),
-        late_share=np.array([one.late_share for one in cases]),
+        late_after_s=np.array([one.case.late_after_s for one in rows]),
+        late_share=np.array([one.case.late_share for one in rows]),
     )
     view = _RowsView(fleet, counted=counted)
     for sync in range(fleet.syncs):
@@ -128,30 +143,73 @@ def play(cases: Sequence[Case], *, on_sync: Callable[[int], None] | None = None)
         if on_sync is not None:
             on_sync(sync)
     # `place` is ascending, so that each point of the grid is one stretch of steps.
-    begins = np.searchsorted(place, np.arange(points))
-    return [_played(one, fleet, row, begins) for row, one in enumerate(cases)]
+    begins = np.append(np.searchsorted(place, np.arange(points)), len(place))
+    parts = iter([_part(row, fleet, number, begins) for number, row in enumerate(rows)])
+    return [_played(one, [next(parts) for _ in one.days.stretches]) for one in cases]
 
 
-def _first(case: Case) -> int:
-    """Replicas at the beginning: what ran."""
-    ran = case.ran[case.known]
-    begin = round(float(ran[0])) if ran.size else case.minimum
-    return int(min(max(begin, case.minimum), case.maximum))
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One stretch of one case; all rows are as long as the longest, and end together."""
+
+    case: Case
+    stretch: Stretch
+
+    def load(self, points: int) -> FloatArray:
+        """(points,) load; nothing is known of what lies before the stretch."""
+        own = slice(self.stretch.begin, self.stretch.end)
+        values = np.where(self.case.told[own], self.case.load[own], np.nan)
+        return np.concatenate([np.full(points - len(values), np.nan), values])
+
+    @property
+    def initial(self) -> int:
+        """Replicas at the beginning: what ran."""
+        own = slice(self.stretch.begin, self.stretch.end)
+        ran = self.case.ran[own][self.case.told[own]]
+        begin = round(float(ran[0])) if ran.size else self.case.minimum
+        return int(min(max(begin, self.case.minimum), self.case.maximum))
 
 
-def _played(case: Case, fleet: Fleet, row: int, begins: IntArray) -> Played:
-    steps = fleet.load.shape[1]
-    asked = np.repeat(fleet.asked[row].astype(np.float64), STEPS_PER_SYNC)[:steps]
-    counts = np.diff(np.append(begins, steps))
-    means = np.add.reduceat(asked, begins) / np.maximum(counts, 1)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """What came of one row, of what counts in it."""
+
+    stretch: Stretch
+    ours: FloatArray
+    """(points that count,) mean replicas of each step."""
+    late: float
+    """Late work, replica-seconds; so is the next."""
+    work: float
+    incidents: int
+    changes: int
+
+
+def _part(row: _Row, fleet: Fleet, number: int, begins: IntArray) -> _Part:
+    steps, stretch = fleet.load.shape[1], row.stretch
+    count = stretch.end - stretch.counts
+    first = int(begins[len(begins) - 1 - count])
+    asked = np.repeat(fleet.asked[number].astype(np.float64), STEPS_PER_SYNC)[:steps]
+    sizes = np.diff(begins)
+    means = np.add.reduceat(asked, begins[:-1]) / np.maximum(sizes, 1)
+    late = _late(fleet.load[number], fleet.backlog[number].astype(np.float64), after_s=row.case.late_after_s)[first:]
+    work = fleet.load[number, first:] * STEP_S
+    changes = int((np.diff(fleet.asked[number, first // STEPS_PER_SYNC :]) != 0.0).sum())
+    return _Part(stretch, means[-count:], float(late.sum()), float(work.sum()), _incidents(late, work), changes)
+
+
+def _played(case: Case, parts: Sequence[_Part]) -> Played:
+    ours = np.full(len(case.load), np.nan)
+    for one in parts:
+        ours[one.stretch.counts : one.stretch.end] = one.ours
     known = case.known
-    late = _late(fleet.load[row], fleet.backlog[row].astype(np.float64), after_s=case.late_after_s)
-    work = fleet.load[row] * STEP_S
     days = max(float(known.sum()) * case.step_s / _DAY_S, _NOTHING)
-    changes = int((np.diff(fleet.asked[row]) != 0.0).sum())
-    lateness = Lateness(float(late.sum() / max(work.sum(), _NOTHING)), _incidents(late, work), changes / days)
+    lateness = Lateness(
+        sum(one.late for one in parts) / max(sum(one.work for one in parts), _NOTHING),
+        sum(one.incidents for one in parts),
+        sum(one.changes for one in parts) / days,
+    )
     hpa, hours, load_hours = _best_hpa(case)
-    return Played(case.key, np.where(known, means, np.nan), lateness, hpa, hours, load_hours)
+    return Played(case.key, np.where(known, ours, np.nan), lateness, hpa, hours, load_hours)
 
 
 def _late(load: FloatArray, backlog: FloatArray, *, after_s: float) -> FloatArray:
@@ -170,11 +228,14 @@ def _incidents(late: FloatArray, work: FloatArray) -> int:
 
 
 def _best_hpa(case: Case) -> tuple[HpaOutcome | Unknown, float, float]:
-    """Return the cheapest plain HPA that held the objective on the newest week, its hours, and its load's."""
-    points = len(case.load)
+    """Return the cheapest plain HPA that held the objective on the newest days, its hours, and its load's."""
+    newest = case.days.newest
+    known = np.where(case.known, case.load, np.nan)[newest]
+    points = len(known)
+    most = min(MOST_TICKS, max(1, round(case.hpa_days * _DAY_S / SYNC_S)))
     moments = np.arange(round(points * case.step_s / SYNC_S)) * SYNC_S
     place = np.minimum((moments // case.step_s).astype(np.int64), points - 1)
-    ticks = np.where(case.known, case.load, np.nan)[place][-MOST_TICKS:]
+    ticks = known[place][-most:]
     if not np.isfinite(ticks).any() or not float(np.nansum(ticks)) > 0.0:
         return Unknown(UnknownReason.TOO_FEW_SAMPLES, "no load is known"), 0.0, 0.0
     found = replay_evidence(
@@ -202,7 +263,7 @@ def careful(load: FloatArray, *, step_s: float, start_up_s: float, minimum: int)
     return np.where(np.isfinite(load), needed, np.nan)
 
 
-def measured_lateness(model: ModelHistory, case: Case, *, times: slice) -> Lateness | Unknown:
+def measured_lateness(model: ModelHistory, case: Case) -> Lateness | Unknown:
     """Return how late work was as it ran: by the measured time in the queue, else by requests that waited.
 
     A step whose requests waited longer than the objective on average counts as late as a whole, others not at all.
@@ -210,7 +271,6 @@ def measured_lateness(model: ModelHistory, case: Case, *, times: slice) -> Laten
     wait = _waited(model)
     if isinstance(wait, Unknown):
         return wait
-    wait = wait[times]
     known = case.known & np.isfinite(wait)
     if not known.any():
         return Unknown(UnknownReason.NOT_MEASURED, "neither the time in the queue nor requests that waited are known")
