@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 
 from optiinfra.cluster.status import Written
+from optiinfra.cluster.targets import TargetFacts
 from optiinfra.control.execute import execute
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.latecomers import PATIENCE, STEP_PATIENCE, apart
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.targets import TargetTable
 from optiinfra.control.work import Rehearsed, Work
 from optiinfra.domain.units import UnixTime
 from tests.unit.control import virtual
-from tests.unit.control.examples import NOW, decision, ro, ro_body, service
+from tests.unit.control.examples import NOW, decision, pod, ro, ro_body, service
 from tests.unit.control.test_actuation import World as ActuationWorld
 from tests.unit.control.test_promised_rounds import World
 
@@ -217,5 +219,49 @@ def test_a_preview_that_comes_late_is_answered_late():
         await work.late[0].task
         assert future.result().published == (("hung", 6),)
         assert virtual.now() == pytest.approx(5.0)
+
+    virtual.run(story)
+
+
+class NoRules:
+    async def refresh(self, _namespaces: Any) -> None: ...
+
+
+class HangingUsage:
+    """A metrics API that answers nobody, beside targets that can be read."""
+
+    def __init__(self) -> None:
+        self.asked, self.read_at = 0, []
+
+    async def refresh(self, _namespace: str, _owners: Any) -> None:
+        self.asked += 1
+        await asyncio.Event().wait()
+
+    async def read(self, **_: Any) -> TargetFacts:
+        self.read_at.append(virtual.now())
+        return TargetFacts("apps/v1", "Deployment", "inference", "vllm", "uid", "1", 2, 2, 2, "app=vllm")
+
+    synced = True
+
+    def nodes(self) -> dict[str, Any]:
+        return {}
+
+    def pods_of(self, _namespace: str, _selector: str) -> list[Any]:
+        return [pod()]
+
+
+def test_a_metrics_api_that_hangs_keeps_no_target_from_being_read():
+    async def story():
+        world, silent = World(), HangingUsage()
+        world.loop.targets = TargetTable(reader=silent, clock=virtual.now)  # type: ignore[arg-type]  # a stand-in
+        world.loop.usage = world.loop.inventory = silent
+        world.loop.sizing_rules = NoRules()
+        parts = [asyncio.create_task(run()) for run in (world.loop.upkeep, world.loop.keep_usage)]
+        await asyncio.sleep(100.0)
+        assert silent.asked == 1
+        assert len(silent.read_at) >= 5, "once an interval of 20 s"
+        for part in parts:
+            part.cancel()
+        await asyncio.wait(parts)
 
     virtual.run(story)
