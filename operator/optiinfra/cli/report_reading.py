@@ -8,7 +8,7 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from optiinfra.cluster.prometheus_ask import Asked, Matcher, MetricsServer, PieceCache, Progress, TimeGrid
@@ -20,10 +20,16 @@ from optiinfra.domain.report.cases import chunks
 from optiinfra.domain.report.frames import Question
 from optiinfra.domain.report.history import FleetHistory
 from optiinfra.domain.report.joining import join
-from optiinfra.domain.report.joining_found import Found, found
+from optiinfra.domain.report.joining_found import Found, found, single
 from optiinfra.domain.report.scaling import Case, Played, play, syncs_of
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.engines.promql_fleet import LABELLED, discovery_questions, fleet_questions, label_questions
+from optiinfra.engines.promql_fleet import (
+    LABELLED,
+    discovery_questions,
+    fleet_questions,
+    label_questions,
+    sharing_questions,
+)
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -78,7 +84,7 @@ async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Re
     ) as server:
         now = UnixTime(await server.now())
         grid = TimeGrid.ending(now if wanted.until is None else wanted.until, since=wanted.since, step=wanted.step)
-        first, seen = await _look(server, grid, wanted, on_progress=on_progress)
+        first, between, seen = await _look(server, grid, wanted, on_progress=on_progress)
         second = await server.ask(
             fleet_questions(seen), grid, matchers=wanted.matchers, namespaces=wanted.namespaces, on_progress=on_progress
         )
@@ -88,7 +94,7 @@ async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Re
     marks = [one.values for one in first.frames if one.question.name == SIMULATED.name]
     return Read(
         history=history,
-        samples=_samples(first) + _samples(second),
+        samples=sum(_samples(asked) for asked in (first, between, second)),
         now=now,
         simulated=any(bool((values > 0.0).any()) for values in marks),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
@@ -97,8 +103,8 @@ async def read(wanted: Wanted, *, on_progress: Callable[[Progress], None]) -> Re
 
 async def _look(
     server: MetricsServer, grid: TimeGrid, wanted: Wanted, *, on_progress: Callable[[Progress], None]
-) -> tuple[Asked, Found]:
-    """Ask the first round: what is there, and what labels are called, by the index where that is open."""
+) -> tuple[Asked, Asked, Found]:
+    """Ask what is there and what labels are called, by the index where that is open; then whether pages come once."""
     days = wanted.since / _DAY_S
     labels = {kind: await server.labels(metrics, grid, matchers=wanted.matchers) for kind, metrics in LABELLED.items()}
     told = {kind: names for kind, names in labels.items() if names is not None}
@@ -109,7 +115,11 @@ async def _look(
         namespaces=wanted.namespaces,
         on_progress=on_progress,
     )
-    return asked, found([one for one in asked.frames if one.question.name != SIMULATED.name], labels=told)
+    seen = found([one for one in asked.frames if one.question.name != SIMULATED.name], labels=told)
+    names = dict.fromkeys(name for question in fleet_questions(seen) for name in question.metrics)
+    existing = await server.names(tuple(names), grid, matchers=wanted.matchers)
+    between = await server.ask(sharing_questions(seen), grid, matchers=wanted.matchers, namespaces=wanted.namespaces)
+    return asked, between, replace(seen, existing=existing, single=single(between.frames))
 
 
 def _samples(asked: Asked) -> int:

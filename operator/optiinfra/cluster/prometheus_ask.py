@@ -25,7 +25,7 @@ from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.prometheus_cache import PieceCache, piece_name
 from optiinfra.cluster.prometheus_call import Caller
 from optiinfra.cluster.prometheus_copies import REPLICA_LABELS, Copies
-from optiinfra.cluster.prometheus_counts import label_names
+from optiinfra.cluster.prometheus_counts import existing_names, label_names
 from optiinfra.cluster.prometheus_grid import TimeGrid
 from optiinfra.cluster.prometheus_http import PrometheusHttp
 from optiinfra.cluster.prometheus_links import query_link
@@ -145,6 +145,13 @@ class MetricsServer:
         """
         await self.facts()
         return await label_names(self._caller, metrics, grid, matchers)
+
+    async def names(
+        self, metrics: Sequence[str], grid: TimeGrid, *, matchers: Sequence[Matcher] = ()
+    ) -> frozenset[str] | None:
+        """Return which of some names exist in the range, from the server's index; None where it tells nobody."""
+        await self.facts()
+        return await existing_names(self._caller, metrics, grid, matchers)
 
     async def ask(
         self,

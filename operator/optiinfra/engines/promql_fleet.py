@@ -8,6 +8,8 @@ answers.
     labels = {kind: await client.labels(metrics, ...) for kind, metrics in LABELLED.items()}
     asked = await client.ask(discovery_questions(days), ...)
     seen = found(asked.frames, labels=labels)
+    asked = await client.ask(sharing_questions(seen), ...)
+    seen = replace(seen, existing=await client.names(...), single=single(asked.frames))
     asked = await client.ask(fleet_questions(seen), ...)
     history = join(asked.frames, found=seen, now=now, unanswered=...)
 
@@ -30,11 +32,26 @@ from optiinfra.domain.report.joining_found import (
     Found,
 )
 from optiinfra.engines.promql_fleet_cluster import STATE_NAMES, cluster_questions
-from optiinfra.engines.promql_fleet_engines import CACHE_NAMES, ENGINES, engine_questions, running_names
+from optiinfra.engines.promql_fleet_engines import (
+    CACHE_NAMES,
+    ENGINES,
+    engine_questions,
+    running_names,
+    sharing_questions,
+)
 from optiinfra.engines.promql_fleet_gpus import gpu_names, gpu_questions
 from optiinfra.engines.promql_fleet_parts import MOMENTS, select
 from optiinfra.engines.promql_fleet_usage import AGENT_NAMES, CONTAINER_NAMES, NODE_NAMES, usage_questions
 
+__all__ = [
+    "EVERYTHING",
+    "LABELLED",
+    "NAMESPACES_OF",
+    "discovery_questions",
+    "fleet_questions",
+    "label_questions",
+    "sharing_questions",
+]
 EVERYTHING: Final = Found()
 """A server about which nothing is known yet: it is asked for all, by the usual labels."""
 NAMESPACES_OF: Final = frozenset(NAMESPACE_LABELS)

@@ -125,6 +125,11 @@ def running_names(engine: Engine) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name, _ in _Asker(engine, Found()).terms(Signal.REQUESTS_RUNNING)))
 
 
+def sharing_questions(found: Found) -> tuple[Question, ...]:
+    """Return what to ask to know whether pages come more than once: ranks that share one, and copies."""
+    return tuple(_Asker(engine, found).sharing() for engine in ENGINES if found.has(*running_names(engine)))
+
+
 def engine_questions(found: Found) -> Iterator[Question]:
     """Yield what to ask about each engine that is there."""
     for engine in ENGINES:
@@ -151,8 +156,26 @@ class _Asker:
         self.engine = engine
         self.spelling: Spelling = found.engines
         self.images = found.names is not None and found.has("kube_pod_container_info")
+        # Copies of a server are told apart by whoever asks, and only where each call sees them.
+        self.single = engine.name in found.single and not found.copies
+        self.may_exist = found.may_exist
         there = tuple(table for table in engine.tables if found.names is None or _is_there(table, found.names))
         self.tables = there or engine.tables
+
+    def sharing(self) -> Question:
+        """Ask how many series of one name come from one part of one process, at the most."""
+        terms = self.terms(Signal.REQUESTS_RUNNING)
+        by = ("__name__", *self._identity)
+        counted = either(*(together("count", select(name, *only), by) for name, only in terms))
+        text = together("max", counted, ("__name__",))
+        return question(
+            f"found.sharing.{self.engine.name}",
+            text,
+            metrics=[name for name, _ in terms],
+            by=("__name__",),
+            split_by="",
+            coarse_s=HOURLY_S,
+        )
 
     def terms(self, signal: Signal, suffix: str = "") -> list[Term]:
         """Return the series that carry a signal, best first."""
@@ -165,7 +188,7 @@ class _Asker:
 
     def presence(self) -> Iterator[Question]:
         """Which workloads serve, under which names."""
-        terms = self.terms(Signal.REQUESTS_RUNNING)
+        terms = self._existing(self.terms(Signal.REQUESTS_RUNNING))
         own = (*own_labels(self.spelling), *(("instance",) if self.spelling.by_service else ()))
         pods = either(*(largest(select(name, *only), own) for name, only in terms))
         yield self._question("serving", together("count", with_workload(pods, self.spelling)), terms)
@@ -184,6 +207,7 @@ class _Asker:
         yield from self.level("waiting_highest", Signal.REQUESTS_WAITING, "sum", function="max_over_time")
         resets = self.terms(Signal.GENERATION_TOKENS) or self.terms(Signal.REQUEST_GENERATION_TOKENS, "_sum")
         if resets:
+            resets = self._existing(resets)
             yield self._question("resets", self._summed("resets", resets), resets)
 
     def kv_cache(self) -> Iterator[Question]:
@@ -208,12 +232,12 @@ class _Asker:
     def latencies(self) -> Iterator[Question]:
         """Means and late shares over time, percentiles of the last day."""
         for field, signal in MEANS:
-            sums, counts = self.terms(signal, "_sum"), self.terms(signal, "_count")
+            sums, counts = (self._existing(self.terms(signal, suffix)) for suffix in ("_sum", "_count"))
             if sums:
                 mean = f"{self._summed('rate', sums)} / {self._summed('rate', counts)}"
                 yield self._question(field, mean, [*sums, *counts])
         for prefix, signal, bounds in LATE:
-            buckets, counts = self.terms(signal, "_bucket"), self.terms(signal, "_count")
+            buckets, counts = (self._existing(self.terms(signal, suffix)) for suffix in ("_bucket", "_count"))
             if not buckets or self.engine.kind in {EngineKind.TGI, EngineKind.TRITON}:
                 continue
             early = [(name, (*only, f'le=~"{bounds}"')) for name, only in buckets]
@@ -256,6 +280,7 @@ class _Asker:
             if not terms and self.engine.kind is EngineKind.TRITON and signal is Signal.REQUESTS_FINISHED:
                 terms = [("nv_inference_request_success", ())]
             if terms:
+                terms = self._existing(terms)
                 yield self._question(field, self._summed("rate", terms), terms)
 
     def level(
@@ -264,12 +289,13 @@ class _Asker:
         """Gauges over the window."""
         terms = self.terms(signal)
         if terms:
-            pods = either(*(largest(over_window(function, name, *only), self._identity) for name, only in terms))
+            terms = self._existing(terms)
+            pods = self._one_each([over_window(function, name, *only) for name, only in terms])
             yield self._question(field, together(operator, with_workload(pods, self.spelling)), terms)
 
     def _hit_ratio(self, field: str, hits: Signal, queries: Signal, instead: Signal | None) -> Iterator[Question]:
-        of = self.terms(hits)
-        asked = self.terms(queries) or (self.terms(instead) if instead is not None else [])
+        of = self._existing(self.terms(hits))
+        asked = self._existing(self.terms(queries) or (self.terms(instead) if instead is not None else []))
         if of and asked:
             share = f"{self._summed('rate', of)} / {self._summed('rate', asked)}"
             yield self._question(field, share, [*of, *asked])
@@ -305,10 +331,23 @@ class _Asker:
 
     def _summed(self, function: str, terms: Sequence[Term]) -> str:
         """Return a counter's growth a workload. Alternatives are chosen by pod, so their parts are added up before."""
-        listed = [largest(over_window(function, name, *only), self._identity) for name, only in terms]
+        listed = [over_window(function, name, *only) for name, only in terms]
+        if not self.single:
+            listed = [largest(one, self._identity) for one in listed]
         if len(listed) > 1:
             listed = [together("sum", one, (*own_labels(self.spelling), "instance")) for one in listed]
         return together("sum", with_workload(either(*listed), self.spelling))
+
+    def _one_each(self, alternatives: Sequence[str]) -> str:
+        """Return one series for each part of a process, of the first alternative that it has."""
+        if self.single and len(alternatives) > 1:
+            same = ",".join(self._identity)
+            return f"({f' or on ({same}) '.join(alternatives)})"
+        return either(*(alternatives if self.single else (largest(one, self._identity) for one in alternatives)))
+
+    def _existing(self, terms: Sequence[Term]) -> list[Term]:
+        """Return the alternatives that exist: each costs the server a step of work, there or not."""
+        return [term for term in terms if self.may_exist(term[0])] or list(terms)
 
     def _question(
         self,

@@ -37,6 +37,7 @@ AGENT_LABELS: Final = ("uuid", "node", "kubernetes_node", "nodename")
 PART_LABELS: Final = ("mig_uuid", "node", "kubernetes_node", "nodename")
 HOLDER_LABELS: Final = ("UUID", "uuid", "gpu", "GPU_I_ID", "Hostname", "hostname", "node")
 AGENT_HOLDER_LABELS: Final = ("uuid", "mig_uuid", "share")
+_EVERYTHING: Final = Found()
 _FINE: Final = frozenset({"dcgm.utilization", "agent.utilization"})
 _PREFIX: Final = "DCGM_"
 _SCALED: Final = ("_RATIO", "_BYTES", "_WATTS")
@@ -91,14 +92,14 @@ def gpu_questions(found: Found) -> Iterator[Question]:
 def _dcgm(found: Found) -> Iterator[Question]:
     scaled = found.has("DCGM_FI_DEV_GPU_UTIL_RATIO", "DCGM_FI_DEV_FB_USED_BYTES")
     for field, quantity in WANTED:
-        listed = _names(quantity, dcgm=True, scaled=scaled)
+        listed = _names(quantity, dcgm=True, scaled=scaled, found=found)
         yield _question(f"dcgm.{field}", _values("avg_over_time", listed, GPU_LABELS), listed, GPU_LABELS)
-    busy = _names(GpuQuantity.UTILIZATION, dcgm=True, scaled=scaled)
+    busy = _names(GpuQuantity.UTILIZATION, dcgm=True, scaled=scaled, found=found)
     yield _question("dcgm.utilization_highest", _values("max_over_time", busy, GPU_LABELS), busy, GPU_LABELS)
     power = [_Name(name, 1.0) for name in _POWER[0] if scaled or not name.endswith(_SCALED)]
     yield _question("dcgm.power", _values("avg_over_time", power, GPU_LABELS), power, GPU_LABELS)
     for field, quantity in TOTALS:
-        listed = _names(quantity, dcgm=True, scaled=scaled)
+        listed = _names(quantity, dcgm=True, scaled=scaled, found=found)
         yield _question(f"dcgm.{field}", _values("last_over_time", listed, GPU_LABELS), listed, GPU_LABELS, latest=True)
     # Which dialect, model and instance: by a family that every exporter has. 1 where it is the scaled dialect's.
     kinds = " or ".join(
@@ -172,11 +173,12 @@ def _held(names: list[str], spelling: Spelling) -> str:
     return either(*parts)
 
 
-def _names(quantity: GpuQuantity, *, dcgm: bool, scaled: bool = True) -> list[_Name]:
+def _names(quantity: GpuQuantity, *, dcgm: bool, scaled: bool = True, found: Found = _EVERYTHING) -> list[_Name]:
     """Return the families of a quantity, without those of the scaled dialect where nobody speaks it."""
     row = next(row for row in gpu_tables.GPU_ROWS if row.quantity is quantity)
     named = [_Name(name, scale) for name, scale in row.names if name.startswith(_PREFIX) is dcgm]
-    return [one for one in named if scaled or not one.name.endswith(_SCALED)]
+    named = [one for one in named if scaled or not one.name.endswith(_SCALED)]
+    return [one for one in named if found.may_exist(one.name)] or named
 
 
 def _values(function: str, names: list[_Name], labels: tuple[str, ...]) -> str:

@@ -61,7 +61,8 @@ def _containers(found: Found) -> Iterator[Question]:
         ),
     )
     for field, operator, text, metrics in listed:
-        named = _named(largest(text, own), spelling)
+        # The largest of all copies is the largest of all.
+        named = _named(text if operator == "max" else largest(text, own), spelling)
         yield question(
             f"containers.{field}",
             together(operator, named, _BY),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,16 @@ import pytest
 
 from optiinfra.domain.readings import Signal
 from optiinfra.domain.report.frames import Frame, Question
-from optiinfra.domain.report.joining_found import Found, Spelling, found
+from optiinfra.domain.report.joining_found import Found, Spelling, found, single
 from optiinfra.engines import gpu_tables, lmcache, tgi, vllm
 from optiinfra.engines.alias import Kind, Table
-from optiinfra.engines.promql_fleet import NAMESPACES_OF, discovery_questions, fleet_questions, label_questions
+from optiinfra.engines.promql_fleet import (
+    NAMESPACES_OF,
+    discovery_questions,
+    fleet_questions,
+    label_questions,
+    sharing_questions,
+)
 from optiinfra.engines.promql_fleet_engines import ENGINES
 from optiinfra.engines.promql_fleet_parts import REVISION, STEM
 from optiinfra_agent import gpu_families, metrics
@@ -85,7 +92,8 @@ def listed() -> set[str]:
 def all_questions() -> Iterator[Question]:
     yield from discovery_questions()
     yield from label_questions()
-    for seen in (Found(), OLD):
+    for seen in (Found(), OLD, replace(OLD, single=frozenset(one.name for one in ENGINES))):
+        yield from sharing_questions(seen)
         yield from fleet_questions(seen)
 
 
@@ -194,6 +202,38 @@ def test_copies_and_ranks_are_one_before_anything_is_added_up():
         if prefix in {one.name for one in ENGINES} and field in {"prompt_tokens", "running", "kv_usage"}:
             assert "max by (namespace,pod,instance" in question.promql, question.name
             assert not re.search(r"max by \([^)]*(tp_rank|replica|pid)", question.promql), question.name
+
+
+def test_pages_that_come_once_are_added_up_as_they_are():
+    alike = {one.name: one for one in fleet_questions(Found(single=frozenset({"vllm"})))}
+    assert "max by" not in alike["vllm.prompt_tokens"].promql
+    assert "max by" not in alike["vllm.running"].promql
+    assert "max by (namespace,pod,instance" in alike["sglang.running"].promql
+    # Of two names that one page has under the same labels or others, the first counts.
+    assert " or on (namespace,pod,instance,engine" in alike["vllm.kv_usage"].promql
+    copied = Found(single=frozenset({"vllm"}), copies=("prometheus-0", "prometheus-1"))
+    assert any(one.name == "vllm.running" and "max by (" in one.promql for one in fleet_questions(copied))
+
+
+def test_whether_pages_come_once_is_asked_of_each_engine_that_is_there():
+    seen = Found(names=frozenset({"vllm:num_requests_running", "sglang:num_running_reqs"}), looked=True)
+    vllm_asked, sglang_asked = sharing_questions(seen)
+    assert (vllm_asked.name, sglang_asked.name) == ("found.sharing.vllm", "found.sharing.sglang")
+    assert "count by (__name__,namespace,pod,instance,engine" in vllm_asked.promql
+    once = Frame(vllm_asked, (("vllm:num_requests_running",),), TIMES, np.array([[1.0, np.nan]]), samples=1)
+    ranks = Frame(sglang_asked, (("sglang:num_running_reqs",),), TIMES, np.array([[1.0, 4.0]]), samples=1)
+    assert single([once, ranks]) == {"vllm"}
+    assert single([Frame(vllm_asked, (), TIMES, np.empty((0, 2)), samples=0)]) == frozenset()
+
+
+def test_alternatives_that_do_not_exist_are_not_asked_for():
+    there = frozenset({"vllm:kv_cache_usage_perc", "DCGM_FI_DEV_GPU_UTIL"})
+    asked = {one.name: one for one in fleet_questions(Found(existing=there))}
+    assert asked["vllm.kv_usage"].metrics == ("vllm:kv_cache_usage_perc",)
+    assert "gpu_cache_usage_perc" not in asked["vllm.kv_usage"].promql
+    assert asked["dcgm.utilization"].metrics == ("DCGM_FI_DEV_GPU_UTIL",)
+    # What has no alternative left names them all: whoever asks tells that none of them is there.
+    assert len(asked["sglang.generation_tokens"].metrics) > 1
 
 
 def test_only_what_was_found_is_asked_for_under_the_labels_that_were_found():

@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ from optiinfra.cluster.prometheus_ask import MetricsServer, PrometheusServer, Ti
 from optiinfra.domain.readings import EngineKind, Unknown
 from optiinfra.domain.report.history import FleetHistory, GpuSource, HolderSource, Lack, OwnerSource
 from optiinfra.domain.report.joining import join
-from optiinfra.domain.report.joining_found import Found, found
+from optiinfra.domain.report.joining_found import Found, found, single
 from optiinfra.domain.units import Seconds, UnixTime
-from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions, label_questions
+from optiinfra.engines.promql_fleet import discovery_questions, fleet_questions, label_questions, sharing_questions
 from tests.unit.domain.answered_fleet import lines, model
 
 END = 1_790_000_400
@@ -249,6 +250,9 @@ async def asked(address: str) -> tuple[FleetHistory, Found]:
         grid = TimeGrid.ending(UnixTime(END), since=Seconds(5400.0), step=Seconds(STEP_S))
         first = await server.ask((*discovery_questions(1.0), *label_questions(1.0)), grid)
         seen = found(first.frames)
+        shared = await server.ask(sharing_questions(seen), grid)
+        names = tuple({name for question in fleet_questions(seen) for name in question.metrics})
+        seen = replace(seen, existing=await server.names(names, grid), single=single(shared.frames))
         second = await server.ask(fleet_questions(seen), grid)
     return join(second.frames, now=UnixTime(END), found=seen), seen
 
@@ -269,6 +273,17 @@ def test_the_labels_of_each_kind_of_series_are_found(history: tuple[FleetHistory
     assert seen.state.container == ("container", "exported_container")
     assert set(seen.namespaces) >= {"chat", "code", "text"}
     assert "prometheus-0" in seen.copies
+
+
+def test_it_is_seen_whose_pages_come_more_than_once(history: tuple[FleetHistory, Found]):
+    _, seen = history
+    # SGLang's come from each rank; each of the two servers, which are asked apart, has the others once.
+    assert seen.single == {"vllm", "tgi"}
+    assert seen.copies
+    assert all("max by (" in one.promql for one in fleet_questions(seen) if one.name == "vllm.prompt_tokens")
+    assert seen.existing is not None
+    assert "vllm:generation_tokens_total" in seen.existing
+    assert "vllm:no_such_series" not in seen.existing
 
 
 def test_copies_count_once_and_other_spellings_and_versions_are_one_workload(history: tuple[FleetHistory, Found]):

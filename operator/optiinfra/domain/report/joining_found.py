@@ -65,10 +65,28 @@ class Found:
     copies: tuple[str, ...] = ()
     """Values of the label that tells copies of the metrics server apart, where there are several."""
     looked: bool = False
+    existing: frozenset[str] | None = None
+    """Which of the names that questions read exist; None: not looked up, all may."""
+    single: frozenset[str] = frozenset()
+    """Engines whose pages came once wherever it was looked: of them nothing has to become one before it is added up,
+    which is half of a server's work at each step."""
 
     def has(self, *names: str) -> bool:
         """Tell whether one of some series is there, or may be."""
         return self.names is None or bool(self.names & set(names))
+
+    def may_exist(self, name: str) -> bool:
+        """Tell whether a series is there, or may be, of any name."""
+        return self.existing is None or name in self.existing
+
+
+def single(frames: Iterable[Frame]) -> frozenset[str]:
+    """Read the answers to `engines.promql_fleet.sharing_questions`: engines whose pages came once."""
+    return frozenset(
+        frame.question.name.rpartition(".")[2]
+        for frame in frames
+        if np.isfinite(frame.values).any() and float(np.nanmax(frame.values)) <= 1.0
+    )
 
 
 def namespace_of(labels: Mapping[str, str]) -> str:
