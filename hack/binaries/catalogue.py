@@ -62,7 +62,7 @@ class Binary:
     module_version: str = ""
     """Of the Go module, where it is another one than the program's own: Prometheus 3.15.0 is v0.315.0."""
     on_demand: bool = False
-    """Not got with all the others: it takes long to build, and only the long suite runs it."""
+    """Not got with all the others: it takes long to build, and only the long suite or a real node runs it."""
 
     @property
     def recipe(self) -> str:
@@ -108,7 +108,7 @@ def _minor(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _kubernetes(name: str, *, spread: int, version_arguments: tuple[str, ...]) -> Binary:
+def _kubernetes(name: str, *, spread: int, version_arguments: tuple[str, ...], on_demand: bool = False) -> Binary:
     major, minor = _minor(KUBERNETES)
     url = f"https://dl.k8s.io/release/v{KUBERNETES}/bin/linux/{architecture()}/{name}"
     stamp = "-X k8s.io/component-base/version."
@@ -126,6 +126,7 @@ def _kubernetes(name: str, *, spread: int, version_arguments: tuple[str, ...]) -
             f"{stamp}gitMinor={minor}",
         ),
         download=Download(url=url, checksums=f"{url}.sha256"),
+        on_demand=on_demand,
     )
 
 
@@ -210,6 +211,9 @@ CATALOGUE: dict[str, Binary] = {
         _kubernetes("kube-controller-manager", spread=0, version_arguments=("--version",)),
         _kubernetes("kube-scheduler", spread=0, version_arguments=("--version",)),
         _kubernetes("kubectl", spread=1, version_arguments=("version", "--client")),
+        # Of a real node (hack/node), which needs root.
+        _kubernetes("kubelet", spread=0, version_arguments=("--version",), on_demand=True),
+        _kubernetes("kube-proxy", spread=0, version_arguments=("--version",), on_demand=True),
         Binary(
             name="kwok",
             version=KWOK,

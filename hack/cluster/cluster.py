@@ -291,6 +291,7 @@ class Cluster:
             with addresses.choose(earlier.addresses.slot if earlier else None) as chosen:
                 self._record = Record(addresses=chosen, settings=settings, owner=owner)
                 self._record.write(self.folder)
+                self._prepare()
                 self._credentials().make_control_plane()
                 if self._audit:
                     self._files.audit_policy.write_text(json.dumps(components.audit_policy()))
@@ -310,6 +311,9 @@ class Cluster:
             # Nothing half started stays behind; the logs and the directory do, for whoever looks for the cause.
             self.down(keep=True)
             raise
+
+    def _prepare(self) -> None:
+        """Do what has to be there before the first process starts; nothing, unless a subclass needs something."""
 
     def _commands(self) -> dict[str, list[str]]:
         return components.commands(
