@@ -90,6 +90,29 @@ def test_a_node_that_comes_back_ends_the_entry():
     assert rate(ledger) == 0.0
 
 
+@pytest.mark.parametrize("back", [1, 2])
+def test_nodes_that_come_back_before_their_gpus_are_told_end_the_entry_once_they_are(back):
+    """A device plugin tells a node's GPUs some seconds after the kubelet has told the node."""
+    bare = Shape(Place("h100", ""), 0.0, 96.0, 1024.0)
+    gone = lived(seen(0, 4), seen(300, 4 - back, claim(8.0 * back)))
+    come = lived(seen(600, {NODE: 4 - back, bare: back}, claim(8.0 * back)), ledger=gone)
+    assert sorted(entry.nodes for entry in come.nodes.entries) == [-back, back]
+    told = lived(seen(630, 4, claim(8.0 * back), relabelled=((bare, NODE),) * back), ledger=come)
+    assert told.nodes.entries == ()
+    assert told.nodes.counts == {NODE: 4}
+    assert [entry.ended for entry in told.ended] == [UnixTime(T0 + 630)]
+    later = lived(seen(930, 4, claim(8.0 * back)), ledger=told)
+    assert (rate(later), money(later)) == (0.0, money(told))
+
+
+def test_one_of_two_nodes_that_came_back_without_gpus_ends_one_of_two():
+    bare = Shape(Place("h100", ""), 0.0, 96.0, 1024.0)
+    gone = lived(seen(0, 4), seen(300, 2, claim(16.0)), seen(600, {NODE: 2, bare: 2}, claim(16.0)))
+    told = lived(seen(630, {NODE: 3, bare: 1}, claim(16.0), relabelled=((bare, NODE),)), ledger=gone)
+    assert {(entry.shape, entry.nodes) for entry in told.nodes.entries} == {(NODE, 1), (bare, -1)}
+    assert told.ended == ()
+
+
 def test_a_node_that_is_added_costs_whoever_asked_for_it():
     ledger = lived(seen(0, 4), seen(300, 5, claim(-8.0)), seen(600, 5, claim(-8.0)))
     assert rate(ledger) == pytest.approx(-40.0)

@@ -19,6 +19,7 @@ from optiinfra.domain.savings.months import month_of
 from optiinfra.domain.savings.nodes import (
     Claim,
     Departure,
+    Moved,
     NodeBooks,
     NodeEntry,
     Shape,
@@ -106,8 +107,20 @@ def watch_nodes(ledger: ClusterLedger, seen: NodesSeen) -> ClusterLedger:
     periods = before.at(seen.at).in_currency(seen.currency, at=seen.at)
     if before.currency and periods.currency != before.currency:
         ledger = _without_money(ledger)
-    books = relabelled(ledger.nodes, seen.relabelled) if ledger.begun else replace(ledger.nodes, counts=seen.counts)
-    moved = move(books, seen.counts, at=seen.at, departures=seen.departures, hours=seen.saved_hours, claims=seen.claims)
+    turned = (
+        relabelled(ledger.nodes, seen.relabelled, at=seen.at)
+        if ledger.begun
+        else Moved(replace(ledger.nodes, counts=seen.counts), ())
+    )
+    moved = move(
+        turned.books,
+        seen.counts,
+        at=seen.at,
+        departures=seen.departures,
+        hours=seen.saved_hours,
+        claims=seen.claims,
+    )
+    moved = replace(moved, ended=(*turned.ended, *moved.ended))
     wall = max(0.0, seen.at - ledger.as_of)
     real = passed(wall, seen.elapsed)
     watched = real <= LONGEST_GAP

@@ -148,28 +148,39 @@ class Departure:
     by: str = ""
 
 
-def relabelled(books: NodeBooks, changes: Iterable[tuple[Shape, Shape]]) -> NodeBooks:
+def relabelled(books: NodeBooks, changes: Iterable[tuple[Shape, Shape]], *, at: UnixTime) -> Moved:
     """Let nodes that are still there be of another shape: a pool was defined anew, or a driver came up late.
 
-    They neither went nor came. Where a node had just come, it came as what it turned out to be.
+    They neither went nor came. Where a node had just come, it came as what it turned out to be, and ends the latest
+    entry of such a node that went: a node is often seen before its device plugin has told its GPUs.
     """
     counts, entries, next_id = dict(books.counts), list(books.entries), books.next_id
+    ended: list[NodeEntry] = []
     for old, new in changes:
         if counts.get(old, 0) <= 0:
             continue
         counts[old] -= 1
         counts[new] = counts.get(new, 0) + 1
-        at = max((i for i, entry in enumerate(entries) if entry.shape == old and entry.nodes < 0), default=None)
-        if at is None:
+        place = max((i for i, entry in enumerate(entries) if entry.shape == old and entry.nodes < 0), default=None)
+        if place is None:
             continue
-        entry = entries[at]
-        if entry.nodes == -1:
-            entries[at] = replace(entry, shape=new, hour=None)
-            continue
-        entries[at] = replace(entry, nodes=entry.nodes + 1)
-        entries.append(replace(entry, id=next_id, shape=new, nodes=-1, hour=None, shares=(), money=0.0))
-        next_id += 1
-    return NodeBooks({shape: count for shape, count in counts.items() if count}, tuple(_bounded(entries)), next_id)
+        entry, rest = entries[place], entries[place].nodes + 1
+        kept, gone, left = _cancel(entries, new, -1, at=at)
+        if not left:
+            # What it came to while it counted as another shape was booked already; the entry it ends tells both.
+            tail = entry.money if not rest else 0.0
+            gone = [replace(one, money=one.money + tail) for one in gone]
+            ended += gone
+            entries = [replace(one, nodes=rest) if one.id == entry.id else one for one in kept]
+            entries = [one for one in entries if one.nodes]
+        elif not rest:
+            entries[place] = replace(entry, shape=new, hour=None)
+        else:
+            entries[place] = replace(entry, nodes=rest)
+            entries.append(replace(entry, id=next_id, shape=new, nodes=-1, hour=None, shares=(), money=0.0))
+            next_id += 1
+    counted = {shape: count for shape, count in counts.items() if count}
+    return Moved(NodeBooks(counted, tuple(_bounded(entries)), next_id), tuple(ended))
 
 
 def move(
