@@ -3,7 +3,8 @@
 The agent runs on every node and may be old, new or broken, so everything is bounded and checked: an impossible number
 becomes an Unknown of that one value, an impossible document is refused whole. Fields that are not known here are
 ignored, and what an older agent does not send yet is unknown. Of containers only those of the pods that somebody asks
-for are taken: a node runs hundreds, and readings are kept for half an hour.
+for are taken, by uid or, where the agent knows no uids, by name: a node runs hundreds, and readings are kept for half
+an hour.
 """
 
 from collections.abc import Container, Mapping
@@ -24,6 +25,7 @@ from optiinfra.domain.agent_readings import (
     GpuSharing,
     GpuUser,
     LinkCounters,
+    NamedCounters,
     SharedBy,
     XidCounts,
 )
@@ -41,6 +43,7 @@ LINK_LIMIT = 64
 USER_LIMIT = 16_384
 """Containers with processes on a GPU, over all GPUs; agents name at most 257 a GPU."""
 NO_PODS: Final[Container[str]] = frozenset()
+NO_NAMES: Final[Container[tuple[str, str]]] = frozenset()
 _NAME_LIMIT = 253
 
 _STATES: Mapping[str, UnknownReason] = {
@@ -67,8 +70,16 @@ async def read_snapshot(
         raise FetchError(Unknown(UnknownReason.INVALID, error.message), url=str(url)) from error
 
 
-def parse_snapshot(body: bytes, *, pods: Container[str] = NO_PODS) -> AgentReading:
-    """Parse a snapshot, with the containers of these pods (by uid); `Malformed` names the field that is impossible."""
+def parse_snapshot(
+    body: bytes, *, pods: Container[str] = NO_PODS, names: Container[tuple[str, str]] = NO_NAMES
+) -> AgentReading:
+    """Parse a snapshot; `Malformed` names the field that is impossible.
+
+    Args:
+        body: the page as it was served.
+        pods: uids of the pods whose containers are wanted.
+        names: (namespace, name) of the same pods, for agents that know no uids.
+    """
     if len(body) > SNAPSHOT_LIMIT_BYTES:
         raise Malformed(f"snapshot of more than {SNAPSHOT_LIMIT_BYTES} bytes")
     document = decode(body, what="snapshot")
@@ -101,6 +112,7 @@ def parse_snapshot(body: bytes, *, pods: Container[str] = NO_PODS) -> AgentReadi
         attribution=_attribution(mapping(document, "attribution")),
         claims=tuple(_claim(claim) for claim in claims),
         containers=tuple(_containers(document, pods)) if pods is not NO_PODS else (),
+        named=tuple(_named(document, names)) if names is not NO_NAMES else (),
         containers_at=_moment(mapping(document, "sources", "containers")),
         containers_source=_source(mapping(document, "sources", "containers"), what="source of containers"),
         cpu_pressure_ratio=ratio(mapping(document, "pressure"), "cpu_some_ratio"),
@@ -248,8 +260,12 @@ _COUNTERS: Final = (
     "cpu_periods_total",
     "cpu_throttled_periods_total",
     "cpu_pressure_seconds_total",
+    "memory_pressure_seconds_total",
+    "io_pressure_seconds_total",
 )
 """Columns of a container's row, in the order of `ContainerCounters` after its names."""
+_NAMED_COUNTERS: Final = ("cpu_seconds_total", "working_set_bytes")
+"""The same of `NamedCounters`."""
 
 
 def _containers(document: JsonObject, pods: Container[str]) -> list[ContainerCounters]:
@@ -276,10 +292,37 @@ def _container(
 ) -> ContainerCounters:
     if not isinstance(row, list) or len(row) < width or not isinstance(row[place], str):
         raise Malformed("snapshot with a container whose row does not have the fields that container_fields names")
+    return ContainerCounters(uid, row[place][:64], *_values(row, columns, width=width))
+
+
+def _values(row: list[Any], columns: list[tuple[str, int | None]], *, width: int) -> list[Value]:
     # A row with something unknown in it ends with the reasons.
     unknown = row[width] if len(row) > width else None
-    values = [NOT_REPORTED if at is None else amount_of(row[at], unknown, name) for name, at in columns]
-    return ContainerCounters(uid, row[place][:64], *values)
+    return [NOT_REPORTED if at is None else amount_of(row[at], unknown, name) for name, at in columns]
+
+
+def _named(document: JsonObject, names: Container[tuple[str, str]]) -> list[NamedCounters]:
+    fields = texts(document, "named_container_fields")
+    places = {name: place for place, name in enumerate(fields)}
+    if "name" not in places:
+        return []
+    columns = [(name, places.get(name)) for name in _NAMED_COUNTERS]
+    found: list[NamedCounters] = []
+    for pod in objects(document, "named_pods"):
+        namespace, name = text(pod, "namespace"), text(pod, "pod")
+        if (namespace, name) not in names:
+            continue
+        rows = pod.get("containers")
+        if not isinstance(rows, list) or len(found) + len(rows) > CONTAINER_LIMIT:
+            raise Malformed(
+                f"snapshot with a named pod whose containers are no list, or of more than {CONTAINER_LIMIT}"
+            )
+        for row in rows:
+            if not isinstance(row, list) or len(row) < len(fields) or not isinstance(row[places["name"]], str):
+                raise Malformed("snapshot with a named container whose row does not have the fields that are named")
+            called = row[places["name"]][:_NAME_LIMIT]
+            found.append(NamedCounters(namespace, name, called, *_values(row, columns, width=len(fields))))
+    return found
 
 
 def _source(source: JsonObject, *, what: str) -> Value:

@@ -111,6 +111,8 @@ def _service(service: ServiceWork, work: Work, times: AnalysisTimes) -> list[rep
             gpu_share.observe(target, work.nodes, now=work.at, stale_after=times.stale_after)
         target.sick = gpu_health.held_by(target, work.nodes)
         surround(target, work.nodes, now=work.at, window=times.window, stale_after=times.stale_after)
+        if service.obj.spec.right_sizing.enabled:
+            sizing.note_pressure(target, now=work.at)
         target.diagnosis = engine_analysis.diagnose(service, target, newest, idle_span=times.idle_span, now=work.at)
         target.limits = replicas.limits_of(service, target, facts)
         if target.problem is None:

@@ -402,6 +402,7 @@ def _scraper(
         limit_bytes=shared.settings.page_limit_bytes,
         read=loop.page_read,
         pods=sources.pods,
+        names=sources.names,
         agents_rank=lambda: servers.agents_rank,
         attributed=lambda reading: attribution.completed(reading, shared.inventory),
     )

@@ -3,8 +3,9 @@
 Written rarely (in the long run at most every 30 minutes an object, five a second in all, only when it changed) because
 5,000 objects of 16 KiB a cycle were measured to grow etcd by 90 MiB. What is young is written sooner, after one minute,
 three, seven and so on, and so is what a change of replicas taught: a process that is killed must not lose most of what
-it knows. A checkpoint belongs to one uid; one that cannot be read costs history, nothing else: the operator starts that
-object anew and says so.
+it knows. A resize under verification is written at the next look (`_LOOK`): when it begins, moves on and ends. A
+checkpoint belongs to one uid; one that cannot be read costs history, nothing else: the operator starts that object anew
+and says so.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from optiinfra.cluster.document import Key
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.control import cluster_checkpoint
 from optiinfra.control.keys import ObjectKey
-from optiinfra.control.memory import ObjectMemory, TargetMemory
+from optiinfra.control.memory import MOST_CONTAINERS, ObjectMemory, Pressed, TargetMemory
 from optiinfra.control.registry import Registry
 from optiinfra.domain.gpu_use import GpuUseHistory
 from optiinfra.domain.histogram import InvalidCheckpointError
@@ -38,7 +39,8 @@ from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.start_up import StartUpMemory
 from optiinfra.domain.units import UnixTime
-from optiinfra.domain.verification import TrackRecord
+from optiinfra.domain.verification import ResizeTrial, TrackRecord
+from optiinfra.domain.verification import saved as trials_saved
 
 _LOG = logging.getLogger(__name__)
 VERSION = 1
@@ -50,6 +52,7 @@ _LOOK = 15.0
 _JITTER = 0.2
 _PAUSE = 0.2
 _UNPACKED_LIMIT = 256 << 10
+_PLACE = 512
 _NO_HISTORY = base64.b64encode(LoadHistory().to_bytes()).decode()
 
 
@@ -71,7 +74,7 @@ def pack(memory: ObjectMemory) -> bytes:
     targets: dict[str, dict[str, Any]] = {
         name: _packed(target)
         for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
-        if len(target.history) or target.usage or target.record.records
+        if len(target.history) or target.usage or target.record.records or target.resize_trial is not None
     }
     while True:
         packed = zlib.compress(orjson.dumps({"targets": targets}, option=orjson.OPT_SORT_KEYS), 6)
@@ -97,6 +100,8 @@ def _packed(target: TargetMemory) -> dict[str, Any]:
         "scaler": _text(target.scaler.to_bytes()),
         "usage": {name: _text(history.to_bytes()) for name, history in tuple(target.usage.items())},
         "kills": dict(target.kills),
+        "pressed": {name: [one.at, one.share, one.place] for name, one in tuple(target.pressed.items())},
+        "resizeTrial": None if target.resize_trial is None else trials_saved.packed(target.resize_trial),
         "changed": {str(axis): at for axis in Axis if (at := target.policy.at(axis)) is not None},
         "track": target.record.to_dict(),
         "gpuUse": _text(target.gpu_use.to_bytes()) if target.gpu_use.last is not None else "",
@@ -107,7 +112,18 @@ def _text(state: bytes) -> str:
     return base64.b64encode(state).decode()
 
 
-def _sizes(saved: Mapping[str, Any]) -> tuple[dict[str, UsageHistory], dict[str, float], GpuUseHistory]:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What is kept about sizes."""
+
+    usage: dict[str, UsageHistory]
+    kills: dict[str, float]
+    gpu_use: GpuUseHistory
+    pressed: dict[str, Pressed]
+    trial: ResizeTrial | None
+
+
+def _sizes(saved: Mapping[str, Any]) -> _Sizes:
     """Read what right-sizing keeps; what an older operator kept of a container in another way is left out."""
     usage: dict[str, UsageHistory] = {}
     for name, state in saved.get("usage", {}).items():
@@ -118,7 +134,16 @@ def _sizes(saved: Mapping[str, Any]) -> tuple[dict[str, UsageHistory], dict[str,
     if saved.get("gpuUse"):
         with contextlib.suppress(InvalidCheckpointError):
             gpu_use = GpuUseHistory.from_bytes(base64.b64decode(saved["gpuUse"], validate=True))
-    return usage, kills, gpu_use
+    pressed = {
+        str(name): Pressed(float(at), float(share), str(place)[:_PLACE])
+        for name, (at, share, place) in tuple(saved.get("pressed", {}).items())[:MOST_CONTAINERS]
+    }
+    trial = None
+    if saved.get("resizeTrial") is not None:
+        # One that cannot be read is told as lost, where its action stands.
+        with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
+            trial = trials_saved.unpacked(saved["resizeTrial"])
+    return _Sizes(usage, kills, gpu_use, pressed, trial)
 
 
 def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
@@ -131,7 +156,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         raise InvalidCheckpointError(f"checkpoint of version {version}, this is {VERSION}; begin with none")
     inflater = zlib.decompressobj()
     found: dict[str, tuple[LoadHistory, StartUpMemory, PaceHistory, ScalerMemory]] = {}
-    sizes: dict[str, tuple[dict[str, UsageHistory], dict[str, float], GpuUseHistory]] = {}
+    sizes: dict[str, _Sizes] = {}
     records: dict[str, TrackRecord] = {}
     changed: dict[str, dict[Axis, UnixTime]] = {}
     try:
@@ -165,7 +190,9 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
     for name, (history, start_up, pace_history, learned) in found.items():  # all or nothing
         target = memory.target(name)
         target.history, target.start_up, target.pace, target.scaler = history, start_up, pace_history, learned
-        target.usage, target.kills, target.gpu_use = sizes[name]
+        own = sizes[name]
+        target.usage, target.kills, target.gpu_use = own.usage, own.kills, own.gpu_use
+        target.pressed, target.resize_trial = own.pressed, own.trial
         for axis, at in changed[name].items():
             target.policy = target.policy.changed(axis, at=at)
         target.record = records[name]
@@ -261,8 +288,11 @@ class Checkpointer:
             # A clock that was set back must not keep anybody waiting until it has come round again.
             memory.checkpointed_at = min(memory.checkpointed_at, now)
             pause = memory.checkpoint_pause
-            if any(memory.checkpointed_at < target.ordered_at <= now for target in tuple(memory.targets.values())):
+            targets = tuple(memory.targets.values())
+            if any(memory.checkpointed_at < target.ordered_at <= now for target in targets):
                 pause = min(pause, _AFTER_CHANGE)
+            if any(memory.saved_at < target.trial_changed_at <= now for target in targets):
+                pause = 0.0  # what a resize is judged by cannot be measured again
             spread = 1.0 + _JITTER * (hash(key) % 100) / 100.0
             if now - memory.checkpointed_at >= pause * spread:
                 due.append((key, memory))
@@ -278,10 +308,11 @@ class Checkpointer:
             if key.kind == "ClusterResourceOptimization":
                 await self._save_cluster(key, memory, uid=known.metadata.uid)
                 continue
+            began = self.clock()  # what changes while it is packed and sent is the next one's
             state = await asyncio.to_thread(pack, memory)
             digest = _digest(state)
             if digest == memory.checkpointed_digest:
-                memory.checkpointed_at = self.clock()
+                memory.checkpointed_at = memory.saved_at = self.clock()
                 metrics.CHECKPOINTS.labels("unchanged").inc()
                 continue
             now = UnixTime(self.clock())
@@ -292,7 +323,7 @@ class Checkpointer:
                 metrics.CHECKPOINTS.labels("failed").inc()
                 _LOG.warning("checkpoint not written", extra={"object": str(key), "error": str(error)})
             else:
-                memory.checkpointed_digest = digest
+                memory.checkpointed_digest, memory.saved_at = digest, began
                 memory.checkpoint_pause = min(_INTERVAL, max(_FIRST, 2.0 * memory.checkpoint_pause))
                 metrics.CHECKPOINTS.labels("written").inc()
             memory.checkpointed_at = now

@@ -7,6 +7,7 @@ used approvals) or in its checkpoint (history); everything here can be lost at t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.control.drain_planning import DrainPlanning
@@ -32,6 +33,9 @@ from optiinfra.domain.token_cost import TokenMeter
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import VerdictMemory
 from optiinfra.domain.verification import Block, Expectation, ResizeTrial, Scene, TrackRecord, Trail
+
+MOST_CONTAINERS: Final = 32
+"""Containers of one target of which anything is remembered."""
 
 
 @dataclass(slots=True)
@@ -116,6 +120,18 @@ class Sized:
     answers: tuple[Proposal | Refusal, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pressed:
+    """A container that waited for memory."""
+
+    at: float
+    """When it was last seen to."""
+    share: float
+    """Of the time; the most that was seen since it began."""
+    place: str
+    """Container, pod and node of that."""
+
+
 @dataclass(slots=True)
 class TargetMemory:
     """What is remembered of one workload."""
@@ -128,6 +144,8 @@ class TargetMemory:
     policy: PolicyState = field(default_factory=PolicyState)
     trial: Trial | None = None
     resize_trial: ResizeTrial | None = None
+    trial_changed_at: float = 0.0
+    """When that began, moved on or ended last, so that the checkpoint hears of it."""
     trail: Trail = field(default_factory=Trail)
     """What actions are judged by; kept only where something may be done."""
     record: TrackRecord = field(default_factory=TrackRecord)
@@ -172,6 +190,8 @@ class TargetMemory:
     """What was said of sizes, by setting, and when."""
     kills: dict[str, float] = field(default_factory=dict)
     """When each container was last known to be killed for memory, so that no kill counts twice."""
+    pressed: dict[str, Pressed] = field(default_factory=dict)
+    """Containers that waited for memory lately, by name."""
     gpu_use: GpuUseHistory = field(default_factory=GpuUseHistory)
     """How much of its GPUs it uses."""
     start_up: StartUpMemory = field(default_factory=StartUpMemory)
@@ -202,6 +222,9 @@ class ObjectMemory:
     untold: dict[str, ActionStatus] = field(default_factory=dict)
     """Actions whose newest state no status has yet, by id: a write that failed loses none."""
     checkpointed_at: float = 0.0
+    """When that was tried last."""
+    saved_at: float = 0.0
+    """As of when it last succeeded."""
     checkpointed_digest: str = ""
     checkpoint_pause: float = 0.0
     """Seconds from one checkpoint to the next, growing with what there is to lose; 0 before the first is due."""

@@ -98,10 +98,10 @@ class Resizer:
 
     async def _target(self, service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
         revision = revision_of(target)
+        resize_trials.settle(service, target)
         for record in records_of(service, target):
             if record.revision != revision and record.state is not ResizeState.ENDED:
-                text = "a rollout has made pods of the template's size; apply the patch to make a size last"
-                put(service, record, now=now, state=ResizeState.ENDED, reason="Rollout", message=text, pod="")
+                self._overtaken(service, target, record, now=now)
         hold = self._held_back(service, target)
         if hold is not None:
             self._halt(service, target, *hold, now=now)
@@ -115,12 +115,28 @@ class Resizer:
         if active is None:
             resized = [one for one in current if one.state is ResizeState.RESIZED]
             active = next(
-                (one for one in resized if pods_lacking(target, one) or resize_trials.of(target, one.id)), None
+                (
+                    one
+                    for one in resized
+                    if pods_lacking(target, one)
+                    or resize_trials.of(target, one.id)
+                    or resize_trials.lost(service, target, one)
+                ),
+                None,
             )
         if active is None:
             active = await self._begin(service, target, current, revision=revision, now=now)
         if active is not None:
             await self._advance(service, target, active, now=now)
+
+    @staticmethod
+    def _overtaken(service: ServiceWork, target: TargetWork, record: ResizeStatus, *, now: UnixTime) -> None:
+        text = "a rollout has made pods of the template's size; apply the patch to make a size last"
+        put(service, record, now=now, state=ResizeState.ENDED, reason="Rollout", message=text, pod="")
+        if resize_trials.unjudged(service, record):
+            verdict = verification.Verdict(Outcome.UNKNOWN, "Rollout", "a rollout came before it was judged")
+            resize_trials.leave(service, target, record, verdict, now=now)
+            tell(service, record, verdict, ActionState.APPLIED, f"{verdict.outcome}: {verdict.message}", now=now)
 
     def _held_back(self, service: ServiceWork, target: TargetWork) -> tuple[str, str] | None:
         """Say what holds all resizes of a target back, as reason and sentence."""
@@ -251,17 +267,19 @@ class Resizer:
                     put(service, record, now=now, state=state, reason=reason, message=message, **counts)
                 return
         lacking = [pod for pod in pods_lacking(target, record) if pod.name != record.pod]
-        trial = resize_trials.of(target, record.id)
-        watched = trial is not None and lacking and counts["done"]
-        if trial is not None and watched and await self._watched(service, target, record, trial, counts, now=now):
-            return
         if not lacking:
-            text = f"all {len(pods)} pods have it, until the next rollout; apply the patch to make it last"
-            put(service, record, now=now, state=ResizeState.RESIZED, reason="Succeeded", message=text, pod="", **counts)
-            if record.state is not ResizeState.RESIZED:
-                act(service, record, ActionState.APPLIED, text, now=now)
-            if trial is not None:
-                await self._judge_whole(service, target, record, trial, now=now)
+            await self._complete(service, target, record, counts, now=now)
+            return
+        lost = resize_trials.lost(service, target, record)
+        if lost is not None and service.settings.policy.rollback:
+            # Nobody watches what some pods have: those that have it give it back before others are asked.
+            resize_trials.leave(service, target, record, lost, now=now)
+            reason, text = lost.reason, lost.message
+            await self._roll_back(service, target, record, reason=reason, message=text, now=now, verdict=lost)
+            return
+        trial = resize_trials.of(target, record.id)
+        watched = trial is not None and counts["done"]
+        if trial is not None and watched and await self._watched(service, target, record, trial, counts, now=now):
             return
         waits = self._waits(target) or await self._forbidden(service)
         if waits is not None:
@@ -269,6 +287,22 @@ class Resizer:
             put(service, record, now=now, state=ResizeState.WAITING, reason=reason, message=message, pod="", **counts)
             return
         await self._next(service, target, record, lacking[0], now=now, counts=counts)
+
+    async def _complete(
+        self, service: ServiceWork, target: TargetWork, record: ResizeStatus, counts: dict[str, int], *, now: UnixTime
+    ) -> None:
+        """Say that all pods have the size, and judge it; without what it would be judged by, say that."""
+        text = f"all {counts['pods']} pods have it, until the next rollout; apply the patch to make it last"
+        put(service, record, now=now, state=ResizeState.RESIZED, reason="Succeeded", message=text, pod="", **counts)
+        if record.state is not ResizeState.RESIZED:
+            act(service, record, ActionState.APPLIED, text, now=now)
+        trial, lost = resize_trials.of(target, record.id), resize_trials.lost(service, target, record)
+        if trial is not None:
+            await self._judge_whole(service, target, record, trial, now=now)
+        elif lost is not None:
+            resize_trials.leave(service, target, record, lost, now=now)
+            text = f"{lost.outcome}: {lost.message}; what stands is held"
+            tell(service, record, lost, ActionState.APPLIED, text, now=now)
 
     async def _watched(
         self,

@@ -99,15 +99,19 @@ def _kept(records: Sequence[ResizeStatus]) -> list[ResizeStatus]:
     return [one for one in records if one in kept]
 
 
+def action_of(service: ServiceWork, recommendation: str) -> ActionStatus | None:
+    """Return the action of a resize as it was told last; None where it was never told."""
+    identifier = action_id(recommendation=recommendation, started=_NOTHING)
+    told = (*service.obj.status.actions, *service.memory.untold.values(), *service.actions)
+    return next((one for one in reversed(told) if one.id == identifier), None)
+
+
 def act(
     service: ServiceWork, record: ResizeStatus, state: ActionState, message: str, *, now: UnixTime, **more: object
 ) -> ActionStatus:
     """Tell the action of a resize; its id is that of the recommendation's only application."""
-    identifier = action_id(recommendation=record.id, started=_NOTHING)
-    told = (*service.obj.status.actions, *service.memory.untold.values(), *service.actions)
-    known = next((one for one in reversed(told) if one.id == identifier), None)
-    action = known or ActionStatus(
-        id=identifier,
+    action = action_of(service, record.id) or ActionStatus(
+        id=action_id(recommendation=record.id, started=_NOTHING),
         recommendation_id=record.id,
         type=RecommendationType.RESOURCES,
         subject=record.subject,

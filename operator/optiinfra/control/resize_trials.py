@@ -5,12 +5,16 @@ only the size differs. Where there are no others, or too little is measured of s
 all pods have the size, the whole workload is judged against the time before for a verify window, as a change of the
 count is. Harm gives every pod its old size back (`resize` does that), and it is not tried again before the next
 rollout; what cannot be told is held as it stands. Outcomes count for the rule that asked. Nothing is changed in the
-cluster here.
+cluster here. A new leader finds the trial in the checkpoint and watches anew; where it finds none, what was begun by
+another process is told to be unwatched (`lost`).
 """
 
 from collections.abc import Sequence
 from typing import Final
 
+from optiinfra.api.v1alpha1.action_status import ActionState
+from optiinfra.api.v1alpha1.status_parts import ResizeState, ResizeStatus
+from optiinfra.control import resize_records
 from optiinfra.control.trials import rule_name
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import verification
@@ -27,6 +31,7 @@ MOST_WINDOWS: Final = 4
 """Windows that are cut out of pods' pages at a time."""
 FIRST_PATIENCE: Final = LEAST_WINDOWS + 3
 """Windows for which the first pod is watched at the longest."""
+_WATCHED: Final = (ResizeState.RESIZING, ResizeState.WAITING, ResizeState.RESIZED)
 
 
 def begin(
@@ -64,6 +69,7 @@ def begin(
         others=others,
         others_before=blocks(target, others, until=now),
     )
+    memory.trial_changed_at = now
     return memory.resize_trial
 
 
@@ -71,6 +77,41 @@ def of(target: TargetWork, identifier: str) -> ResizeTrial | None:
     """Return the trial of a record; None where it is not watched."""
     trial = target.memory.resize_trial
     return trial if trial is not None and trial.id == identifier else None
+
+
+def settle(service: ServiceWork, target: TargetWork) -> None:
+    """Forget a trial that a checkpoint still had although its action was judged, or its record is gone."""
+    trial = target.memory.resize_trial
+    if trial is None:
+        return
+    stands = any(one.id == trial.id and one.state in _WATCHED for one in service.resizes)
+    action = resize_records.action_of(service, trial.id)
+    if not stands or (action is not None and action.outcome is not None):
+        target.memory.resize_trial = None
+
+
+def unjudged(service: ServiceWork, record: ResizeStatus) -> bool:
+    """Tell whether a resize was done, and what came of it was never said."""
+    action = resize_records.action_of(service, record.id)
+    return action is not None and action.state is ActionState.APPLIED and action.outcome is None
+
+
+def lost(service: ServiceWork, target: TargetWork, record: ResizeStatus) -> Verdict | None:
+    """Return what is to be said of a resize that nobody watches any more; None where it is watched, or was judged."""
+    if of(target, record.id) is not None or not unjudged(service, record):
+        return None
+    text = "the leader that watched it is gone, and its checkpoint does not have what was measured before"
+    return Verdict(Outcome.UNKNOWN, "LeaderChanged", text)
+
+
+def leave(service: ServiceWork, target: TargetWork, record: ResizeStatus, verdict: Verdict, *, now: UnixTime) -> None:
+    """End what cannot be judged, watched or not: it counts as unclear for the rule that asked."""
+    trial, action = of(target, record.id), resize_records.action_of(service, record.id)
+    if trial is not None:
+        end(target, trial, verdict, now=now)
+    elif action is not None:
+        rule = rule_name(Direction.RESIZE, action.reason)
+        target.memory.record.unclear(rule, falls=False, stood_at=0, rest=Seconds(0.0), why=verdict.message, at=now)
 
 
 def judge_first(target: TargetWork, trial: ResizeTrial, *, now: UnixTime) -> Verdict | None:
@@ -96,6 +137,8 @@ def judge_first(target: TargetWork, trial: ResizeTrial, *, now: UnixTime) -> Ver
         )
     )
     trial.first_judged = verdict.outcome is not Outcome.TOO_EARLY
+    if trial.first_judged:
+        target.memory.trial_changed_at = now
     if verdict.reason == SHARED:
         trial.before = ()  # something else changed everything: the time before is no measure any more
     return verdict
@@ -131,7 +174,7 @@ def end(target: TargetWork, trial: ResizeTrial, verdict: Verdict, *, now: UnixTi
         record.bad(trial.rule, falls=False, rest=Seconds(0.0), why=verdict.message, at=now)
     else:
         record.unclear(trial.rule, falls=False, stood_at=0, rest=Seconds(0.0), why=verdict.message, at=now)
-    target.memory.resize_trial = None
+    target.memory.resize_trial, target.memory.trial_changed_at = None, now
 
 
 def span_of(target: TargetWork) -> Seconds:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeAlias
 from yarl import URL
 
 from optiinfra import metrics
-from optiinfra.cluster.agents import NO_PODS, parse_snapshot
+from optiinfra.cluster.agents import NO_NAMES, NO_PODS, parse_snapshot
 from optiinfra.cluster.errors import ClusterError, FetchError
 from optiinfra.cluster.fetch import FetchedPage, Transport
 from optiinfra.control.keys import ObjectKey
@@ -75,6 +75,8 @@ class Scraper:
     """Called after each page that was read with success."""
     pods: Container[str] = NO_PODS
     """Pods (uid) whose containers are taken from the agents' snapshots."""
+    names: Container[tuple[str, str]] = NO_NAMES
+    """Their namespaces and names, for agents that know no uids."""
     attributed: Callable[[AgentReading], AgentReading] = lambda reading: reading
     """Completes what an agent says of who holds which GPU."""
     agents_rank: Callable[[], int] = lambda: 0
@@ -136,7 +138,8 @@ class Scraper:
                 self.store.page(source.key, read_page(page.body, at=UnixTime(time.time()), kind=source.engine))
             else:
                 # Which node it is follows from the pod that was asked, not from what the agent says of itself.
-                reading = dataclasses.replace(parse_snapshot(page.body, pods=self.pods), node=source.key)
+                reading = parse_snapshot(page.body, pods=self.pods, names=self.names)
+                reading = dataclasses.replace(reading, node=source.key)
                 self.store.offered(self.attributed(reading), rank=self.agents_rank())
         except FetchError as error:
             outcome = str(error.unknown.reason)

@@ -12,23 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from optiinfra.control.isolation import isolated
-from optiinfra.control.memory import Sized, TargetMemory
+from optiinfra.control.memory import MOST_CONTAINERS, Pressed, Sized, TargetMemory
 from optiinfra.control.usage import METRICS_API, UsageSample
 from optiinfra.control.work import ServiceWork, TargetWork
 from optiinfra.domain import pod_shape, right_sizing, sizing_advice
-from optiinfra.domain.evidence import Finding, FindingType, Proposal, RecommendationType, Refusal
+from optiinfra.domain.evidence import Evidence, Finding, FindingType, Proposal, RecommendationType, Refusal
 from optiinfra.domain.pod_shape import Resource
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.resource_patch import WorkloadName
 from optiinfra.domain.right_sizing import ContainerUsage, UsageHistory
 from optiinfra.domain.sizing_plan import SizingCase
 from optiinfra.domain.sizing_words import read_amount
-from optiinfra.domain.units import Bytes, UnixTime
+from optiinfra.domain.units import Bytes, Seconds, UnixTime
 from optiinfra.domain.workload import PodFacts
 
 _LOG = logging.getLogger(__name__)
-MOST_CONTAINERS: Final = 32
-"""Containers of one target whose use is remembered."""
 KEPT_FOR: Final = 300.0
 """Seconds for which an estimate stands."""
 _FORGOTTEN: Final = 14 * 86_400.0
@@ -40,6 +38,10 @@ _LATE: Final = 120.0
 _RESOURCES: Final = RecommendationType.RESOURCES
 _THROTTLED: Final = 0.05
 """Share of scheduling periods with throttling from which a container's use is not what it needs."""
+PRESSED: Final = 0.01
+"""Share of time waited for memory from which none is taken from a container: with memory to spare there is no wait."""
+_PRESSED_FOR: Final = Seconds(86_400.0)
+"""How long that speaks against a cut: what happens at a day's peak is to be remembered until the next one."""
 
 
 def hear(memory: TargetMemory, samples: Iterable[UsageSample], pods: Sequence[PodFacts], *, now: UnixTime) -> None:
@@ -86,6 +88,22 @@ def _anew(memory: TargetMemory, container: str) -> UsageHistory:
     memory.usage[container] = history = UsageHistory()
     memory.kills.pop(container, None)
     return history
+
+
+def note_pressure(target: TargetWork, *, now: UnixTime) -> None:
+    """Remember which containers waited for memory; the window of a round says nothing of the day's peak."""
+    pressed = target.memory.pressed
+    for name in [name for name, one in pressed.items() if not 0.0 <= now - one.at < _PRESSED_FOR]:
+        del pressed[name]
+    for name, found in target.pressed.items():
+        if isinstance(found.value, Unknown) or found.value < PRESSED:
+            continue
+        known = pressed.get(name)
+        if known is None and len(pressed) >= MOST_CONTAINERS:
+            continue
+        worst = known is None or found.value > known.share
+        share, place = (found.value, found.place) if known is None or worst else (known.share, known.place)
+        pressed[name] = Pressed(now, round(share, 2) or PRESSED, place)
 
 
 def estimate(services: Sequence[ServiceWork], *, now: UnixTime) -> None:
@@ -148,29 +166,53 @@ def advise(service: ServiceWork, target: TargetWork) -> list[Proposal | Refusal]
     )
     # Most rounds lie between two estimates, and then nothing has changed that an answer could depend on.
     if memory.sized is not None and memory.sized.made_at == memory.sizes_at and memory.sized.case == case:
-        return _unless_throttled(target, memory.sized.answers)
+        return _unless_held_back(target, memory.sized.answers)
     known = {name: history.lifespan for name, history in memory.usage.items()}
     answers = sizing_advice.advise(case, memory.sizes, known_for=known)
     memory.sized = Sized(memory.sizes_at, case, tuple(_named(service, target, answer) for answer in answers))
-    return _unless_throttled(target, memory.sized.answers)
+    return _unless_held_back(target, memory.sized.answers)
 
 
-def _unless_throttled(target: TargetWork, answers: Iterable[Proposal | Refusal]) -> list[Proposal | Refusal]:
-    """Take no CPU from a container that its limit holds back: what it used is then not what it would use."""
-    found: list[Proposal | Refusal] = []
-    for one in answers:
-        held = target.throttled.get(one.subject) if isinstance(one, Proposal) else None
-        if held is None or isinstance(one, Refusal) or isinstance(held.value, Unknown) or held.value < _THROTTLED:
-            found.append(one)
-        elif one.type is _RESOURCES and one.savings.cpu_cores_freed > 0.0:
-            text = (
-                f"{one.subject}: its CPU limit holds it back in {held.value:.0%} of its scheduling periods "
-                f"({held.place}), so that its use does not tell what it needs; raise the limit first"
-            )
-            found.append(Refusal(_RESOURCES, "CPUThrottled", text))
-        else:
-            found.append(one)
-    return found
+def _unless_held_back(target: TargetWork, answers: Iterable[Proposal | Refusal]) -> list[Proposal | Refusal]:
+    """Take nothing from a container that lacks it: what it used is then not what it would use."""
+    return [
+        _unless_pressed(target, _unless_throttled(target, one))
+        if isinstance(one, Proposal) and one.type is _RESOURCES
+        else one
+        for one in answers
+    ]
+
+
+def _unless_throttled(target: TargetWork, one: Proposal) -> Proposal | Refusal:
+    held = target.throttled.get(_container(one))
+    if held is None or isinstance(held.value, Unknown) or held.value < _THROTTLED or one.savings.cpu_cores_freed <= 0.0:
+        return one
+    text = (
+        f"{one.subject}: its CPU limit holds it back in {held.value:.0%} of its scheduling periods "
+        f"({held.place}), so that its use does not tell what it needs; raise the limit first"
+    )
+    return Refusal(_RESOURCES, "CPUThrottled", text)
+
+
+def _unless_pressed(target: TargetWork, one: Proposal | Refusal) -> Proposal | Refusal:
+    if isinstance(one, Refusal) or not one.setting.endswith(f".{Resource.MEMORY}"):
+        return one
+    pressed = target.memory.pressed.get(_container(one))
+    if pressed is None:
+        return one
+    before, after = read_amount(one.current), read_amount(one.proposed)
+    if before is not None and after is not None and after < before:
+        text = (
+            f"{one.subject}: it waited for memory in up to {pressed.share:.0%} of the time within a day "
+            f"({pressed.place}); its {one.setting.rpartition('].')[2]} is not cut"
+        )
+        return Refusal(_RESOURCES, "MemoryPressure", text)
+    fact = Evidence("memory_pressure", pressed.share, "ratio", _PRESSED_FOR, "agent", "max", pressed.place)
+    return dataclasses.replace(one, evidence=(*one.evidence, fact))
+
+
+def _container(one: Proposal) -> str:
+    return one.subject.rpartition("/")[2]  # of several variants the subject names the one before its container
 
 
 def findings(answers: Sequence[Proposal | Refusal]) -> list[Finding]:

@@ -99,9 +99,9 @@ class SnapshotStore:
         """Take the containers off readings that are older; those before them lost theirs already."""
         for place in range(len(kept) - 1, -1, -1):
             if kept[place].time < since:
-                if not kept[place].containers:
+                if not kept[place].containers and not kept[place].named:
                     break
-                kept[place] = dataclasses.replace(kept[place], containers=())
+                kept[place] = dataclasses.replace(kept[place], containers=(), named=())
 
     def agent_failed(self, node: str, error: Unknown, *, at: UnixTime) -> None:
         """Note that reading an agent failed."""

@@ -53,7 +53,8 @@ class Sources:
     """What was logged about an object last: this is asked several times a second."""
     pods: set[str] = field(default_factory=set)
     """Pods (uid) of all services as of the last time that sources were named: agents are asked about these."""
-
+    names: set[tuple[str, str]] = field(default_factory=set)
+    """Their namespaces and names, for agents that know no uids."""
     agents_read: Callable[[], bool] = lambda: True
     """Whether the agents are asked at all: the cluster's object may name other sources of node metrics."""
 
@@ -62,18 +63,23 @@ class Sources:
         if not self.inventory.synced:
             return
         seen: set[str] = set()
+        called: set[tuple[str, str]] = set()
         for key, obj in self.registry.services():
             engine: Engine = obj.spec.engine
             read = not obj.spec.suspend and engine.source is EngineSource.PODS
             try:
                 for pod in self._pods(key, obj):
                     seen.add(pod.uid)
+                    called.add((key.namespace, pod.name))
                     if read and pod.ip and _serves(pod):
                         yield self._page(key, engine, pod)
             except ClusterError as error:  # one object's selector or path must not stop the reading of all others
                 self._tell(key, error)
+        # In place: the scraper holds on to these sets.
         self.pods.intersection_update(seen)
         self.pods.update(seen)
+        self.names.intersection_update(called)
+        self.names.update(called)
         if self.settings.scope is Scope.CLUSTER and self.agents_read():
             yield from self._agents()
 

@@ -14,7 +14,14 @@ from optiinfra.domain import gpu_models, gpus
 from optiinfra.domain.gpu_models import GpuModel
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.surroundings import Surroundings
-from optiinfra.domain.surroundings_agents import Found, OwnContainer, ServiceNode, measured, throttling
+from optiinfra.domain.surroundings_agents import (
+    Found,
+    OwnContainer,
+    ServiceNode,
+    measured,
+    throttling,
+    waiting_for_memory,
+)
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.utilization import Utilization
 from optiinfra.domain.workload import GpuFacts, NodeFacts, WorkloadFacts
@@ -35,7 +42,7 @@ def surround(
     assert use is not None
     own = _service_nodes(target, facts, nodes, now=now, window=window, stale_after=stale_after)
     around = measured(own)
-    target.throttled = throttling(own)
+    target.throttled, target.pressed = throttling(own), waiting_for_memory(own)
     by_api = container_cpu(target, now=now)
     sources: dict[str, str] = {}
     if isinstance(around["container_cpu"].value, Unknown) and not isinstance(by_api, Unknown):
@@ -66,11 +73,15 @@ def _service_nodes(
     held = frozenset(target.utilization.gpu_uuids) if target.utilization is not None else frozenset[str]()
     engine = target.settings.container
     by_node: dict[str, dict[tuple[str, str], OwnContainer]] = {}
+    by_name: dict[str, dict[tuple[str, str, str], OwnContainer]] = {}
     for pod in facts.pods:
         if not pod.node or pod.phase != "Running":
             continue
-        own = by_node.setdefault(pod.node, {})
+        own, named = by_node.setdefault(pod.node, {}), by_name.setdefault(pod.node, {})
         limits = {one.name: one.cpu_limit_cores for one in pod.containers}
+        for name, limit in limits.items():
+            namespace = pod.namespace or facts.namespace
+            named[namespace, pod.name, name] = OwnContainer(pod.name, name, limit, serves=name == engine)
         for identifier, name in pod.container_ids:
             limit = limits.get(name, _NO_LIMIT)
             own[pod.uid, identifier] = OwnContainer(pod.name, name, limit, serves=name == engine)
@@ -81,7 +92,7 @@ def _service_nodes(
         if readings and now - readings[-1].time > stale_after:
             readings = ()
         longer = gpus.recent(node, now=now, window=_CONTAINER_WINDOW) if node is not None and readings else ()
-        found.append(ServiceNode(name, readings, held, longer=longer, containers=own))
+        found.append(ServiceNode(name, readings, held, longer=longer, containers=own, named=by_name[name]))
     return found
 
 

@@ -2,7 +2,7 @@
 
 Counters are as the agent counts them, since the driver was loaded or the container began; whoever wants a rate takes
 two readings. Nothing is judged here. Containers are named by the pod's uid and the first digits of their own id, the
-only names that a node knows them by.
+only names that a node knows them by; where an agent may ask nobody but the kubelet's metrics, by names alone.
 """
 
 from collections.abc import Mapping
@@ -73,6 +73,20 @@ class ContainerCounters(NamedTuple):
     """Counter: those in which its CPU limit held it back."""
     cpu_waiting_seconds: Value = NOT_REPORTED
     """Counter (PSI some): time in which one of its tasks waited for a CPU."""
+    memory_waiting_seconds: Value = NOT_REPORTED
+    """The same of memory: pages had to be freed, swapped or read again first."""
+    io_waiting_seconds: Value = NOT_REPORTED
+    """The same of a disk."""
+
+
+class NamedCounters(NamedTuple):
+    """One container at one moment, of an agent that does not see the node's cgroups (tier 0)."""
+
+    namespace: str
+    pod: str
+    name: str
+    cpu_seconds: Value
+    working_set_bytes: Value
 
 
 class SharedBy(StrEnum):

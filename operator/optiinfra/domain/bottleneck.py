@@ -67,6 +67,8 @@ _OF_SURROUNDINGS: Final = (
     ("container_cpu", "container_cpu", "ratio", "max", "agent"),
     ("cpu_throttled", "cpu_throttled", "ratio", "max", "agent"),
     ("cpu_pressure", "cpu_pressure", "ratio", "max", "agent"),
+    ("memory_pressure", "memory_pressure", "ratio", "max", "agent"),
+    ("io_pressure", "io_pressure", "ratio", "max", "agent"),
     ("gpu_heat_throttled", "gpu_heat_throttled", "ratio", "max", "agent"),
     ("gpu_clock_throttled", "gpu_clock_throttled", "ratio", "max", "agent"),
     ("pcie_busy", "pcie_busy", "ratio", "max", "agent"),

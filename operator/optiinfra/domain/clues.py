@@ -68,6 +68,11 @@ HEAT_COUNTS: Final = 0.05
 """Share of time with clocks held down by heat from which it is told: it should be none."""
 POWER_COUNTS: Final = 0.5
 """The same for heat or power together: under full load a limit on power holds now and then, and on purpose."""
+MEMORY_WAITS: Final = 0.1
+"""Share of time in which the engine's container waits for memory from which that holds its steps up: with memory to
+spare there is no such time at all."""
+DISK_WAITS: Final = 0.3
+"""The same of disks, which are waited for while weights are loaded and when prompts are logged, too."""
 RETRIEVE_SHARE: Final = 0.3
 """Share of the time to first token from which fetching keys and values is what takes long."""
 
@@ -409,6 +414,19 @@ class Clues:
         if not isinstance(around.container_cpu, Unknown) or not isinstance(around.cpu_throttled, Unknown):
             return CpuState.FREE
         return CpuState.UNMEASURED
+
+    @_Once
+    def host_stalls(self) -> tuple[str, str] | None:
+        """Return reason and text where the engine's tasks wait for the host's memory or disks."""
+        around = self.surroundings
+        for field, bound, reason, what in (
+            ("memory_pressure", MEMORY_WAITS, "MemoryPressure", "memory"),
+            ("io_pressure", DISK_WAITS, "DiskPressure", "a disk"),
+        ):
+            value = getattr(around, field)
+            if at_least(value, bound):
+                return reason, f"tasks wait for {what} in {share(value)} of the time{at(around, field)}"
+        return None
 
     @_Once
     def page_process_busy(self) -> bool:

@@ -22,18 +22,26 @@ def unknown(reason: str, message: str) -> Draft:
 
 
 def starved(clues: Clues, before: str) -> Draft | None:
-    """Say Host where GPUs wait although there is work, unless the host's CPU is known to be free."""
+    """Say Host where GPUs wait although there is work, unless the host is known to be free."""
     before = before[:1].upper() + before[1:]
     saturated = clues.cpu is CpuState.SATURATED
     if clues.gpu is GpuState.LOW and (saturated or clues.page_process_busy):
         text = f"{before}the GPUs wait for the host ({gpus(clues)}; {host(clues)})."
         return Draft(Bottleneck.HOST, 0.85 if saturated else 0.65, "CPUStarvation", text)
+    stalls = clues.host_stalls
+    if stalls is not None and clues.gpu is GpuState.LOW:
+        return Draft(
+            Bottleneck.HOST, 0.75, stalls[0], f"{before}the GPUs wait for the host ({gpus(clues)}; {stalls[1]})."
+        )
     if clues.gpu is GpuState.LOW and clues.cpu is CpuState.UNMEASURED:
         text = f"{before}the GPUs wait for somebody ({gpus(clues)}); nobody measures the host's CPU, the likeliest."
         return Draft(Bottleneck.HOST, 0.5, "GPUsWait", text)
     if clues.gpu is GpuState.UNMEASURED and saturated:
         text = f"{before}{host(clues)}. GPUs that are not busy would confirm it, and nobody measures them."
         return Draft(Bottleneck.HOST, 0.55, "CPUSaturated", text)
+    if stalls is not None and clues.gpu is GpuState.UNMEASURED:
+        text = f"{before}{stalls[1]}. GPUs that are not busy would confirm it, and nobody measures them."
+        return Draft(Bottleneck.HOST, 0.5, stalls[0], text)
     return None
 
 

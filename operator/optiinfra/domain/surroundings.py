@@ -39,7 +39,11 @@ class Surroundings:
     node_cpu: Value = _NOT_MEASURED
     """Mean use of the CPU of the nodes, ratio."""
     cpu_pressure: Value = _NOT_MEASURED
-    """PSI: share of time in which something on the node waited for a CPU."""
+    """PSI: share of time in which something in the engine's container, else on its node, waited for a CPU."""
+    memory_pressure: Value = _NOT_MEASURED
+    """PSI of the engine's container alone: share of time in which something in it waited for memory."""
+    io_pressure: Value = _NOT_MEASURED
+    """The same of disks."""
     network_busy: Value = _NOT_MEASURED
     """Use of the busiest interface or link over its speed, ratio."""
     starting_replicas: Value = _NOT_MEASURED

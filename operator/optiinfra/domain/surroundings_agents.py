@@ -6,7 +6,7 @@ their difference over the window, and one that went down was begun anew. A quant
 stays unknown: half a measurement is none.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -56,6 +56,8 @@ class ServiceNode:
     """GPUs that the service holds there, by uuid."""
     containers: Mapping[tuple[str, str], OwnContainer] = field(default_factory=dict)
     """Its containers by the pod's uid and the first digits of their id."""
+    named: Mapping[tuple[str, str, str], OwnContainer] = field(default_factory=dict)
+    """The same by namespace, pod and name, for agents that know nothing else."""
     longer: tuple[AgentReading, ...] = ()
     """Of a longer window, for containers, which agents read more rarely; none: the window's own."""
 
@@ -84,15 +86,26 @@ def measured(nodes: Sequence[ServiceNode]) -> dict[str, Found]:
         "container_cpu": _worst_container(own, _cpu),
         "cpu_throttled": _worst_container(own, _throttled),
         "cpu_pressure": _pressure(heard, own),
+        "memory_pressure": _worst_container(own, _waits_for_memory),
+        "io_pressure": _worst_container(own, _waits_for_disks),
         "network_busy": _network(heard),
     }
 
 
 def throttling(nodes: Sequence[ServiceNode]) -> dict[str, Found]:
     """Return the share of periods in which its CPU limit held each container back, of the pod where it was most."""
+    return _by_name(nodes, _throttled)
+
+
+def waiting_for_memory(nodes: Sequence[ServiceNode]) -> dict[str, Found]:
+    """Return the share of time in which each container waited for memory, of the pod where it was most."""
+    return _by_name(nodes, _waits_for_memory)
+
+
+def _by_name(nodes: Sequence[ServiceNode], share: Callable[[OwnContainer, "_Rows"], Value]) -> dict[str, Found]:
     rows = [(node.name, one, points) for node in nodes for one, points in _containers(node)]
     names = {one.name for _, one, _ in rows}
-    return {name: _worst_container([row for row in rows if row[1].name == name], _throttled) for name in names}
+    return {name: _worst_container([row for row in rows if row[1].name == name], share) for name in names}
 
 
 # ---- GPUs
@@ -186,17 +199,29 @@ _Own = list[tuple[str, OwnContainer, _Rows]]
 
 
 def _containers(node: ServiceNode) -> list[tuple[OwnContainer, _Rows]]:
-    found: dict[tuple[str, str], _Rows] = {}
+    found: dict[tuple[str, ...], tuple[OwnContainer, _Rows]] = {}
     for reading in node.longer or node.readings:
-        for row in reading.containers:
-            key = row.pod_uid, row.id[:ID_DIGITS]
-            if key not in node.containers:
-                continue
-            at, rows = reading.containers_at or reading.time, found.setdefault(key, [])
+        at = reading.containers_at or reading.time
+        for key, one, row in _own_rows(node, reading):
+            rows = found.setdefault(key, (one, []))[1]
             # A snapshot between two readings of the containers repeats the last one.
             if not rows or at > rows[-1][0]:
                 rows.append((at, row))
-    return [(node.containers[key], rows) for key, rows in found.items()]
+    return list(found.values())
+
+
+def _own_rows(
+    node: ServiceNode, reading: AgentReading
+) -> Iterator[tuple[tuple[str, ...], OwnContainer, ContainerCounters]]:
+    """Yield what a reading says of the service's containers, each with what it is known by."""
+    for row in reading.containers:
+        key = row.pod_uid, row.id[:ID_DIGITS]
+        if key in node.containers:
+            yield key, node.containers[key], row
+    for one in reading.named:
+        name = one.namespace, one.pod, one.name
+        if name in node.named:
+            yield name, node.named[name], ContainerCounters("", "", one.cpu_seconds, one.working_set_bytes)
 
 
 def _worst_container(own: _Own, share: Callable[[OwnContainer, _Rows], Value]) -> Found:
@@ -220,6 +245,14 @@ def _throttled(_one: OwnContainer, rows: _Rows) -> Value:
         return periods if isinstance(periods, Unknown) else held
     # Without a limit there are no periods, and nothing is held back.
     return min(1.0, held / periods) if periods > 0.0 else 0.0
+
+
+def _waits_for_memory(_one: OwnContainer, rows: _Rows) -> Value:
+    return _share([(time, row.memory_waiting_seconds) for time, row in rows])
+
+
+def _waits_for_disks(_one: OwnContainer, rows: _Rows) -> Value:
+    return _share([(time, row.io_waiting_seconds) for time, row in rows])
 
 
 def _pressure(heard: Sequence[ServiceNode], own: _Own) -> Found:

@@ -22,6 +22,7 @@ from optiinfra.domain.agent_readings import (
     GpuUser,
     HeldDevice,
     LinkCounters,
+    NamedCounters,
 )
 from optiinfra.domain.pod_rules import NO_RULES, NodeTerm, PodGroup, PodRules, Taint
 from optiinfra.domain.readings import EngineReading, Unknown, UnknownReason, Value
@@ -302,6 +303,8 @@ class AgentReading:
     """Devices held by claims; once they are joined with ResourceSlices they are allocations too."""
     containers: tuple[ContainerCounters, ...] = ()
     """Of the pods that were asked for; empty on older readings, where nobody needs them any more."""
+    named: tuple[NamedCounters, ...] = ()
+    """The same where the agent knows names alone; it never has both."""
     containers_at: UnixTime | None = None
     """When they were read, which agents do more rarely than the rest; None: at `time`."""
     containers_source: Value = NOT_REPORTED

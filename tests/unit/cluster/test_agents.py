@@ -94,6 +94,53 @@ def test_columns_are_found_by_name_and_new_ones_are_read():
     assert isinstance(one.working_set_bytes, Unknown)
 
 
+def test_what_containers_wait_for_is_read_by_its_own_column():
+    fields = ["id", "cpu_seconds_total", "io_pressure_seconds_total", "memory_pressure_seconds_total"]
+    document = DOCUMENT | {"container_fields": fields, "pods": {"u1": [["aaaaaaaa", 1, 7, 3]]}}
+    one = read(document).containers[0]
+    assert (one.memory_waiting_seconds, one.io_waiting_seconds) == (3.0, 7.0)
+    assert isinstance(read().containers[0].memory_waiting_seconds, Unknown)
+
+
+NAMED = DOCUMENT | {
+    "pods": {},
+    "named_container_fields": ["name", "cpu_seconds_total", "working_set_bytes"],
+    "named_pods": [
+        {"namespace": "n", "pod": "p", "containers": [["c", 5, 6e9], ["d", None, 1, {"cpu_seconds_total": "failed"}]]},
+        {"namespace": "n", "pod": "another", "containers": [["c", 1, 1]]},
+    ],
+}
+
+
+def by_name(document=NAMED):
+    return parse_snapshot(orjson.dumps(document), pods=frozenset({"u1"}), names=frozenset({("n", "p")}))
+
+
+def test_where_the_agent_knows_names_alone_containers_are_those_of_the_named_pods():
+    first, second = by_name().named
+    assert tuple(first) == ("n", "p", "c", 5.0, 6e9)
+    assert second.cpu_seconds == Unknown(UnknownReason.INVALID, "agent: cpu_seconds_total failed")
+    assert read(NAMED).named == ()
+    assert by_name(DOCUMENT).named == ()
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        {"namespace": "n"},
+        ["n/p"],
+        [{"namespace": "n", "pod": "p", "containers": {}}],
+        [{"namespace": "n", "pod": "p", "containers": [["c", 1]]}],
+        [{"namespace": "n", "pod": "p", "containers": [[1, 1, 1]]}],
+        [{"namespace": "n", "pod": "p", "containers": [["c", 1, 1]] * 4097}],
+        [{"namespace": 5, "pod": "p", "containers": []}],
+    ],
+)
+def test_named_pods_that_cannot_be_refuse_the_document(pods):
+    with pytest.raises(Malformed):
+        by_name(NAMED | {"named_pods": pods})
+
+
 def test_attribution_and_claims():
     reading = read()
     assert reading.attribution is not None

@@ -29,6 +29,7 @@ from optiinfra.domain.scaling import decide
 from optiinfra.domain.units import UnixTime
 from tests.unit.control import virtual
 from tests.unit.control.examples import NOW, pod, ro_body, scaling_input, signals
+from tests.unit.domain.test_saved_trials import trial
 
 KEY = ObjectKey("ResourceOptimization", "inference", "svc")
 
@@ -350,6 +351,52 @@ def test_a_change_of_replicas_is_written_within_minutes_and_not_each_time():
     times = [at for at, _, _ in virtual.run(story).written]
     assert 300.0 <= times[0] <= 420.0
     assert 4 <= len(times) <= 6
+
+
+def test_a_resize_under_verification_is_written_at_the_next_look_until_it_is_saved():
+    async def story() -> Store:
+        store = Store()
+        memory = remembered(points=3)
+        saver = checkpointer(store, {"svc": memory})
+        memory.checkpoint_pause, memory.checkpointed_at, memory.saved_at = 1800.0, NOW, NOW
+        running = asyncio.create_task(saver.run())
+        await asyncio.sleep(100.0)
+        assert store.written == []
+        target = memory.target("vllm")
+        target.resize_trial, target.trial_changed_at = trial(), NOW + 100.0
+        store.error = Unavailable("no answer")
+        await asyncio.sleep(50.0)
+        store.error = None
+        await asyncio.sleep(600.0)
+        target.resize_trial, target.trial_changed_at = None, NOW + virtual.now()
+        await asyncio.sleep(600.0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return store
+
+    written = virtual.run(story).written
+    times = [at for at, _, _ in written]
+    assert all(100.0 <= at <= 180.0 for at in times[:-1])
+    assert 2 <= len(times) <= 7, "tried again while it was not saved, and once when it ended"
+    assert times[-1] == pytest.approx(750.0, abs=20.0)
+    assert restored(written[-2][1].state).target("vllm").resize_trial.id == "r-1"
+    assert restored(written[-1][1].state).target("vllm").resize_trial is None
+
+
+def test_a_trial_that_cannot_be_read_costs_nothing_else():
+    memory = remembered()
+    memory.target("vllm").resize_trial = trial()
+    state = orjson.loads(zlib.decompress(pack(memory)))
+    state["targets"]["vllm"]["resizeTrial"]["before"] = "of another version"
+    target = restored(zlib.compress(orjson.dumps(state))).target("vllm")
+    assert target.resize_trial is None
+    assert len(target.history)
+
+
+def test_a_target_of_which_a_trial_alone_is_known_is_kept():
+    memory = ObjectMemory()
+    memory.target("vllm").resize_trial = trial()
+    assert restored(pack(memory)).target("vllm").resize_trial.others == ("b", "c")
 
 
 def test_a_clock_that_is_set_back_stops_no_checkpoints():

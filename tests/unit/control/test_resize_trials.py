@@ -11,6 +11,7 @@ from optiinfra.cluster.access import Verdict
 from optiinfra.cluster.document import Key
 from optiinfra.cluster.resize import ContainerSize, PodSize, Wish
 from optiinfra.control import trials
+from optiinfra.control.checkpoint import VERSION, pack, unpack
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.recommend import recommendations_of
 from optiinfra.control.report import merge_actions
@@ -43,6 +44,7 @@ class World:
     actions: tuple[Any, ...] = ()
     resizes: tuple[Any, ...] = ()
     items: tuple[Any, ...] = ()
+    revision: str = "r1"
     policy: dict[str, Any] = field(default_factory=lambda: {"verifyWindow": "5m", "cooldown": "1m"})
 
     # the API server
@@ -143,7 +145,7 @@ class World:
     def _pod(self, name: str) -> Any:
         cores = {OLD: 2.0, NEW: 0.5}[self.sizes.get(name, OLD)]
         container = ContainerFacts("app", cores, 4.0, 1e9, 2e9, 0.0)
-        return pod(name, labels={"pod-template-hash": "r1"}, containers=(container,))
+        return pod(name, labels={"pod-template-hash": self.revision}, containers=(container,))
 
     async def until_done(self, *, rounds: int = 40) -> Any:
         for _ in range(rounds):
@@ -227,15 +229,99 @@ async def test_a_single_pod_has_no_control_and_is_judged_against_the_time_before
     assert action.outcome.control.startswith("none: ")
 
 
-async def test_a_process_that_did_not_begin_it_holds_what_stands():
+def handed_over(world):
+    """Let another process go on: with what the checkpoint and the status hold, and nothing else."""
+    state = pack(world.memory)
+    assert len(state) < 4096
+    world.memory = ObjectMemory()
+    unpack(state, world.memory, version=VERSION)
+    world.pages = {name: kept[-1:] for name, kept in world.pages.items()}
+
+
+async def test_a_new_leader_goes_on_with_the_first_pod_and_undoes_its_harm():
+    world = await World(slow=lambda name, world: name in world.resized).begun()
+    await world.round()
+    assert world.resized == ["a"]
+    handed_over(world)
+    action = await world.until_done()
+    assert world.resized == []
+    assert set(world.sizes) == {"a"}, "no other pod was ever asked"
+    assert (action.state, action.outcome.verdict) == (ActionState.ROLLED_BACK, Judgement.REGRESSED)
+    assert action.outcome.control == "2 pods that were not touched"
+    assert world.memory.target("vllm").resize_trial is None
+
+
+async def test_a_new_leader_judges_what_all_pods_have_against_the_time_before():
+    world = await World(slow=lambda _name, world: world.resized == list(NAMES)).begun()
+    while world.resized != list(NAMES):
+        await world.round()
+    handed_over(world)
+    action = await world.until_done()
+    assert (action.state, action.outcome.reason) == (ActionState.ROLLED_BACK, "TimeToFirstToken")
+    assert world.resized == []
+
+
+async def test_a_new_leader_verifies_a_good_one_once():
     world = await World().begun()
-    for _ in range(4):
+    while world.resized != list(NAMES):
         await world.round()
-    world.memory.target("vllm").resize_trial = None
-    for _ in range(20):
+    handed_over(world)
+    kept = pack(world.memory)
+    action = await world.until_done()
+    assert (action.state, action.outcome.verdict) == (ActionState.VERIFIED, Judgement.VERIFIED)
+    # A checkpoint from before the verdict: the status says that it was judged.
+    world.memory = ObjectMemory()
+    unpack(kept, world.memory, version=VERSION)
+    for _ in range(14):
         await world.round()
-    assert world.resized == list(NAMES)
-    assert world.actions[-1].outcome is None
+    assert world.memory.target("vllm").resize_trial is None
+    assert [one.outcome.at for one in world.actions] == [action.outcome.at]
+
+
+async def test_what_nobody_watches_goes_back_while_only_some_pods_have_it():
+    world = await World().begun()
+    await world.round()
+    world.memory = ObjectMemory()
+    action = await world.until_done()
+    assert world.resized == []
+    assert set(world.sizes) == {"a"}
+    assert (action.state, action.outcome.verdict) == (ActionState.ROLLED_BACK, Judgement.UNKNOWN)
+    assert action.outcome.reason == "LeaderChanged"
+    assert world.memory.target("vllm").record.of(f"Resize/{action.reason}").unclear == 1
+
+
+async def test_what_nobody_watches_is_held_where_all_pods_have_it_or_nothing_is_rolled_back():
+    for early in (False, True):
+        world = World()
+        world.policy["rollback"] = not early
+        await world.begun()
+        await world.round()
+        while not early and world.resized != list(NAMES):
+            await world.round()
+        world.memory = ObjectMemory()
+        action = await world.until_done()
+        for _ in range(6):
+            await world.round()
+        assert world.resized == list(NAMES)
+        assert (action.state, action.outcome.reason) == (ActionState.APPLIED, "LeaderChanged")
+        assert "what stands is held" in action.message
+        assert len(world.actions) == 1
+
+
+async def test_a_rollout_that_comes_before_the_verdict_ends_the_trial_and_says_so():
+    world = await World().begun()
+    while world.resized != list(NAMES):
+        await world.round()
+    world.revision = "r2"
+    await world.round(offered=False)
+    action = world.actions[-1]
+    assert (action.state, action.outcome.verdict, action.outcome.reason) == (
+        ActionState.APPLIED,
+        Judgement.UNKNOWN,
+        "Rollout",
+    )
+    assert world.resizes[-1].state is ResizeState.ENDED
+    assert world.memory.target("vllm").resize_trial is None
 
 
 @pytest.mark.parametrize("moved", [5])

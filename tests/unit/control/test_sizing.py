@@ -19,7 +19,7 @@ from optiinfra.domain.sizing_words import read_amount
 from optiinfra.domain.surroundings_agents import Found
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import ContainerFacts, MemoryKill
-from tests.unit.control.examples import NOW, facts, pod, ro_body, service
+from tests.unit.control.examples import DEPLOYMENT, NOW, facts, pod, ro_body, service
 
 NONE = Unknown(UnknownReason.NOT_CONFIGURED, "not set")
 GIB = 2.0**30
@@ -252,3 +252,62 @@ def test_no_cpu_is_taken_from_a_container_that_its_limit_holds_back():
     assert {fact.source for fact in second.evidence if fact.signal == "container_memory_daily_peak"} == {"agent"}
     work.targets[0].throttled = {"app": Found(0.01)}
     assert isinstance(answers(work)[0], Proposal)
+
+
+PLACE = "container app of pod p on node n1"
+
+
+def pressed(work, share, *, now=NOW):
+    work.targets[0].pressed = {"app": Found(share, PLACE)}
+    sizing.note_pressure(work.targets[0], now=UnixTime(now))
+    return answers(work)[1]
+
+
+def test_no_memory_is_taken_from_a_container_that_waited_for_it_within_a_day():
+    work = made()
+    assert isinstance(pressed(work, Unknown(UnknownReason.TOO_FEW_SAMPLES)), Proposal)
+    assert isinstance(pressed(work, 0.001), Proposal), "with memory to spare there may be a moment"
+    held = pressed(work, 0.12)
+    assert isinstance(held, Refusal)
+    assert (held.reason, "12%" in held.message, PLACE in held.message) == ("MemoryPressure", True, True)
+    assert isinstance(answers(work)[0], Proposal), "its CPU is another matter"
+    # The peak of the day is over, and says nothing of tomorrow's.
+    assert pressed(work, 0.0, now=NOW + 23 * 3600.0) == held
+    assert isinstance(pressed(work, 0.0, now=NOW + DAY), Proposal)
+
+
+def test_a_new_leader_knows_who_waited_for_memory():
+    work = made()
+    held = pressed(work, 0.12)
+    anew = made()
+    anew.memory = ObjectMemory()
+    unpack(pack(work.memory), anew.memory, version=VERSION)
+    anew.targets[0].memory = anew.memory.target("vllm")
+    assert pressed(anew, 0.0, now=NOW + 60.0) == held
+
+
+def test_more_memory_for_a_container_that_waited_for_it_is_evidence_that_names_it():
+    tight = replace(APP, memory_request_bytes=1 * GIB, memory_limit_bytes=2.2 * GIB)
+    work = made(tight)
+    raised = pressed(work, 0.12)
+    assert isinstance(raised, Proposal)
+    (fact,) = [one for one in raised.evidence if one.signal == "memory_pressure"]
+    assert (fact.value, fact.place, fact.source) == (0.12, PLACE, "agent")
+
+
+def test_who_waits_for_memory_is_remembered_within_bounds():
+    work = made()
+    target = work.targets[0]
+    target.pressed = {f"c{number}": Found(0.5, PLACE) for number in range(99)}
+    sizing.note_pressure(target, now=NOW)
+    assert len(target.memory.pressed) == 32
+
+
+def test_containers_of_variants_are_held_back_as_any_other():
+    variants = [{"name": name, "targetRef": DEPLOYMENT | {"name": name}} for name in ("spot", "vllm")]
+    work = made(spec={"variants": variants})
+    target = work.targets[0]
+    target.throttled = {"app": Found(0.4, PLACE)}
+    target.pressed = {"app": Found(0.4, PLACE)}
+    sizing.note_pressure(target, now=NOW)
+    assert [one.reason for one in answers(work)] == ["CPUThrottled", "MemoryPressure"]

@@ -8,7 +8,7 @@ import pytest
 from optiinfra.cluster.usage import ContainerUsage, PodUsage
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.usage import AGENT, FAULT_STANDS, METRICS_API, Owner, UsageTable
-from optiinfra.domain.agent_readings import ContainerCounters
+from optiinfra.domain.agent_readings import ContainerCounters, NamedCounters
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import AgentReading, ContainerFacts, NodeFacts
@@ -266,3 +266,47 @@ async def test_a_snapshot_between_two_readings_of_the_containers_is_no_sample():
     table = agent_table(NOT_SERVED, (*first, *repeated, *second))
     await read(table, measured_pod())
     assert [one.cpu_cores for one in table.take(KEY, "vllm")][1:] == [pytest.approx(2.0)]
+
+
+def by_name(*points, pod_name="a"):
+    return tuple(
+        AgentReading(
+            UnixTime(NOW + at), "n1", "1", 8.0, 0.1, 1.0, 1.0, gpus=(), gpu_source=1.0,
+            named=(NamedCounters("inference", pod_name, "vllm", cpu, memory),),
+        )
+        for at, cpu, memory in points
+    )  # fmt: skip
+
+
+def named_pod(**changes):
+    return owner(**{"namespace": "inference", "created": UnixTime(NOW - 3600.0)} | changes)
+
+
+async def test_an_agent_that_knows_names_alone_measures_all_the_same():
+    table = agent_table(NOT_SERVED, by_name((0.0, 100.0, GIB), (15.0, 130.0, 2 * GIB)))
+    await read(table, named_pod())
+    first, second = table.take(KEY, "vllm")
+    assert first.cpu_cores.reason is UnknownReason.TOO_FEW_SAMPLES
+    assert (second.cpu_cores, second.memory_bytes, second.container) == (pytest.approx(2.0), 2 * GIB, "vllm")
+    assert table.source(KEY, "vllm") == AGENT
+
+
+async def test_by_name_a_restart_is_no_fault_and_a_namesake_of_before_nobody():
+    table = agent_table(NOT_SERVED, by_name((0.0, 500.0, GIB), (15.0, 3.0, GIB)))
+    await read(table, named_pod())
+    assert [one.cpu_cores.reason for one in table.take(KEY, "vllm")] == [UnknownReason.TOO_FEW_SAMPLES] * 2
+    assert table.fault(KEY, "vllm") is None
+    table = agent_table(NOT_SERVED, by_name((0.0, 100.0, GIB), (15.0, 130.0, GIB)))
+    await read(table, named_pod(created=UnixTime(NOW + 10.0)))
+    assert [one.time for one in table.take(KEY, "vllm")] == [NOW + 15.0]
+    table = agent_table(NOT_SERVED, by_name((0.0, 100.0, GIB), pod_name="b"))
+    await read(table, named_pod())
+    assert table.take(KEY, "vllm") == ()
+
+
+async def test_ids_speak_before_names():
+    both = replace(by_agent((0.0, 100.0, GIB))[0], named=by_name((0.0, 7.0, 7 * GIB))[0].named)
+    table = agent_table(NOT_SERVED, (both,))
+    await read(table, owner(container_ids=(("c0ffee00", "vllm"),), namespace="inference"))
+    (only,) = table.take(KEY, "vllm")
+    assert only.memory_bytes == GIB

@@ -305,6 +305,19 @@ def test_batch_ratio():
 FULL = {"running_per_replica_max": 64.0, "kv_cache_usage_max": 0.5}
 ROOM = {"running": 10.0, "running_per_replica_max": 20.0, "kv_cache_usage_max": 0.3}
 SLOW = {"inter_token_latency_p95": 0.3}
+WAITS = {"gpu_sm_active": 0.05, "container_cpu": 0.2}
+
+
+def test_what_a_container_waits_for_is_evidence_with_its_place():
+    place = "container vllm of pod vllm-1 on node n1"
+    memory = {"memory_pressure": 0.3, "places": {"memory_pressure": place}}
+    found = around(queue(**ROOM), Surroundings(gpu_sm_active=0.05, container_cpu=0.2, **memory))
+    assert found.reason == "MemoryPressure"
+    assert f"wait for memory in 30% of the time ({place})" in found.message
+    (fact,) = [one for one in found.evidence if one.signal == "memory_pressure"]
+    assert (fact.value, fact.unit, fact.source, fact.place) == (0.3, "ratio", "agent", place)
+
+
 EMPTY = {"running": 0.0, "running_max": 0.0, "busy_share": 0.0, "generation_token_rate": 0.0}
 
 
@@ -326,6 +339,12 @@ EMPTY = {"running": 0.0, "running_max": 0.0, "busy_share": 0.0, "generation_toke
         (queue(**ROOM), {"gpu_sm_active": 0.05, "cpu_throttled": 0.5}, "Host", "CPUStarvation"),
         (queue(**ROOM), {"cpu_pressure": 0.6}, "Host", "CPUSaturated"),
         (queue(**ROOM), {"gpu_sm_active": 0.05, "container_cpu": 0.2}, "Queue", "Blocked"),
+        (queue(**ROOM), WAITS | {"memory_pressure": 0.2}, "Host", "MemoryPressure"),
+        (queue(**ROOM), WAITS | {"io_pressure": 0.4}, "Host", "DiskPressure"),
+        (queue(**ROOM), WAITS | {"container_cpu": 0.95, "memory_pressure": 0.2}, "Host", "CPUStarvation"),
+        (queue(**ROOM), WAITS | {"memory_pressure": 0.02}, "Queue", "Blocked"),
+        (queue(**ROOM), {"memory_pressure": 0.2}, "Host", "MemoryPressure"),
+        (queue(**ROOM), {"gpu_tensor_active": 0.8, "memory_pressure": 0.9}, "Compute", "PrefillBound"),
         (queue(**ROOM), {"gpu_tensor_active": 0.8}, "Compute", "PrefillBound"),
         (queue(**ROOM), {"network_busy": 0.95}, "Network", "NetworkBusy"),
         (queue(**ROOM, step_tokens_mean=2000.0, prompt_computed_rate=9e4), {}, "Compute", "PrefillBound"),

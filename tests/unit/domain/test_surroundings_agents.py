@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optiinfra.domain.agent_readings import ClockHolds, ContainerCounters, LinkCounters
+from optiinfra.domain.agent_readings import ClockHolds, ContainerCounters, LinkCounters, NamedCounters
 from optiinfra.domain.readings import Unknown, UnknownReason
-from optiinfra.domain.surroundings_agents import OwnContainer, ServiceNode, measured, throttling
+from optiinfra.domain.surroundings_agents import (
+    OwnContainer,
+    ServiceNode,
+    measured,
+    throttling,
+    waiting_for_memory,
+)
 from optiinfra.domain.units import UnixTime
 from optiinfra.domain.workload import AgentReading, GpuFacts
 
@@ -31,8 +37,8 @@ def gpu(uuid="GPU-1", *, heat=NONE, power=NONE, reasons=NONE, sent=0.0, received
     )  # fmt: skip
 
 
-def row(cpu, *, uid="uid-1", identifier="aaaaaaaa", periods=NONE, throttled=NONE, waiting=NONE):
-    return ContainerCounters(uid, identifier, cpu, 1.0, periods, throttled, waiting)
+def row(cpu, *, uid="uid-1", identifier="aaaaaaaa", periods=NONE, throttled=NONE, waiting=NONE, memory=NONE, disk=NONE):
+    return ContainerCounters(uid, identifier, cpu, 1.0, periods, throttled, waiting, memory, disk)
 
 
 def node(*readings, gpus=("GPU-1",), own=OWN, name="n1"):
@@ -114,6 +120,37 @@ def test_only_the_engine_speaks_for_the_verdict_and_every_container_for_its_own_
     nodes = [node(*(reading(at, rows=several) for at, several in zip((100.0, 160.0), rows, strict=True)), own=own)]
     assert measured(nodes)["cpu_throttled"].value == 0.0
     assert throttling(nodes)["sidecar"].value == pytest.approx(0.5)
+
+
+def test_waits_for_memory_and_disks_are_the_containers_own_and_named():
+    own = OWN | {("uid-1", "bbbbbbbb"): OwnContainer("vllm-1", "sidecar", NONE, serves=False)}
+    rows = [
+        [row(at, memory=at / 10, disk=at / 4), row(at, identifier="bbbbbbbb", memory=at / 2)] for at in (100.0, 160.0)
+    ]
+    nodes = [node(*(reading(at, rows=several) for at, several in zip((100.0, 160.0), rows, strict=True)), own=own)]
+    found = measured(nodes)
+    assert found["memory_pressure"].value == pytest.approx(0.1)
+    assert found["memory_pressure"].place == "container vllm of pod vllm-1 on node n1"
+    assert found["io_pressure"].value == pytest.approx(0.25)
+    by_container = waiting_for_memory(nodes)
+    assert by_container["sidecar"].value == pytest.approx(0.5)
+    assert by_container["sidecar"].place == "container sidecar of pod vllm-1 on node n1"
+    unmeasured = measured([node(reading(100.0, rows=[row(1.0)], pressure=0.9), reading(160.0, rows=[row(2.0)]))])
+    assert isinstance(unmeasured["memory_pressure"].value, Unknown), "what others wait for is no word about the engine"
+
+
+def test_where_only_names_are_known_the_container_is_found_by_its_name():
+    named = {("inference", "vllm-1", "vllm"): OWN["uid-1", "aaaaaaaa"]}
+    others = NamedCounters("another", "vllm-1", "vllm", 9.0, 1.0)
+    readings = [
+        replace(reading(at), named=(NamedCounters("inference", "vllm-1", "vllm", at, 1.0), others))
+        for at in (100.0, 160.0)
+    ]
+    found = measured([replace(node(*readings), named=named)])
+    assert found["container_cpu"].value == pytest.approx(0.25)
+    assert found["container_cpu"].place == "container vllm of pod vllm-1 on node n1"
+    assert isinstance(found["cpu_throttled"].value, Unknown)
+    assert isinstance(measured([node(*readings)])["container_cpu"].value, Unknown)
 
 
 def test_a_network_whose_speed_nobody_knows_is_not_judged():

@@ -1,7 +1,7 @@
 """One resize under verification: what was measured before it, of the whole workload and of the pod that is asked first.
 
-It is lost with the process that began it, which then cannot be judged any more: what stands is held. Nothing is judged
-here; `judge` does, with the pods that were not touched as the control of the first one.
+What it holds cannot be measured again, so it is kept in the workload's checkpoint (`saved`) and the next leader goes on
+with it. Nothing is judged here; `judge` does, with the pods that were not touched as the control of the first one.
 """
 
 from dataclasses import dataclass
