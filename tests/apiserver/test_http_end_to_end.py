@@ -66,6 +66,20 @@ def test_a_token_of_audience_optiinfra_starts_a_round_whose_id_shows_in_the_stat
         )
 
 
+def test_what_became_of_a_promised_round_can_be_asked(scene, token):
+    namespace = scene.made["a"]
+    given = scene.operator.post(RUN, {"namespace": namespace, "name": "svc"}, token=token("editor")).json()["round_id"]
+
+    def told(round_id):
+        path = f"{STATUS}?namespace={namespace}&name=svc&round={round_id}"
+        return scene.operator.get(path, token=token("editor")).json()["round"]
+
+    assert told(given)["state"] in {"Pending", "Done"}
+    eventually(lambda: told(given)["state"] == "Done", seconds=10, what="the round is done")
+    lost = told("0" * 16)
+    assert (lost["state"], "ask again" in lost["message"]) == ("Lost", True)
+
+
 def test_an_asked_for_round_judges_what_is_measured_now(scene, token):
     namespace = scene.made["a"]
     eventually(lambda: scene.pages.asked, seconds=10, what="the engine is read")

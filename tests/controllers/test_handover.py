@@ -59,6 +59,7 @@ def scene(control_plane, tmp_path_factory):
         made.engine = eventually(lambda: _address(control_plane, namespace), seconds=30, what="the pod has an address")
         pages.serve(made.engine, BUSY)
         made.optimize(namespace)
+        made.permit("edit", namespace)
         yield made
 
 
@@ -136,7 +137,6 @@ def test_a_follower_answers_through_the_leader(scene, replicas):
     body = {"namespace": namespace, "name": "svc"}
     stranger = scene.installation.token("optiinfra-agent")
     assert follower.post("/api/v1/optimize/run", body, token=stranger).code == 403, "rights are the caller's own"
-    scene.permit("edit", namespace)
 
     def accepted():
         answer = follower.post("/api/v1/optimize/run", body, token=token)
@@ -179,6 +179,13 @@ def test_a_replica_that_has_hardly_begun_ends_when_asked(scene, replicas):
 
 def test_a_leader_that_dies_is_replaced_after_the_lease(scene, replicas):
     leader, follower = replicas
+    namespace, token = scene.made["service"], scene.installation.token()
+
+    def promised():
+        answer = leader.post("/api/v1/optimize/run", {"namespace": namespace, "name": "svc"}, token=token)
+        return answer.json()["round_id"] if answer.code == 202 else None
+
+    asked = eventually(promised, seconds=15, what="the caller may, as soon as the API server knows it")
     reachable(scene, follower)
     leader.kill()
     died = time.monotonic()
@@ -194,6 +201,10 @@ def test_a_leader_that_dies_is_replaced_after_the_lease(scene, replicas):
     assert all(answer in ([], ["4"]) for answer in answers)
     assert answers[0] == [], "without a leader there is no number, never an old one"
     eventually(lambda: external(scene) == ["4"], seconds=20, what="it decides the same")
+    for round_id, states in ((asked, {"Done", "Lost"}), ("0" * 16, {"Lost"})):
+        path = f"/api/v1/optimize/status?namespace={namespace}&name=svc&round={round_id}"
+        told = follower.get(path, token=token).json()["round"]
+        assert told["state"] in states, "the new leader forgets no promise silently"
     assert not follower.complaints()
 
 

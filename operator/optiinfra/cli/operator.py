@@ -31,7 +31,7 @@ from optiinfra.errors import OptiInfraError, SettingsError
 from optiinfra.settings import OperatorSettings, read_settings
 from optiinfra.web.external_metrics import ExternalMetrics, reviewed, tls_context
 from optiinfra.web.followers import LeaderDecisions
-from optiinfra.web.ports import Caller, Component, Decision, Preview, PreviewedTarget, PreviewedWrite, Ticket
+from optiinfra.web.ports import Caller, Component, Decision, Preview, PreviewedTarget, PreviewedWrite, Promised, Ticket
 
 _LOG = logging.getLogger(__name__)
 _HTTP_WAITS = 2.0
@@ -75,6 +75,10 @@ class _View:
     def run_now(self, kind: Any, namespace: str, name: str) -> Ticket | None:
         ticket = self.operator.run_now(kind, namespace, name)
         return None if ticket is None else Ticket(ticket)
+
+    def promised(self, kind: Any, namespace: str, name: str, round_id: str) -> Promised:
+        found = self.operator.promise(kind, namespace, name, round_id)
+        return Promised(str(found.state), found.message)
 
     async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
         return await self.operator.manifest(api_version, kind, namespace, name)

@@ -27,6 +27,7 @@ from optiinfra.control import costs, trials
 from optiinfra.control.decisions import DecisionBoard
 from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.promises import Promises
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.sizing_rules import SizingRulesTable
@@ -91,6 +92,7 @@ class ControlLoop:
     """Set when deletions may have gone unseen; the sweep clears it."""
     tickets: dict[ObjectKey, tuple[str, ...]] = field(default_factory=dict)
     """Ids promised to callers of `/optimize/run` for the next round of an object."""
+    promises: Promises = field(default_factory=Promises)
     previews: dict[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
     """Those who asked what the next round of an object would do."""
     _reading: set[asyncio.Task[None]] = field(default_factory=set)
@@ -136,7 +138,7 @@ class ControlLoop:
         self.registry.remove(key)
         self.queue.remove(key)
         self.memories.pop(key, None)
-        self.tickets.pop(key, None)
+        self.promises.dropped(self.tickets.pop(key, ()))
         self.forget(key)
         metrics.OBJECTS.labels(key.kind).set(sum(1 for other in self.registry.all_keys() if other.kind == key.kind))
 
@@ -154,14 +156,17 @@ class ControlLoop:
         if key.kind == "ResourceOptimization":
             self.board.withdraw(key.namespace, key.name)
         self.memories[key] = ObjectMemory(uid=known.metadata.uid)
-        self.tickets.pop(key, None)
+        self.promises.dropped(self.tickets.pop(key, ()))
         self.forget(key)
 
     def run_now(self, key: ObjectKey) -> str | None:
         """Put an object next in line; returns the id of its round, or None when there is no such object."""
         if self.registry.get(key) is None:
             return None
-        ticket = self.tickets.setdefault(key, (_round_id(),))
+        ticket = self.tickets.get(key)
+        if ticket is None:
+            ticket = self.tickets[key] = (self.promises.new_id(),)
+            self.promises.made(ticket[-1], key)
         self.queue.add(key, urgent=True)
         return ticket[-1]
 
@@ -313,6 +318,7 @@ class ControlLoop:
             if future is not None and not future.done():
                 future.set_result(Rehearsed(problem="the round did not come to it; ask again"))
         self._requeue(keys)
+        self.promises.kept(one for key in keys if key in work.kept for one in work.tickets.get(key, ()))
         self._promise_again({key: work.tickets[key] for key in keys if key in work.tickets and key not in work.kept})
         for key in keys:
             if key in work.previews and key in self.tickets:
@@ -321,10 +327,14 @@ class ControlLoop:
     def _promise_again(self, tickets: Mapping[ObjectKey, tuple[str, ...]]) -> None:
         """Let the next round of an object keep what no status tells of: its write met another one, or failed."""
         for key, ticket in tickets.items():
-            if self.registry.get(key) is not None:
-                # Who asked meanwhile was promised an id of its own.
-                self.tickets[key] = (*ticket, *self.tickets.get(key, ()))[-MAX_REQUESTED:]
-                self.queue.add(key, delay=_PROMISED_AGAIN)
+            if self.registry.get(key) is None:
+                self.promises.dropped(ticket)
+                continue
+            # Who asked meanwhile was promised an id of its own.
+            every = (*ticket, *self.tickets.get(key, ()))
+            self.promises.dropped(every[:-MAX_REQUESTED])
+            self.tickets[key] = every[-MAX_REQUESTED:]
+            self.queue.add(key, delay=_PROMISED_AGAIN)
 
     def _requeue(self, keys: Iterable[ObjectKey]) -> None:
         for key in keys:

@@ -35,6 +35,7 @@ from optiinfra.control.loop import ControlLoop
 from optiinfra.control.model_files import ModelFileTable
 from optiinfra.control.prices import PriceBoard
 from optiinfra.control.prometheus_source import PrometheusPages
+from optiinfra.control.promises import Promise
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.scraper import Scraper
 from optiinfra.control.server_nodes import ServerNodes
@@ -334,6 +335,13 @@ class Operator:
     def run_now(self, kind: Kind, namespace: str, name: str) -> str | None:
         """Put an object next in line; returns the id of its round."""
         return self.loop.run_now(ObjectKey(kind, namespace, name))
+
+    def promise(self, kind: Kind, namespace: str, name: str, identifier: str) -> Promise:
+        """Say what became of a round that somebody was promised."""
+        key = ObjectKey(kind, namespace, name)
+        found = self._document(key) or {}
+        named = (found.get("status", {}).get("lastRound") or {}).get("requested", ())
+        return self.loop.promises.state(identifier, key, named=named)
 
     async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
         """Read an object live; raises ClusterError."""

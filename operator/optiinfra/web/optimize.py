@@ -192,14 +192,23 @@ async def status(
     namespace: Annotated[str | None, Query(max_length=63)] = None,
     name: Annotated[str | None, Query(max_length=253)] = None,
     kind: Kind = RO,
+    round_id: Annotated[str | None, Query(alias="round", pattern=r"^[0-9a-zA-Z-]{1,64}$")] = None,
 ) -> dict[str, Any]:
-    """Show the status of one object (namespace and name), of a namespace, or of all."""
+    """Show the status of one object (namespace and name), of a namespace, or of all.
+
+    With `round`, the id that a run of that object was promised under, `round` in the answer says what became of it.
+    """
+    if round_id is not None and name is None:
+        raise HTTPException(422, "round: name the object whose round it is (namespace and name)")
     if name is not None:
         await gate_of(request).demand(request, verb="get", resource=PLURAL[kind], namespace=namespace or "", name=name)
         found = view_of(request).find(kind, namespace or "", name)
         if found is None:
             raise HTTPException(404, f"there is no {kind} {namespace or ''}/{name}")
-        return dict(found)
+        if round_id is None:
+            return dict(found)
+        told = view_of(request).promised(kind, namespace or "", name, round_id)
+        return {**found, "round": {"id": round_id, "state": told.state, "message": told.message}}
     return {"items": await listed(request, namespace)}
 
 

@@ -36,6 +36,15 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class Promised:
+    """What became of a round that was asked for."""
+
+    state: str
+    """Pending, Done or Lost."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class PreviewedWrite:
     """One request as it would have been sent to the API server."""
 
@@ -96,6 +105,9 @@ class OperatorView(Protocol):
 
     def run_now(self, kind: str, namespace: str, name: str) -> Ticket | None:
         """Put an object next in line for a round; None when there is no such object."""
+
+    def promised(self, kind: str, namespace: str, name: str, round_id: str) -> Promised:
+        """Say what became of a round of an object that exists."""
 
     async def manifest(self, api_version: str, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
         """Read the object that a recommendation changes, as it stands now; raises ClusterError."""

@@ -9,8 +9,10 @@ from optiinfra.api.reasons import Reason
 from optiinfra.cluster.errors import Conflict
 from optiinfra.cluster.status import Written
 from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.keys import ObjectKey
 from optiinfra.control.loop import ControlLoop
 from optiinfra.control.memory import ObjectMemory
+from optiinfra.control.promises import Promises, PromiseState
 from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.report import InsightState, service_status
@@ -191,3 +193,66 @@ def test_a_promise_ends_with_its_object():
         assert len(world.queue) == 0
 
     virtual.run(story)
+
+
+def test_what_became_of_a_promise_can_be_asked():
+    async def story():
+        world = World(conflicts=2)
+
+        def state(of):
+            known = world.registry.get(world.key)
+            named = known.status.last_round.requested if known.status.last_round is not None else ()
+            return world.loop.promises.state(of, world.key, named=named).state
+
+        first = world.loop.run_now(world.key)
+        assert state(first) is PromiseState.PENDING
+        await world.until(0.5)
+        assert state(first) is PromiseState.PENDING, "no status tells of it yet"
+        await world.until(10.0)
+        assert state(first) is PromiseState.DONE
+        for _ in range(9):
+            world.loop.run_now(world.key)
+            await world.until(1.0)
+        assert first not in world.told["requested"]
+        assert state(first) is PromiseState.DONE, "though newer ones took its place"
+        other = ObjectKey("ResourceOptimization", "inference", "another")
+        assert world.loop.promises.state(first, other, named=()).state is PromiseState.LOST
+
+    virtual.run(story)
+
+
+def test_a_later_leader_says_that_it_does_not_keep_what_an_earlier_one_promised():
+    earlier, later = Promises(), Promises()
+    key = ObjectKey("ResourceOptimization", "inference", "svc")
+    kept, lost = earlier.new_id(), earlier.new_id()
+    for one in (kept, lost):
+        earlier.made(one, key)
+    assert later.state(kept, key, named=(kept,)).state is PromiseState.DONE, "the status tells, whoever asks"
+    answer = later.state(lost, key, named=(kept,))
+    assert answer.state is PromiseState.LOST
+    assert "ask again" in answer.message
+    assert "this leader did not give it" in answer.message
+
+
+def test_promises_of_an_object_that_went_are_lost():
+    async def story():
+        world = World(conflicts=1000)
+        first = world.loop.run_now(world.key)
+        await world.until(3.0)
+        assert world.loop.promises.state(first, world.key, named=()).state is PromiseState.PENDING
+        world.loop.vanished(world.key)
+        assert world.loop.promises.state(first, world.key, named=()).state is PromiseState.LOST
+
+    virtual.run(story)
+
+
+def test_of_done_promises_so_many_are_remembered():
+    promises, key = Promises(), ObjectKey("ResourceOptimization", "inference", "svc")
+    ids = [promises.new_id() for _ in range(4097)]
+    for one in ids:
+        promises.made(one, key)
+    promises.kept(ids)
+    assert promises.state(ids[0], key, named=()).state is PromiseState.LOST
+    assert promises.state(ids[1], key, named=()).state is PromiseState.DONE
+    assert all(len(one) == 16 for one in ids)
+    assert len(set(ids)) == len(ids)

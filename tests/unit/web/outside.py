@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from optiinfra.cluster.errors import Absent, FetchError, Unavailable
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.web.app import create_app
-from optiinfra.web.ports import Caller, Component, Decision, Preview, Ticket
+from optiinfra.web.ports import Caller, Component, Decision, Preview, Promised, Ticket
 
 GOOD = Component(healthy=True, message="fine")
 BAD = Component(healthy=False, message="the mirrors are not full")
@@ -60,6 +60,9 @@ class View:
     def run_now(self, kind: str, namespace: str, name: str) -> Ticket | None:
         self.asked.append((kind, namespace, name))
         return Ticket("round-7") if self.find(kind, namespace, name) else None
+
+    def promised(self, kind: str, namespace: str, name: str, round_id: str) -> Promised:
+        return Promised("Lost", f"{round_id} of {kind} {namespace}/{name} is nobody's")
 
     async def preview(self, kind: str, namespace: str, name: str, *, within: float) -> Preview | None:
         if isinstance(self.previewed, Exception):

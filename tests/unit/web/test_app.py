@@ -306,6 +306,23 @@ async def test_a_run_gives_the_id_of_its_round(view):
     assert view.asked[0] == (RO, "a", "x")
 
 
+async def test_what_became_of_a_round_is_told_beside_the_status(view):
+    path = "/api/v1/optimize/status?namespace=a&name=x"
+    async with serve(view) as client:
+        answer = (await client.get(f"{path}&round=round-7")).json()
+        assert answer.pop("round") == {
+            "id": "round-7",
+            "state": "Lost",
+            "message": f"round-7 of {RO} a/x is nobody's",
+        }
+        assert answer == view.documents[0]
+        assert "round" not in (await client.get(path)).json()
+        refused = await client.get("/api/v1/optimize/status?namespace=a&round=round-7")
+        assert (refused.status_code, "name the object" in refused.json()["detail"]) == (422, True)
+        assert (await client.get(f"{path}&round=../x")).status_code == 422
+        assert (await client.get("/api/v1/optimize/status?namespace=a&name=nobody&round=r")).status_code == 404
+
+
 async def test_status_of_one_of_a_namespace_and_of_all(view):
     async with serve(view) as client:
         one = (await client.get("/api/v1/optimize/status?namespace=a&name=x")).json()
