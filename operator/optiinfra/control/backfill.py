@@ -1,20 +1,22 @@
 """Back-fill: a new install, and a new object, decide from the days that a metrics server remembers.
 
 Runs beside the rounds: targets that know next to nothing ask for their past (`past`), some dozens are read together,
-and each takes what was learned at the start of a later round. A target is read once; a server that is away is asked
-again some minutes later. How much was read and what was missing is logged and stands in the object's status.
+and each takes what was learned at the start of a later round. So do the GPUs of a cluster's object, all at once
+(`gpu_past`). A target is read once; a server that is away is asked again some minutes later. How much was read and what
+was missing is logged and stands in the object's status.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from optiinfra.cluster.errors import ClusterError
 from optiinfra.cluster.prometheus import Prometheus
 from optiinfra.cluster.prometheus_range import QueryLimits
+from optiinfra.control.gpu_past import GpuPastReader
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.metrics_servers import MetricsServers
@@ -32,6 +34,7 @@ _MOST_TOGETHER: Final = 32
 LIMITS: Final = QueryLimits(
     points=1_440, total_points=2_000, bytes=16 << 20, series=5_000, timeout_s=30.0, failures=3, at_once=1
 )
+GPU_LIMITS: Final = replace(LIMITS, series=20_000)
 
 
 @dataclass(slots=True)
@@ -59,6 +62,10 @@ class Backfill:
             if any(self._waiting()):
                 await asyncio.sleep(_GATHER_S)
                 if not await self.turn():
+                    await asyncio.sleep(_AGAIN_S)
+            if any(self._clusters()):
+                await asyncio.sleep(_GATHER_S)
+                if not await self.gpu_turn():
                     await asyncio.sleep(_AGAIN_S)
 
     async def turn(self) -> bool:
@@ -93,6 +100,45 @@ class Backfill:
             return True
         _LOG.warning("history not read; asked again later", extra={"targets": len(waiting), "error": trouble})
         return False
+
+    async def gpu_turn(self) -> bool:
+        """Read for the GPUs of one cluster's object; False where no server answered."""
+        key, memory = next(self._clusters(), (None, None))
+        urls = self.servers.urls()
+        if key is None or memory is None or not urls:
+            return bool(urls)
+        began, trouble = time.monotonic(), ""
+        gpus = sorted(memory.gpus.known())
+        for url in urls:
+            try:
+                async with Prometheus(self.servers.described(url), limits=GPU_LIMITS) as server:
+                    reader = GpuPastReader(server, gpus, self.matchers, memory.gpus.policy)
+                    past = await reader.read(days=self.days, now=UnixTime(self.clock()))
+            except (ClusterError, ValueError) as error:
+                trouble = trouble or str(error)
+                continue
+            memory.gpu_past = past
+            self.learned(key)
+            _LOG.info(
+                "history of GPUs read",
+                extra={
+                    "object": str(key),
+                    "gpus": len(gpus),
+                    "with_history": past.gpus,
+                    "days": self.days,
+                    "samples": past.samples,
+                    "seconds": round(time.monotonic() - began, 1),
+                    "missing": sorted(past.missing),
+                },
+            )
+            return True
+        _LOG.warning("history of GPUs not read; asked again later", extra={"gpus": len(gpus), "error": trouble})
+        return False
+
+    def _clusters(self) -> Iterator[tuple[ObjectKey, ObjectMemory]]:
+        for key, memory in tuple(self.memories.items()):
+            if memory.gpu_past is None and len(memory.gpus):
+                yield key, memory
 
     def _waiting(self) -> Iterator[tuple[ObjectKey, Past]]:
         for key, memory in tuple(self.memories.items()):

@@ -2,12 +2,14 @@
 
 `engines_of` runs in collect, which sees the pages; `judge` and `propose` run in the analysis and touch nothing but the
 work. What is learned of GPUs (pauses, power floors) lives in the object's memory and outlasts a restart in its
-checkpoints (`cluster_checkpoint`); since when each is idle begins anew, because nobody watched meanwhile.
+checkpoints (`cluster_checkpoint`); since when each is idle begins anew, because nobody watched meanwhile, unless a
+metrics server did (`gpu_past`).
 """
 
 from collections.abc import Iterable, Mapping
 
 from optiinfra.api.v1alpha1 import ResourceOptimization
+from optiinfra.control import gpu_past
 from optiinfra.control.keys import ObjectKey
 from optiinfra.control.snapshots import SnapshotStore
 from optiinfra.control.work import ClusterWork
@@ -79,6 +81,7 @@ def judge(cluster: ClusterWork, *, now: UnixTime, stale_after: Seconds, policy: 
     window = cluster.obj.spec.idle_gpus.window.seconds
     memory = cluster.memory.gpus
     memory.policy = policy
+    gpu_past.take(memory, cluster.memory.gpu_past)
     watch = Watch(
         now=now,
         window=window,
@@ -118,7 +121,8 @@ def _stood(known: dict[str, float], found: Mapping[str, float], *, window: float
     for gone in [uuid for uuid in known if uuid not in found or known[uuid] > now]:
         del known[gone]
     for uuid, first in found.items():
-        known.setdefault(uuid, first)
+        # A history that was read meanwhile may know of an earlier beginning.
+        known[uuid] = min(known.get(uuid, first), first)
     return frozenset(uuid for uuid, first in known.items() if now - first >= window)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from optiinfra.api.v1alpha1.action_status import ActionStatus
 from optiinfra.control.drain_planning import DrainPlanning
+from optiinfra.control.gpu_past import GpuPast
 from optiinfra.control.past import Past
 from optiinfra.domain.evidence import Direction, Proposal, Refusal
 from optiinfra.domain.gpu_use import GpuUseHistory
@@ -234,6 +235,8 @@ class ObjectMemory:
     """GPUs by uuid and since when they are known to work seldom."""
     gpus: IdleMemory = field(default_factory=IdleMemory)
     """What every GPU of a ClusterResourceOptimization did so far: its pauses, its power at rest."""
+    gpu_past: GpuPast | None = None
+    """What a metrics server's history of them came to; None while nobody read it."""
     emptyable_since: dict[str, float] = field(default_factory=dict)
     """Nodes of a ClusterResourceOptimization and since when they could be emptied."""
     drain: DrainPlanning = field(default_factory=DrainPlanning)

@@ -1,8 +1,8 @@
 """Idle and under-used GPUs: who holds a GPU and does nothing with it, since when, and what that costs.
 
-`states` has the words, `fleet` the memory of what every GPU did (arrays, one sample at a time), `gaps` the probability
-that a quiet GPU stays quiet, `nodes` the verdicts for the operator, `services` those on whole model services,
-`remedies` what can be done about it, and `replay` the same over a file with its figures. Nothing here acts.
+`states` has the words, `fleet` the memory of what every GPU did (arrays), `step` works one sample more into it, `gaps`
+has the probability that a quiet GPU stays quiet, `nodes` the verdicts for the operator, `services` those on whole model
+services, `remedies` what can be done about it, and `replay` the same over a file with its figures. Nothing here acts.
 """
 
 from optiinfra.domain.idle.fleet import IdleMemory

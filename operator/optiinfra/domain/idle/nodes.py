@@ -325,6 +325,8 @@ class _Judge:
         place, uuid, filled = self.place, self.seen.gpu.uuid, f"{self.judged.memory[self.place] / 2**30:.0f} GiB"
         empty = bool(self.judged.empty[place])
         minutes = f"for {(self.watch.now - float(self.judged.quiet_since[place])) / 60:.0f} min"
+        if bool(self.judged.before_first[place]):
+            minutes += ", by a metrics server's history"
         sure = float(self.judged.confidence[place])
         if isinstance(holder, Unknown):
             if empty:
@@ -372,6 +374,7 @@ class _Judge:
         judged, place, gpu = self.judged, self.place, self.seen.gpu
         quiet = float(judged.quiet_since[place])
         instant = Seconds(0.0)
+        watched = "prometheus" if bool(judged.before_first[place]) else "agent"
         if math.isnan(quiet):
             return (
                 Evidence("gpu_utilization", gpu.utilization_ratio, "ratio", instant, "agent"),
@@ -385,10 +388,10 @@ class _Judge:
         span = Seconds(max(0.0, self.watch.now - quiet))
         power = _or_unknown(float(judged.power_high[place]), gpu.power_watts)
         return (
-            Evidence("gpu_activity", _or_unknown(float(judged.peak[place])), "ratio", span, "agent", "max"),
+            Evidence("gpu_activity", _or_unknown(float(judged.peak[place])), "ratio", span, watched, "max"),
             Evidence("gpu_sm_active", gpu.sm_active_ratio, "ratio", instant, "agent"),
             Evidence("gpu_memory_used", gpu.memory_used_bytes, "bytes", instant, "agent"),
-            Evidence("gpu_power", power, "watts", span, "agent", "max"),
+            Evidence("gpu_power", power, "watts", span, watched, "max"),
             Evidence("gpu_power_floor", _or_unknown(float(judged.floor[place])), "watts", instant, "derived"),
             Evidence("time_since_work", float(judged.elapsed[place]), "seconds", instant, "derived"),
             Evidence("pauses_known", float(judged.gaps[place]), "", instant, "derived"),

@@ -89,6 +89,8 @@ class Judged:
     """Work was seen since it was first seen, or may have been done in a hole."""
     interval: Floats
     """Seconds between its samples."""
+    before_first: Flags
+    """Its quiet time began before its first sample here: a metrics server's history tells of the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +107,24 @@ class Learned:
     """Of its last gaps between work, seconds, oldest first."""
     ends: tuple[float, ...]
     """Unix times at which they ended."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Before:
+    """What one memory saw of a GPU, for another that goes on with it. Times in seconds, NaN where there is none."""
+
+    until: float
+    """A sample up to here is no hole after its last one."""
+    quiet_since: float
+    quiet_count: float
+    quiet_peak: float
+    quiet_power: float
+    clock: float
+    """Since when the present gap lasts."""
+    worked: float
+    """1 where work was seen, or may have been done in a hole."""
+    floors: tuple[float, float]
+    """Watts at rest with an empty memory, and with a filled one."""
+    lengths: Floats
+    """Of its last gaps between work, oldest first."""
+    ends: Floats

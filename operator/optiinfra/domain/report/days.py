@@ -12,7 +12,6 @@ so that the same fleet is always replayed on the same days.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -34,6 +33,8 @@ ROW_COST_S: Final = 7e-6
 """For each of those, too."""
 _DAY_S: Final = 86_400.0
 _SATURDAY: Final = 5
+_EPOCH_WEEKDAY: Final = 3
+"""The first day of Unix time was a Thursday."""
 _Span: TypeAlias = tuple[int, int]
 """Points [begin, end)."""
 
@@ -135,7 +136,7 @@ def _telling(spans: Sequence[_Span], times: FloatArray, busy: FloatArray) -> dic
         return float(part.max()) if part.size else 0.0
 
     def rests(one: _Span) -> bool:
-        return datetime.fromtimestamp(float(times[slice(*one)].mean()), UTC).weekday() >= _SATURDAY
+        return int(float(times[slice(*one)].mean()) // _DAY_S + _EPOCH_WEEKDAY) % 7 >= _SATURDAY
 
     if not spans:
         return {}
@@ -163,4 +164,4 @@ def _words(kept: Sequence[_Span], roles: Mapping[_Span, str], times: FloatArray,
 
 
 def _date(at: float) -> str:
-    return f"{datetime.fromtimestamp(float(at), UTC):%m-%d %H:%M}"
+    return str(np.datetime_as_string(np.datetime64(int(at), "s"), unit="m"))[5:].replace("T", " ")
