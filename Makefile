@@ -16,7 +16,8 @@ WORKERS ?= 3
 KEEP ?=
 IMAGE ?= optiinfra
 TAG ?= dev
-CONTAINER_TOOL ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
+BASE ?=
+CONTAINER_TOOL ?=
 # Found when a recipe needs it, not each time make is run.
 UV = $(shell command -v uv || echo $(BOOTSTRAP)/bin/uv)
 COMPILE = $(UV) pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-header --quiet
@@ -71,6 +72,14 @@ cluster-up: venv cluster-binaries ## Start a control plane on loopback with simu
 cluster-down: venv ## End it and remove its state
 	@$(BIN)/python -m hack.cluster down $(ARGS)
 
+.PHONY: node-up
+node-up: venv cluster-binaries ## Start a real node with a control plane, as root on Debian or Ubuntu
+	@$(BIN)/python -m hack.node up $(ARGS)
+
+.PHONY: node-down
+node-down: venv ## End it, and say what of the machine is as it was
+	@$(BIN)/python -m hack.node down $(ARGS)
+
 # ---- check it
 
 # One pytest run, so that its last line counts every tier. The tests wait more than they compute; a file stays in one
@@ -104,6 +113,10 @@ e2e: ## Run the end-to-end tests on your own cluster: make e2e KUBECONFIG=path
 	@$(MAKE) --no-print-directory venv
 	@OPTIINFRA_E2E_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest tests -m e2e $(ARGS)
 
+.PHONY: test-node
+test-node: venv binaries ## Install the chart on a real node, with images built here (root; minutes)
+	@$(BIN)/python -m pytest tests/node -m soak $(ARGS)
+
 .PHONY: lint
 lint: venv ## Check style, types, layers, generated files and the chart
 	$(BIN)/ruff check .
@@ -135,10 +148,9 @@ bench: venv binaries ## Measure what must be reached
 # ---- ship it
 
 .PHONY: images
-images: ## Build both images (IMAGE=, TAG=, CONTAINER_TOOL=, BUILD_ARGS=)
-	@test -n "$(CONTAINER_TOOL)" || { echo "docker, podman or buildah is needed" >&2; exit 2; }
-	$(CONTAINER_TOOL) build $(BUILD_ARGS) --target operator --tag $(IMAGE)/operator:$(TAG) .
-	$(CONTAINER_TOOL) build $(BUILD_ARGS) --target agent --tag $(IMAGE)/agent:$(TAG) .
+images: venv ## Build both images, print their sizes (IMAGE=, TAG=, BASE=debian or an image, CONTAINER_TOOL=)
+	@$(BIN)/python -m hack.images --image "$(IMAGE)" --tag "$(TAG)" $(if $(BASE),--base "$(BASE)") \
+	  $(if $(CONTAINER_TOOL),--tool "$(CONTAINER_TOOL)") $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was made in this folder; the cache of binaries stays

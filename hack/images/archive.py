@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20
+_CREATED = "1980-01-01T00:00:00Z"
 
 
 def write(path: Path, *, name: str, layers: Sequence[Path], settings: Mapping[str, Any]) -> None:
@@ -20,9 +21,11 @@ def write(path: Path, *, name: str, layers: Sequence[Path], settings: Mapping[st
     configuration = {
         "architecture": "amd64",
         "os": "linux",
-        "created": "1980-01-01T00:00:00Z",
+        "created": _CREATED,
         "config": dict(settings),
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each}" for each in digests]},
+        # buildah refuses to build on layers that no history tells of.
+        "history": [{"created": _CREATED, "created_by": "hack.images"}] * len(digests),
     }
     content = json.dumps(configuration, sort_keys=True).encode()
     file = f"{hashlib.sha256(content).hexdigest()}.json"

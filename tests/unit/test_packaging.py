@@ -29,7 +29,8 @@ def stages():
         word, rest = line.split(maxsplit=1)
         if word == "FROM":
             base, _, name = rest.partition(" AS ")
-            assert base == "${BASE}", "every stage has the base that the builder of the image chose"
+            wanted = "${RUNTIME}" if name in TARGETS else "${BASE}"
+            assert base == wanted, "every stage has the base that the builder of the image chose"
             current = found.setdefault(name, [])
         else:
             current.append((word, rest))

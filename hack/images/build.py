@@ -1,0 +1,88 @@
+"""Builds both targets of the Dockerfile, saves them as archives and says how large they are.
+
+`NEEDED` and `AIM` are what the project promises about sizes, uncompressed.
+"""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hack.images import archive, debian
+from hack.images.tools import Tool
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "images"
+TARGETS = ("operator", "agent")
+NEEDED = {"operator": 320_000_000, "agent": 180_000_000}
+AIM = {"operator": 250_000_000, "agent": 120_000_000}
+DEBIAN = "debian"
+"""A base that is made here."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One result."""
+
+    target: str
+    tag: str
+    path: Path
+    size: int
+    """Bytes of all files of all layers."""
+    digest: str
+    """SHA-256 of the image's configuration, which names its layers by their digests: equal for equal images."""
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """Say in words how the size compares with what is promised."""
+        megabytes = f"{self.size / 1e6:.0f} MB"
+        if self.size > NEEDED[self.target]:
+            return f"{megabytes}, MORE than the {NEEDED[self.target] / 1e6:.0f} that are promised"
+        word = "within" if self.size <= AIM[self.target] else "over"
+        return f"{megabytes} of at most {NEEDED[self.target] / 1e6:.0f}, {word} the aim of {AIM[self.target] / 1e6:.0f}"
+
+
+def build(tool: Tool, *, tags: dict[str, str], base: str | None, runtime: str | None, say: Say) -> list[Image]:
+    """Build the targets of `tags` under these names; `base` is DEBIAN, an image, or None for the Dockerfile's own."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    arguments = {"REVISION": _revision()}
+    if base == DEBIAN:
+        for name, path in debian.bases(say=say).items():
+            tool.load(path, name)
+        arguments |= {"BASE": debian.BUILDER, "RUNTIME": debian.RUNTIME}
+    elif base:
+        arguments |= {"BASE": base, "RUNTIME": runtime or base}
+    images = []
+    for target, tag in tags.items():
+        started = time.monotonic()
+        say(f"building {tag} with {tool.name}")
+        tool.build(target, tag=tag, context=ROOT, arguments=arguments, local_base=base == DEBIAN)
+        path = FOLDER / f"{target}.tar"
+        tool.save(tag, path)
+        images.append(
+            Image(
+                target=target,
+                tag=tag,
+                path=path,
+                size=archive.size(path),
+                digest=_digest_of(path),
+                seconds=time.monotonic() - started,
+            )
+        )
+    return images
+
+
+def _digest_of(path: Path) -> str:
+    text = repr(sorted(archive.configuration(path).items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _revision() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout.strip() or "unknown"
