@@ -126,6 +126,11 @@ class Collection:
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
         self._progress = time.monotonic()
         self._published: Published | None = None
+        self._followers: tuple[Callable[[Published], None], ...] = ()
+
+    def follow(self, prepare: Callable[[Published], None]) -> None:
+        """Call this with each pass before it is published, in the thread that collects; it must not raise."""
+        self._followers = (*self._followers, prepare)
 
     @property
     def published(self) -> Published | None:
@@ -230,6 +235,8 @@ class Collection:
             passes=self._passes,
             probes=self._gpu.probes,
         )
+        for prepare in self._followers:
+            prepare(published)
         self._published = published
         self.measured.set()
         return published

@@ -4,16 +4,19 @@ Order of the start: settings (exit 2 when one is bad), socket (exit 1 when taken
 Order of the end, on SIGTERM or SIGINT: no more requests, leave the orchestrator, stop the collection; within 5 s
 whatever hangs, because every step has its own bound and every thread is a daemon. The driver library is not shut
 down at the end: it may hang, and the kernel closes it with the process anyway.
+
+What the first page does not need is loaded later or not at all: the parser of arguments where there are none, what
+writes `/metrics` until the first collection is there.
 """
 
-import argparse
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from optiinfra_agent import __version__
@@ -32,22 +35,21 @@ log = logging.getLogger("optiinfra_agent")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+_SWITCH_S = 0.001
+"""How long a thread may keep the interpreter while another waits for it. A collection computes for some 20 ms, and with
+the usual 5 ms a scrape that comes meanwhile waits for that several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    once: bool = False
+    pod: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="optiinfra-agent",
-        description="Measures GPU, CPU and memory of one Kubernetes node and serves it over HTTP.",
-        epilog="Settings are environment variables:\n\n" + describe(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"optiinfra-agent {__version__}")
-    parser.add_argument("--once", action="store_true", help="print one snapshot as JSON and exit")
-    parser.add_argument(
-        "--pod", metavar="NAMESPACE/NAME", help="print as JSON what the kubelet gave to one pod, and exit"
-    )
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parsed(given) if given else _Options()
     try:
         settings = read_settings(os.environ)
         set_up_logs(settings.log_level, agent_id=settings.identity)
@@ -62,6 +64,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AgentError as error:
         sys.stderr.write(f"optiinfra-agent: {error}\n")
         return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_FAILED
+
+
+def _parsed(given: Sequence[str]) -> _Options:
+    import argparse  # noqa: PLC0415 - the agent of a node has no arguments
+
+    parser = argparse.ArgumentParser(
+        prog="optiinfra-agent",
+        description="Measures GPU, CPU and memory of one Kubernetes node and serves it over HTTP.",
+        epilog="Settings are environment variables:\n\n" + describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"optiinfra-agent {__version__}")
+    parser.add_argument("--once", action="store_true", help="print one snapshot as JSON and exit")
+    parser.add_argument(
+        "--pod", metavar="NAMESPACE/NAME", help="print as JSON what the kubelet gave to one pod, and exit"
+    )
+    found = parser.parse_args(given)
+    return _Options(once=found.once, pod=found.pod)
 
 
 def _once(settings: Settings) -> int:
@@ -82,6 +102,7 @@ def _pod(settings: Settings, which: str) -> int:
 
 
 def _serve(settings: Settings) -> int:
+    sys.setswitchinterval(_SWITCH_S)
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -111,6 +132,7 @@ def _serve(settings: Settings) -> int:
         application = Application(
             collection=collection, registration=registration, token=token, settings=settings, traffic=traffic
         )
+        threading.Thread(target=application.warm_up, args=(collection.measured,), name="warm-up", daemon=True).start()
         fields = {"version": __version__, "node": settings.node_name, "port": port, "interval_s": settings.interval_s}
         log.info("the agent listens", extra={"fields": fields})
         asyncio.run(serve(application, listener=listener, connections=settings.connections, tls=tls, stop=stop))

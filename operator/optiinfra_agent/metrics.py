@@ -9,12 +9,14 @@ series for each GPU that a container holds, at most `pods.MAX_ALLOCATIONS`; a no
 Containers' CPU and memory are in the snapshot only: the kubelet already exports them for Prometheus.
 
 prometheus-client writes the text: measured, it adds 2.3 MiB to this process, and it knows escaping, OpenMetrics and the
-metrics of the own process. What a collection measured is written once and kept until the next one; only ages and the
+metrics of the own process. What a collection measured is written once, by the thread that collected it where somebody
+read the page lately (`prepare`), so that a scrape does not wait for it, and kept until the next one; only ages and the
 own process are written at each scrape.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import InfoMetricFamily, Metric
@@ -29,7 +31,12 @@ from optiinfra_agent.registration import Registration
 from optiinfra_agent.snapshot import NumaReading, SourceState
 from optiinfra_agent.traffic import Traffic
 
+_Write: TypeAlias = Callable[[CollectorRegistry], bytes]
 _OPEN_METRICS_END = b"# EOF\n"
+_READ_LATELY_S = 300.0
+"""How long after a scrape the next one is prepared for."""
+_MOST_KINDS = 8
+"""Content types that are prepared; there are four."""
 
 _CPU: tuple[tuple[str, str, Kind, str], ...] = (
     ("node_cpu_cores", "cores", "gauge", "CPU cores."),
@@ -87,22 +94,38 @@ class Exposition:
         self._moment.register(_Moment(collection, registration, traffic))
         ProcessCollector(registry=self._moment)
         self._kept: tuple[Published | None, dict[str, bytes]] = (None, {})
+        self._prepared: tuple[Published | None, dict[str, bytes]] = (None, {})
+        self._asked: dict[str, tuple[_Write, float]] = {}
+        """By content type: what writes it, and when it was asked for last (monotonic)."""
+
+    def prepare(self, published: Published) -> None:
+        """Write what is going to be asked for of a pass that is about to be published."""
+        since = time.monotonic() - _READ_LATELY_S
+        asked = tuple(self._asked.items())
+        texts = {kind: self._written(published, write) for kind, (write, at) in asked if at >= since}
+        self._prepared = (published, texts)
+
+    def _written(self, published: Published, write: "_Write") -> bytes:
+        measured = CollectorRegistry()
+        measured.register(_Measured(published, dcgm_names=self._dcgm_names))
+        return write(measured)
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its type: OpenMetrics where the Accept header asks for it, else Prometheus' text."""
         write, content_type = choose_encoder(accept)
+        if content_type in self._asked or len(self._asked) < _MOST_KINDS:
+            self._asked[content_type] = write, time.monotonic()
         published = self._collection.published
         if published is None:
             return write(self._moment), content_type
         # One reference of one moment: two scrapes at once may both write, and neither keeps the other's collection.
         of, texts = self._kept
         if of is not published:
-            texts = {}
+            prepared_of, prepared = self._prepared
+            texts = prepared if prepared_of is published else {}
             self._kept = (published, texts)
         if content_type not in texts:
-            measured = CollectorRegistry()
-            measured.register(_Measured(published, dcgm_names=self._dcgm_names))
-            texts[content_type] = write(measured)
+            texts[content_type] = self._written(published, write)
         return write(self._moment).removesuffix(_OPEN_METRICS_END) + texts[content_type], content_type
 
 

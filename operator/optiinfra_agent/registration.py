@@ -9,7 +9,6 @@ the token elsewhere, and it is already in memory. A socket time-out bounds only 
 connection when the whole call takes too long. The token is read again at each call: the kubelet rotates it.
 """
 
-import http.client
 import json
 import logging
 import random
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from optiinfra_agent import AGENT_TYPE, __version__
@@ -31,6 +30,9 @@ from optiinfra_agent.errors import (
     OrchestratorUnreachableError,
 )
 from optiinfra_agent.settings import Settings
+
+if TYPE_CHECKING:
+    import http.client
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ class Orchestrator:
         self._call("DELETE", path, None, timeout_s=min(_LEAVE_S, self._timeout_s))
 
     def _call(self, method: str, path: str, document: dict[str, Any] | None, *, timeout_s: float) -> None:
+        import http.client  # noqa: PLC0415 - loaded with the first call, which nobody who waits for a page waits for
+
         headers = {"Accept": "application/json", "User-Agent": f"optiinfra-agent/{__version__}", "Connection": "close"}
         body = None
         if document is not None:
@@ -127,7 +131,9 @@ class Orchestrator:
             raise OrchestratorUnreachableError(f"{method} {path}: no answer within {timeout_s:g} s")
         _check(method, path, answer.status, data)
 
-    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+    def _connection(self, timeout_s: float) -> "http.client.HTTPConnection":
+        import http.client  # noqa: PLC0415 - as above
+
         if not self._secure:
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:

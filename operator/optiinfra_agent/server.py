@@ -21,18 +21,18 @@ Only GET and HEAD are answered, bodies are never read, no page waits for anythin
 import hmac
 import json
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optiinfra_agent import __version__, health
 from optiinfra_agent.collection import Collection, Published
 from optiinfra_agent.document import View, pieces
-from optiinfra_agent.metrics import Exposition
 from optiinfra_agent.registration import Registration
 from optiinfra_agent.representation import (
     LEAST_BYTES,
@@ -45,6 +45,9 @@ from optiinfra_agent.representation import (
 )
 from optiinfra_agent.settings import Settings, in_force
 from optiinfra_agent.traffic import Traffic
+
+if TYPE_CHECKING:
+    from optiinfra_agent.metrics import Exposition
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +145,9 @@ class Application:
         self._collection = collection
         self._registration = registration
         self._traffic = traffic
-        self._exposition = Exposition(
-            collection=collection, registration=registration, traffic=traffic, dcgm_names=settings.dcgm_names
-        )
+        self._exposition: Exposition | None = None
+        self._loading = threading.Lock()
+        collection.follow(self._prepare)
         self._token = token
         self._settings = settings
         self._views: _Views | None = None
@@ -158,6 +161,34 @@ class Application:
             **{f"/v1/{view}": partial(self._view, view) for view in View},
             "/v1/config": lambda _: self._config(),
         }
+
+    def warm_up(self, measured: threading.Event) -> None:
+        """Load what writes `/metrics` once the first snapshot is there: nobody who waits for that waits for this."""
+        measured.wait()
+        self._loaded()
+
+    def _loaded(self) -> "Exposition":
+        with self._loading:
+            if self._exposition is None:
+                from optiinfra_agent.metrics import Exposition  # noqa: PLC0415 - a sixth of what the agent loads
+
+                self._exposition = Exposition(
+                    collection=self._collection,
+                    registration=self._registration,
+                    traffic=self._traffic,
+                    dcgm_names=self._settings.dcgm_names,
+                )
+            return self._exposition
+
+    def _prepare(self, published: Published) -> None:
+        exposition = self._exposition
+        if exposition is None:
+            return
+        try:
+            exposition.prepare(published)
+        except Exception:
+            # A scrape writes the page itself then, and answers for it; the collection goes on.
+            log.exception("the page of metrics was not prepared")
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request. Nothing is received: bodies are ignored."""
@@ -228,7 +259,7 @@ class Application:
         return _probe("live", self._collection.liveness())
 
     def _metrics(self, headers: Headers) -> Answer:
-        body, content_type = self._exposition.page(value_of(headers, b"accept"))
+        body, content_type = self._loaded().page(value_of(headers, b"accept"))
         vary = ("vary", "Accept, Accept-Encoding")
         if accepts_gzip(headers):
             body = packed(body, level=_FAST)

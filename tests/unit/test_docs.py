@@ -363,7 +363,7 @@ def test_every_path_of_the_external_metrics_api_is_documented():
 
 def test_every_page_of_the_agent_is_documented():
     served = Application(
-        collection=SimpleNamespace(),
+        collection=SimpleNamespace(follow=lambda _: None),
         registration=SimpleNamespace(),
         token=None,
         settings=SimpleNamespace(dcgm_names=False),
