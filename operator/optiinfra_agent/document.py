@@ -52,6 +52,8 @@ _DIGITS = 4
 """Of a container's working set: half a thousandth, far below what changes between two readings."""
 _FEW_DIGITS = 3
 """Of its memory with the pages of files, which the kernel drops when it likes."""
+_MANY_SECONDS = 10_000
+"""CPU seconds of a container that has worked for hours."""
 _OF_CONTAINERS = ("pods", "named_pods")
 _ZEROS = re.compile(r"(?<=[,\[])([1-9][0-9]*?)(0{3,})(?=[,\]])")
 """A whole number with zeros at its end, in a row: `6272000000` is `6272e6`, four bytes less and the same number."""
@@ -145,7 +147,7 @@ def _pods(containers: tuple[ContainerReading, ...], columns: tuple[str, ...]) ->
     for container in containers:
         shown = replace(
             container,
-            cpu_seconds_total=_rounded(container.cpu_seconds_total, 2),
+            cpu_seconds_total=_spent(container.cpu_seconds_total),
             memory_bytes=_shortened(container.memory_bytes, _FEW_DIGITS),
             working_set_bytes=_shortened(container.working_set_bytes, _DIGITS),
             cpu_pressure_seconds_total=_rounded(container.cpu_pressure_seconds_total, 0),
@@ -163,7 +165,7 @@ def _named(containers: tuple[NamedContainer, ...]) -> dict[str, Any]:
     for one in containers:
         shown = replace(
             one,
-            cpu_seconds_total=_rounded(one.cpu_seconds_total, 2),
+            cpu_seconds_total=_spent(one.cpu_seconds_total),
             working_set_bytes=_shortened(one.working_set_bytes, _DIGITS),
         )
         pods.setdefault((one.namespace, one.pod), []).append(shown)
@@ -172,6 +174,11 @@ def _named(containers: tuple[NamedContainer, ...]) -> dict[str, Any]:
         for (namespace, pod), some in pods.items()
     ]
     return {"named_container_fields": NAMED_FIELDS, "named_pods": rows}
+
+
+def _spent(value: Measured) -> Measured:
+    """Round CPU seconds: to hundredths, to tenths where there are so many that a tenth is no share of a minute's."""
+    return _rounded(value, 2 if isinstance(value, Unknown) or value < _MANY_SECONDS else 1)
 
 
 def _rounded(value: Measured, places: int) -> Measured:

@@ -162,6 +162,14 @@ def test_row_with_an_unknown_value_ends_with_the_reason(start: Callable[..., Age
     assert row == ["1" * 8, 3.0, 8_390_000, None, {"working_set_bytes": "unavailable"}]
 
 
+def test_seconds_have_tenths_where_a_tenth_says_nothing(start: Callable[..., Agent], systemd: Path) -> None:
+    stat = next(systemd.rglob(f"crio-{ONE}.scope")) / "cpu.stat"
+    for spent, told in ((9_999_127_000, 9999.13), (123_456_789_000, 123456.8)):
+        stat.write_text(f"usage_usec {spent}\n", encoding="ascii")
+        (row,) = start(OPTIINFRA_AGENT_CGROUPS=str(systemd)).snapshot()["pods"][STATIC]
+        assert row[1] == told
+
+
 def test_snapshot_groups_containers_by_pod(start: Callable[..., Agent], systemd: Path) -> None:
     agent = start(OPTIINFRA_AGENT_CGROUPS=str(systemd))
     snapshot = agent.snapshot()
