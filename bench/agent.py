@@ -5,6 +5,7 @@ and a hundred pods (bench.agent_node makes them), and node_exporter with its def
 all in turns, so that whatever else the machine does meets each of them, and prints a table with the limit beside each
 figure. `--out FILE` writes docs/agent-costs.md. It returns 1 when a limit is missed. Without Debian's package
 (hack.binaries.debian) there is no table, because there is nothing to compare with: `--alone` measures the agent only.
+`--quick` does everything a few times, to see that it runs: its figures are no figures, and it writes no page.
 
 Resident memory is that after an hour's worth of scrapes; bench.agent_hour lives through four hours of collections for
 the slope. The clock of "start" runs from the creation of the process to the first page that was read whole. CPU at 15 s
@@ -38,8 +39,6 @@ from bench.agent_tables import PEER, Figure, Needed, document, print_table
 from hack.binaries.catalogue import BinaryError
 from hack.binaries.debian import PACKAGES, ensure_packaged
 
-STARTS = 7
-REQUESTS = 400
 HOUR_TIMEOUT_S = 600.0
 BARE, FULL = "agent, no driver", f"agent, {GPUS} GPUs, {PODS} pods"
 
@@ -53,6 +52,24 @@ READ = Needed(0.5)
 PACKED = Needed(24.0, 6.0)
 GROWTH = Needed(1.0, 0.5)
 """MiB an hour. The noise of the slope is some tenths; a leak of a snapshot a collection would be tens of MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often things are done."""
+
+    starts: int = 7
+    """Of each program."""
+    requests: int = 400
+    """Of each page, a multiple of ten."""
+    passes: int = 4 * HOUR
+    """Collections that the slope of memory is of."""
+    scrapes: int = HOUR * SCRAPES
+    """Before resident memory is looked at."""
+
+
+FULL_EFFORT = Effort()
+QUICK = Effort(starts=1, requests=20, passes=20, scrapes=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,7 @@ class Page:
 Starter = Callable[[], AbstractContextManager[Program]]
 
 
-def read_in_turns(wanted: Sequence[tuple[Program, str]], *, requests: int = REQUESTS) -> list[Page]:
+def read_in_turns(wanted: Sequence[tuple[Program, str]], *, requests: int) -> list[Page]:
     """Read each page so often over a kept connection, in rounds of ten, as scrapers of several programs would."""
     times: list[list[float]] = [[] for _ in wanted]
     spent = [0.0 for _ in wanted]
@@ -94,10 +111,10 @@ def read_in_turns(wanted: Sequence[tuple[Program, str]], *, requests: int = REQU
     return [Page(tuple(took), cpu / requests * 1000, size) for took, cpu, size in zip(times, spent, sizes, strict=True)]
 
 
-def starts_in_turns(starters: dict[str, tuple[Starter, str]]) -> dict[str, tuple[float, float]]:
+def starts_in_turns(starters: dict[str, tuple[Starter, str]], *, starts: int) -> dict[str, tuple[float, float]]:
     """Return each program's median time from its creation to the first page, and the CPU time spent by then, in s."""
     took: dict[str, list[tuple[float, float]]] = {who: [] for who in starters}
-    for _ in range(STARTS):
+    for _ in range(starts):
         for who, (start, path) in starters.items():
             began = time.monotonic()
             with start() as program:
@@ -109,10 +126,10 @@ def starts_in_turns(starters: dict[str, tuple[Starter, str]]) -> dict[str, tuple
     }
 
 
-def live_an_hour(node: dict[str, str]) -> Hour:
+def live_an_hour(node: dict[str, str], *, passes: int) -> Hour:
     """Return what bench.agent_hour finds on a node."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.agent_hour"],
+        [sys.executable, "-m", "bench.agent_hour", "--passes", str(passes)],
         env={**settings(node, port=0, interval_s=INTERVAL_S), "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -133,17 +150,19 @@ def read_by_the_operator() -> float:
     return float(json.loads(done.stdout)[0]["value"])
 
 
-def measure(nodes: dict[str, tuple[dict[str, str], int, int]], peer: Path | None) -> list[Figure]:
+def measure(
+    nodes: dict[str, tuple[dict[str, str], int, int]], peer: Path | None, effort: Effort = FULL_EFFORT
+) -> list[Figure]:
     """Return every figure, of all programs in turns."""
     starters: dict[str, tuple[Starter, str]] = {
         who: (partial(agent, node, interval_s=INTERVAL_S), "/v1/snapshot") for who, (node, _, _) in nodes.items()
     }
     if peer is not None:
         starters[PEER] = (partial(node_exporter, peer), "/metrics")
-    _say(f"starting each program {STARTS} times")
-    started = starts_in_turns(starters)
-    _say("living through four hours of collections, at speed")
-    hours = {who: live_an_hour(node) for who, (node, _, _) in nodes.items()}
+    _say(f"starting each program {effort.starts} times")
+    started = starts_in_turns(starters, starts=effort.starts)
+    _say(f"living through {effort.passes:,} collections, at speed")
+    hours = {who: live_an_hour(node, passes=effort.passes) for who, (node, _, _) in nodes.items()}
     _say("reading pages in turns")
     with contextlib.ExitStack() as stack:
         # Collections as often as an agent can be told to, so that they and the readings meet.
@@ -154,17 +173,17 @@ def measure(nodes: dict[str, tuple[dict[str, str], int, int]], peer: Path | None
         wanted += [(PEER, "/metrics")] if peer is not None else []
         for who, path in wanted:
             programs[who].wait_for(path)
-        read = read_in_turns([(programs[who], path) for who, path in wanted])
+        read = read_in_turns([(programs[who], path) for who, path in wanted], requests=effort.requests)
         pages = dict(zip(wanted, read, strict=True))
-        # The rest of an hour's scrapes, untimed.
-        read_in_turns([(programs[who], path) for who, path in wanted if path == "/metrics"], requests=HOUR * SCRAPES)
+        _say(f"reading /metrics {effort.scrapes:,} times more")
+        # An hour's scrapes, untimed.
+        read_in_turns([(programs[who], path) for who, path in wanted if path == "/metrics"], requests=effort.scrapes)
         sizes = {who: check(programs[who], gpus=gpus, pods=pods) for who, (_, gpus, pods) in nodes.items()}
         memory = {who: program.resident_mib() for who, program in programs.items()}
     figures: list[Figure] = []
     for who in programs:
-        figures += _of_program(
-            who, memory[who], started[who], {path: page for (one, path), page in pages.items() if one == who}
-        )
+        own = {path: page for (one, path), page in pages.items() if one == who}
+        figures += _of_program(who, memory[who], started[who], own, effort)
         if who == FULL:
             figures.append(
                 Figure(who, "/v1/snapshot, CPU of the operator's reading", read_by_the_operator(), "ms", READ)
@@ -182,15 +201,17 @@ def _say(step: str) -> None:
     print(f"bench.agent: {step}", file=sys.stderr, flush=True)
 
 
-def _of_program(who: str, memory: float, started: tuple[float, float], pages: dict[str, Page]) -> list[Figure]:
+def _of_program(
+    who: str, memory: float, started: tuple[float, float], pages: dict[str, Page], effort: Effort
+) -> list[Figure]:
     ours = who != PEER
 
     def limit(needed: Needed) -> Needed | None:
         return needed if ours else None
 
     figures = [
-        Figure(who, f"resident memory after {HOUR * SCRAPES:,} scrapes", memory, "MiB", limit(MEMORY)),
-        Figure(who, f"start to ready, median of {STARTS}", started[0], "s", limit(START)),
+        Figure(who, f"resident memory after {effort.scrapes:,} scrapes", memory, "MiB", limit(MEMORY)),
+        Figure(who, f"start to ready, median of {effort.starts}", started[0], "s", limit(START)),
         Figure(who, "CPU time of that start", started[1], "s"),
     ]
     for path, page in pages.items():
@@ -232,10 +253,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--alone", action="store_true", help="leave node_exporter out")
+    parser.add_argument("--quick", action="store_true", help="everything a few times: to see that it runs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page, docs/agent-costs.md")
     options = parser.parse_args()
     if options.alone and options.out:
         parser.error("--out writes a comparison: leave --alone out")
+    if options.quick and options.out:
+        parser.error("--out writes figures, and those of --quick are none: leave --quick out")
     try:
         peer = None if options.alone else ensure_packaged("prometheus-node-exporter")
     except BinaryError as error:
@@ -248,7 +272,7 @@ def main() -> int:
             nodes[FULL] = (full, GPUS, PODS)
         elif options.out:
             parser.error("--out needs gcc, which builds the stub of the driver library")
-        figures = measure(nodes, peer)
+        figures = measure(nodes, peer, QUICK if options.quick else FULL_EFFORT)
     if options.json:
         rows = [asdict(figure) | {"name": f"{figure.who}: {figure.name}", "limit": figure.limit} for figure in figures]
         print(json.dumps(rows, indent=1))

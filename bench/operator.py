@@ -2,7 +2,8 @@
 
 `python -m bench.operator` starts the real process against etcd and kube-apiserver, reads its audit log, its metrics
 and /proc, and prints a table with the limit beside each figure; `--json` prints the same for machines. It returns 1
-when a limit is missed. The phases follow each other with one operator: several starts; an idle fleet; pages that turn
+when a limit is missed. `--quick` does everything on ten objects for some seconds, to see that it runs: its figures are
+no figures. The phases follow each other with one operator: several starts; an idle fleet; pages that turn
 from idle to busy at random moments; memory at the end of all that.
 
 Bytecode is compiled, as in the image. The API server, the page server and the operator share the machine's cores, and
@@ -69,6 +70,9 @@ class Options:
     settle_seconds: float
     idle_seconds: float
     signals: int
+
+
+QUICK = Options(size=10, starts=2, interval=2.0, settle_seconds=25.0, idle_seconds=10.0, signals=5)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -335,10 +339,11 @@ def read_options() -> tuple[Options, bool]:
     parser.add_argument("--settle-seconds", type=float, default=180.0, help="wait before the idle phase (default 180)")
     parser.add_argument("--idle-seconds", type=float, default=300.0, help="length of the idle phase (default 300)")
     parser.add_argument("--signals", type=int, default=100, help="pages that turn busy (default 100)")
+    parser.add_argument("--quick", action="store_true", help="everything on few objects: to see that it runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = vars(parser.parse_args())
-    as_json = bool(given.pop("json"))
-    return Options(**given), as_json
+    as_json, quick = bool(given.pop("json")), bool(given.pop("quick"))
+    return QUICK if quick else Options(**given), as_json
 
 
 def main() -> int:
