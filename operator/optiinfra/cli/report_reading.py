@@ -160,7 +160,7 @@ def play_all(cases: Sequence[Case], *, jobs: int, on_share: Callable[[float], No
     parts = chunks(cases, parts=max(1, jobs))
     if not parts:
         return []
-    syncs = max(1, syncs_of(cases))
+    syncs = max(1, sum(map(syncs_of, parts)))
     if len(parts) == 1:
         return play(parts[0], on_sync=lambda sync: on_share((sync + 1) / syncs))
     context = multiprocessing.get_context("spawn")  # threads of the reading may still end: no fork
@@ -170,5 +170,5 @@ def play_all(cases: Sequence[Case], *, jobs: int, on_share: Callable[[float], No
         waiting = set(futures)
         while waiting:
             _, waiting = wait(waiting, timeout=_LOOK_S)
-            on_share(min(1.0, done.value / (syncs * len(parts))))
+            on_share(min(1.0, done.value / syncs))
         return [one for future in futures for one in future.result()]

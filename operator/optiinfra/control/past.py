@@ -9,6 +9,7 @@ from optiinfra.domain.right_sizing import UsageHistory
 from optiinfra.domain.scaler_past import PastService
 from optiinfra.domain.scaling import ScalerMemory
 from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import PodFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Learned:
     missing: tuple[str, ...]
     """What was asked for and is not there, in words."""
     at: UnixTime
+    starts: tuple[PodFacts, ...] = ()
+    """Pods that became ready in the days before, with the moments that kube-state-metrics tells."""
 
 
 @dataclass(slots=True)
@@ -40,3 +43,5 @@ class Past:
     tick: Seconds
     learned: Learned | None = None
     taken: bool = False
+    starts: int = 0
+    """Starts that were taken from it."""

@@ -1,8 +1,9 @@
 """Reads the past of some workloads from a metrics server, a day at a time, and lives through it.
 
-Six queries a day for the load of all of them together and two for their containers, one after the other with a pause;
-each answer is used and let go before the next comes. Living through a day happens in a thread that rests more than it
-works. What a server refuses is left out and said; only a server that does not answer ends the reading.
+Six queries a day for the load of all of them together and two for their containers, one after the other with a pause,
+and four for how their pods came up (`past_starts`); each answer is used and let go before the next comes. Living
+through a day happens in a thread that rests more than it works. What a server refuses is left out and said; only a
+server that does not answer ends the reading.
 """
 
 import asyncio
@@ -20,12 +21,15 @@ from optiinfra.cluster.errors import ClusterError, Denied, Throttled, Unavailabl
 from optiinfra.cluster.prometheus import RangeAnswer
 from optiinfra.cluster.prometheus_range import RangeQuery
 from optiinfra.control.past import Learned, Past
+from optiinfra.control.past_starts import START_STEP, Starts
 from optiinfra.control.scraped_pages import Labelling
 from optiinfra.domain.history import Column
 from optiinfra.domain.right_sizing import START_UP, UsageHistory
 from optiinfra.domain.scaler_past import FleetPast, PastLoad
 from optiinfra.domain.scaling import ScalerMemory
+from optiinfra.domain.start_up import FORGOTTEN_AFTER
 from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.domain.workload import PodFacts
 from optiinfra.engines import promql_history as queries
 from optiinfra.engines import series as questions
 from optiinfra.engines.alias import Table
@@ -67,6 +71,7 @@ class PastReader:
     """Rows that a signal was found of."""
     _usage: list[dict[str, UsageHistory]] = field(default_factory=list)
     _since: list[float] = field(default_factory=list)
+    _starts: list[tuple[PodFacts, ...]] = field(default_factory=list)
 
     async def read(self, *, days: float, now: UnixTime) -> tuple[Learned, ...]:
         """Read `days` up to now, the oldest first. Raises `ClusterError` where the server does not answer."""
@@ -87,6 +92,7 @@ class PastReader:
                     recent.append((times, loads))
             await self._containers(at, until)
             at = until
+        await self._came_up(end, days=days)
         return tuple(self._learned(row, scaler, recent, now=now) for row, scaler in enumerate(fleet.memories()))
 
     async def _tables(self, start: UnixTime, end: UnixTime) -> tuple[tuple[Table, ...], float]:
@@ -159,6 +165,18 @@ class PastReader:
             cpu, memory = (np.stack([grid[place] for grid in grids], axis=1).reshape(-1) for place in (0, 1))
             known.setdefault(container, UsageHistory()).observe_many(np.repeat(times, len(grids)), cpu, memory)
 
+    async def _came_up(self, end: UnixTime, *, days: float) -> None:
+        """Read how pods came up, of as many days as starts are remembered."""
+        matchers = ",".join(part for part in (self._namespaces("namespace"), self.matchers) if part)
+        names = {(past.namespace, past.workload): row for row, past in enumerate(self.pasts)}
+        gathered = Starts(_Owner(names).of)
+        start = end - min(days * DAY, float(FORGOTTEN_AFTER))
+        for moment, text in queries.start_queries(matchers=matchers, step_s=START_STEP).items():
+            query = RangeQuery(text, UnixTime(min(start + START_STEP, end - 1.0)), end, START_STEP)
+            for labels, _, values in await self._asked(query, f"pods' {moment}"):
+                gathered.add(moment, labels, values)
+        self._starts = gathered.by_row(len(self.pasts), since=UnixTime(start))
+
     async def _asked(
         self, query: RangeQuery, what: str
     ) -> list[tuple[tuple[tuple[str, str], ...], FloatArray, FloatArray]]:
@@ -195,6 +213,8 @@ class PastReader:
         missing += [
             str(one) for one in PastSignal if row not in self._found.get(one, ()) and str(one) not in self._refused
         ]
+        if not self._starts[row] and not any(one.startswith("pods'") for one in self._refused):
+            missing.append("starts of its pods")
         if not self._usage[row] and "container CPU" not in self._refused:
             missing.append("use of its containers")
         times = np.concatenate([one for one, _ in recent]) if recent else np.zeros(0)
@@ -220,6 +240,7 @@ class PastReader:
             samples=self.samples,
             missing=tuple(missing),
             at=now,
+            starts=self._starts[row],
         )
 
     def _where(self) -> str:

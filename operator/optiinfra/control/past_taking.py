@@ -65,6 +65,7 @@ def take(memory: TargetMemory) -> bool:
         if container not in memory.kills and (known is None or known.lifespan < KNOWN_ENOUGH):
             memory.usage[container] = history
             memory.sizes_at = 0.0
+    past.starts = memory.start_up.learn(learned.starts, now=learned.at)
     return True
 
 
@@ -79,8 +80,10 @@ def told(service: ServiceWork) -> HistoryStatus | None:
         return service.obj.status.history
     begins = [learned.since for _, learned in taken if learned.since is not None]
     missing = sorted({one for _, learned in taken for one in learned.missing})
+    starts = sum(past.starts for past, _ in taken)
     some = any(past.tick != TICK_S for past, _ in taken)
     notes = [f"not there: {', '.join(missing)}"] if missing else []
+    notes += [f"start-up times of {starts} pods by kube-state-metrics"] if starts else []
     notes += ["nothing for the scaler: its ticks are not the usual 15 s"] if some else []
     if not begins:
         notes = ["the metrics server has no series of its pods", *notes[1:]]

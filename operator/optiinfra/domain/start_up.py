@@ -121,6 +121,26 @@ class StartUpMemory:
             del self._tokenless[uid]
         self._forget(now)
 
+    def learn(self, pods: Sequence[PodFacts], *, now: UnixTime) -> int:
+        """Take in starts of before that somebody else watched; return how many. Those that are known stay as they are.
+
+        Only pods count that became ready within an hour and were never restarted; whether there was room for them is
+        not told, so that their time before they had a node is cut into nothing.
+        """
+        taken = 0
+        for pod in pods:
+            uid = _hash(pod.uid)
+            known = uid in self._ready or uid in self._abandoned or pod.uid in self._open
+            if known or pod.restarts > 0 or pod.became_ready is None or pod.became_ready < pod.created:
+                continue
+            start = start_of(pod, uid=uid, now=now, unschedulable_since=None, watched=False)
+            if start.total <= LONGEST and now - end_of(start) < FORGOTTEN_AFTER:
+                self._ready[uid] = start
+                taken += 1
+        _cut(self._ready)
+        self._answer = None
+        return taken
+
     def summary(self, now: UnixTime) -> StartUp:
         """Return what is known; cheap while nothing starts."""
         if self._answer is not None and self._answer[0] <= now < self._answer[1]:

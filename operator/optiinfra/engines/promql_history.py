@@ -41,6 +41,16 @@ class PastSignal(StrEnum):
     """Pods whose engine answered."""
 
 
+class StartMoment(StrEnum):
+    """What kube-state-metrics tells of a pod's start."""
+
+    CREATED = "created"
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RESTARTS = "restarts"
+    """Not a moment: how often its containers began anew."""
+
+
 def witness_query(matchers: str) -> str:
     """Return a query that tells which engines' names there are, by `__name__`."""
     return f"count by ({series.NAME}) ({series.selector(series.witnesses(), matchers=matchers)})"
@@ -94,6 +104,23 @@ def container_queries(*, matchers: str, step_s: float) -> tuple[str, str]:
     by = "max by (namespace, pod, container)"
     window = f"[{step_s:.0f}s]"
     return f"{by} (rate({_CPU}{{{where}}}{window}))", f"{by} (max_over_time({_MEMORY}{{{where}}}{window}))"
+
+
+def start_queries(*, matchers: str, step_s: float) -> Mapping[StartMoment, str]:
+    """Return the queries for the moments of pods' starts, Unix seconds, by namespace, pod and uid, over steps.
+
+    Of the moment at which a pod became ready the earliest counts: one that was lost and found again is later.
+    """
+    by = "by (namespace, pod, uid)"
+    window = f"[{step_s:.0f}s]"
+    return {
+        StartMoment.CREATED: f"max {by} (last_over_time(kube_pod_created{{{matchers}}}{window}))",
+        StartMoment.SCHEDULED: f"max {by} (last_over_time(kube_pod_status_scheduled_time{{{matchers}}}{window}))",
+        StartMoment.READY: f"min {by} (min_over_time(kube_pod_status_ready_time{{{matchers}}}{window}))",
+        StartMoment.RESTARTS: (
+            f"max {by} (max_over_time(kube_pod_container_status_restarts_total{{{matchers}}}{window}))"
+        ),
+    }
 
 
 def _selectors(table: Table, signal: Signal, matchers: str) -> list[str]:

@@ -14,6 +14,7 @@ from optiinfra.control import past_reader
 from optiinfra.control.memory import TargetMemory
 from optiinfra.control.past import Past
 from optiinfra.control.past_reader import DAY, PastReader
+from optiinfra.control.past_starts import Starts
 from optiinfra.control.past_taking import _wanted as wanted
 from optiinfra.control.past_taking import take
 from optiinfra.control.scraped_pages import Labelling
@@ -25,6 +26,7 @@ from optiinfra.domain.right_sizing import ContainerUsage, UsageHistory
 from optiinfra.domain.scaler.rows import state_of
 from optiinfra.domain.scaler_past import PastService
 from optiinfra.domain.units import Seconds
+from optiinfra.engines.promql_history import StartMoment
 
 NOW = 20_000 * DAY + 12 * 3600.0
 HOURS = 3.0
@@ -56,8 +58,9 @@ def daily(time):
 class Server:
     """Answers each query by what is in its text."""
 
-    def __init__(self, *, since=NOW - 3 * DAY, workloads=("chat",), **errors):
+    def __init__(self, *, since=NOW - 3 * DAY, workloads=("chat",), starts=True, **errors):
         self.since, self.workloads, self.errors, self.asked = since, workloads, errors, []
+        self.starts = starts
 
     async def query_range(self, query):
         self.asked.append(query)
@@ -68,6 +71,8 @@ class Server:
         times = times[times >= self.since]
         if "count by (__name__)" in query.query:
             found = [((("__name__", "vllm:num_requests_running"),), np.ones(len(times)))]
+        elif "kube_pod_" in query.query:
+            found = self.started(query.query, times)
         elif "container_" in query.query:
             value = 2.0 if "rate(" in query.query else 8e9
             found = [
@@ -90,8 +95,28 @@ class Server:
             }
             value = next(made for word, made in values.items() if word in query.query)
             found = [((("namespace", "ns"), ("workload", name)), value) for name in self.workloads]
-        series = tuple(RangeSeries(labels, times, values, 0) for labels, values in found if len(times))
+        series = tuple(RangeSeries(labels, times[-len(values) :], values, 0) for labels, values in found if len(times))
         return RangeAnswer(series, (), 1)
+
+    def started(self, text, times):
+        """Three pods of each workload: one that is older than what is read, one that was restarted, and a good one."""
+        told = []
+        for name in self.workloads if self.starts else ():
+            for pod, created, restarts in (
+                ("ld000", NOW - 30 * DAY, 0),
+                ("bd000", NOW - 5400, 2),
+                ("nw000", NOW - 3600, 0),
+            ):
+                value = {
+                    "kube_pod_created": created,
+                    "scheduled_time": created + 40.0,
+                    "ready_time": created + 200.0,
+                    "restarts_total": float(restarts),
+                }
+                number = next(made for word, made in value.items() if word in text)
+                labels = (("namespace", "ns"), ("pod", f"{name}-7c9bcc4d5f-{pod}"), ("uid", f"u-{name}-{pod}"))
+                told.append((labels, np.where(times > created, number, np.nan)[times > created]))
+        return [(labels, values) for labels, values in told if len(values)]
 
 
 async def read(server, *pasts, days=HOURS / 24.0):
@@ -125,7 +150,7 @@ async def test_queries_are_few_and_the_same_for_many_workloads():
     await read(one)
     found = await read(many, *(past(f"chat{n}") for n in range(12)))
     assert all(learned.since is not None for learned in found)
-    assert len(many.asked) == len(one.asked) == 1 + 8
+    assert len(many.asked) == len(one.asked) == 1 + 8 + 4
     assert all('cluster="a"' in query.query for query in many.asked)
     assert max(query.points for query in many.asked) <= 1_440
 
@@ -149,11 +174,11 @@ async def test_what_a_server_refuses_is_said_and_the_rest_is_read():
 async def test_each_day_is_asked_for_apart():
     server = Server(since=NOW - 20 * DAY)
     await read(server, days=14.0)
-    assert len(server.asked) == 1 + 14 * 8
-    assert {round(query.end - query.start + query.step) for query in server.asked[1:]} == {DAY}
+    assert len(server.asked) == 1 + 14 * 8 + 4
+    assert {round(query.end - query.start + query.step) for query in server.asked[1:-4]} == {DAY}
     young = Server(since=NOW - 0.5 * DAY)
     await read(young, days=14.0)
-    assert len(young.asked) == 1 + 14 * 2 + 6, "days before the engines were there are not asked about load"
+    assert len(young.asked) == 1 + 14 * 2 + 6 + 4, "days before the engines were there are not asked about load"
 
 
 async def test_a_server_that_is_away_ends_the_reading():
@@ -205,6 +230,49 @@ async def test_ticks_of_another_length_take_no_scaler():
     take(memory)
     assert memory.scaler.row is None
     assert len(memory.history)
+
+
+@pytest.mark.usefixtures("unlived")
+async def test_pods_that_came_up_before_teach_the_start_up_time():
+    (found,) = await read(Server(), days=1.0)
+    assert [(one.name, one.became_ready - one.created) for one in found.starts] == [
+        ("chat-7c9bcc4d5f-bd000", 200.0),
+        ("chat-7c9bcc4d5f-nw000", 200.0),
+    ]
+    memory = TargetMemory(past=dataclasses.replace(past(), learned=found))
+    take(memory)
+    told = memory.start_up.summary(NOW)
+    assert told.total.samples == 1
+    assert told.p50 == pytest.approx(200.0)
+    assert told.once_there.p50 == pytest.approx(160.0)
+    assert memory.past.starts == 1
+
+
+@pytest.mark.usefixtures("unlived")
+async def test_without_kube_state_metrics_start_up_times_stay_unknown_and_that_is_said():
+    (found,) = await read(Server(starts=False))
+    assert found.starts == ()
+    assert "starts of its pods" in found.missing
+    memory = TargetMemory(past=dataclasses.replace(past(), learned=found))
+    take(memory)
+    assert isinstance(memory.start_up.summary(NOW).p50, Unknown)
+    (refused,) = await read(Server(kube_pod_status_ready_time=Invalid("no")))
+    assert refused.missing == ("pods' ready: no",)
+
+
+def test_workers_of_a_group_are_no_replicas_and_the_first_time_ready_counts():
+    found = Starts(lambda _, __: 0)
+    for pod in ("lws-0", "lws-0-1"):
+        labels = (("namespace", "ns"), ("pod", pod))
+        for moment, values in (
+            (StartMoment.CREATED, [NOW, NOW]),
+            (StartMoment.READY, [NOW + 90.0, NOW + 500.0]),
+            (StartMoment.RESTARTS, [0.0, 0.0]),
+        ):
+            found.add(moment, labels, np.array(values))
+    ((one,),) = found.by_row(1, since=NOW - 1.0)
+    assert (one.name, one.became_ready) == ("lws-0", NOW + 90.0)
+    assert found.by_row(1, since=NOW) == [()], "nobody knows whether that was the first time"
 
 
 def test_a_past_never_changes_what_was_observed():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from optiinfra.domain.report import scaling
 from optiinfra.domain.report.days import (
     LEAD_DAYS,
     SPAN_DAYS,
@@ -75,7 +76,7 @@ def test_a_weekend_is_among_the_chosen_where_the_newest_days_are_none():
 
 def test_a_fleet_beyond_all_measure_is_replayed_on_its_newest_days_only():
     found = taken(14, 5_000)
-    assert found.stretches == (Stretch(11 * DAY, 12 * DAY, 14 * DAY),)
+    assert found.stretches == (Stretch(12 * DAY - round(LEAD_DAYS * DAY), 12 * DAY, 14 * DAY),)
 
 
 def test_days_that_are_asked_for_are_replayed_whatever_they_take():
@@ -155,6 +156,20 @@ def test_a_cut_window_comes_to_what_the_whole_one_does():
     (one,), (other,) = play([case(load, whole)]), play([case(load, cut)])
     assert np.nansum(other.ours) == pytest.approx(np.nansum(one.ours), rel=0.03)
     assert other.lateness.late_share == pytest.approx(one.lateness.late_share, abs=0.005)
+
+
+def test_more_than_fit_together_are_played_one_batch_after_the_other(monkeypatch):
+    load = 2.0 + np.sin(np.arange(24) / 5.0)
+    cut = Days(24, (Stretch(0, 0, 12), Stretch(0, 12, 24)), "")
+    cases = [case(load * scale, cut) for scale in (1.0, 1.2, 1.4)]
+    together = play(cases)
+    monkeypatch.setattr(scaling, "ROWS_AT_ONCE", 4)
+    told = []
+    apart = play(cases, on_sync=told.append)
+    assert told == list(range(syncs_of(cases)))
+    assert len(told) == 2 * 24 * 20
+    assert [one.ours.tolist() for one in apart] == [one.ours.tolist() for one in together]
+    assert [one.lateness for one in apart] == [one.lateness for one in together]
 
 
 def test_the_report_says_which_days_were_replayed():

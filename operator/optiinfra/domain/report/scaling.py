@@ -6,7 +6,7 @@ even within each step of the grid, so that bursts shorter than a step are missin
 the work that was served plus what the queue grew by, because a full service serves less than is asked of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ from optiinfra.domain.replay.fluid import (
     View,
 )
 from optiinfra.domain.replay.learned import Learned
-from optiinfra.domain.report.days import Days, Stretch
+from optiinfra.domain.report.days import ROWS_AT_ONCE, Days, Stretch
 from optiinfra.domain.report.frames import FloatArray
 from optiinfra.domain.report.history import Course, ModelHistory
 from optiinfra.domain.scaler.pipeline import MOST_REPLICAS
@@ -108,22 +108,40 @@ class _RowsView(View):
 
 
 def syncs_of(cases: Sequence[Case]) -> int:
-    """Return for how many syncs of 15 s cases are played: stretches lie side by side."""
-    return max((round(one.days.length * one.step_s / SYNC_S) for one in cases), default=0)
+    """Return for how many syncs of 15 s cases are played: stretches lie side by side, in batches."""
+    rows = sum(len(one.days.stretches) for one in cases)
+    length = max((round(one.days.length * one.step_s / SYNC_S) for one in cases), default=0)
+    return length * -(-rows // ROWS_AT_ONCE)
 
 
 def play(cases: Sequence[Case], *, on_sync: Callable[[int], None] | None = None) -> list[Played]:
-    """Play the scaler over all stretches of all cases at once; all have the same grid, step and days."""
+    """Play the scaler over all stretches of all cases; all have the same grid, step and days.
+
+    `on_sync` is told of each sync that is done, from 0 to `syncs_of`.
+    """
     rows = [_Row(case, stretch) for case in cases for stretch in case.days.stretches]
-    if not rows:
-        return []
-    step_s, points = cases[0].step_s, max(one.days.length for one in cases)
+    points = max((one.days.length for one in cases), default=0)
+    parts: list[_Part] = []
+    done = 0
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        for part in _batch(rows[first : first + ROWS_AT_ONCE], points):
+            if isinstance(part, _Part):
+                parts.append(part)
+            elif on_sync is not None:
+                on_sync(done)
+            done += not isinstance(part, _Part)
+    told = iter(parts)
+    return [_played(one, [next(told) for _ in one.days.stretches]) for one in cases]
+
+
+def _batch(rows: Sequence["_Row"], points: int) -> Iterator["_Part | None"]:
+    """Play some rows in lockstep; yield None for each sync, then what came of each row."""
+    step_s = rows[0].case.step_s
     # A step that is no multiple of the model's is read at the model's own times.
     place = np.minimum((np.arange(round(points * step_s / STEP_S)) * STEP_S // step_s).astype(np.int64), points - 1)
     loads = np.stack([row.load(points) for row in rows])
-    known = np.isfinite(loads)
     counted = np.zeros((len(rows), len(place) + 1), dtype=np.int64)
-    np.cumsum(known[:, place], axis=1, out=counted[:, 1:])
+    np.cumsum(np.isfinite(loads)[:, place], axis=1, out=counted[:, 1:])
     fleet = Fleet(
         np.nan_to_num(loads)[:, place],
         start_up_s=np.array([one.case.start_up_s for one in rows]),
@@ -137,15 +155,14 @@ def play(cases: Sequence[Case], *, on_sync: Callable[[int], None] | None = None)
         late_share=np.array([one.case.late_share for one in rows]),
     )
     view = _RowsView(fleet, counted=counted)
-    for sync in range(fleet.syncs):
+    for _ in range(fleet.syncs):
         fleet.order(learned(view))
         fleet.advance()
-        if on_sync is not None:
-            on_sync(sync)
+        yield None
     # `place` is ascending, so that each point of the grid is one stretch of steps.
     begins = np.append(np.searchsorted(place, np.arange(points)), len(place))
-    parts = iter([_part(row, fleet, number, begins) for number, row in enumerate(rows)])
-    return [_played(one, [next(parts) for _ in one.days.stretches]) for one in cases]
+    for number, row in enumerate(rows):
+        yield _part(row, fleet, number, begins)
 
 
 @dataclass(frozen=True, slots=True)
