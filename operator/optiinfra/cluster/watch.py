@@ -80,6 +80,8 @@ class Reflector(Generic[T]):
         self._rejected: dict[Key, str] = {}
         self._synced = asyncio.Event()
         self._resource_version = ""
+        self._heard = False
+        """Whether this try has brought an event: a connection that broke afterwards was a good one."""
 
     @property
     def items(self) -> Mapping[Key, T]:
@@ -104,7 +106,8 @@ class Reflector(Generic[T]):
         """List and watch until cancelled. Failures are kept in `last_error` and tried again with growing delays."""
         backoff = Backoff(base_s=self._times.retry_base_s, ceiling_s=self._times.retry_ceiling_s)
         while True:
-            self.last_try = self._clock()
+            began = self.last_try = self._clock()
+            self._heard = False
             try:
                 if not self._resource_version:
                     await self._list()
@@ -115,12 +118,19 @@ class Reflector(Generic[T]):
                 self._resource_version = ""
                 _LOGGER.info("the watch of %s expired; listing again", self.path)
                 # A server that expires every watch at once must not be asked for full lists without a pause.
-                await asyncio.sleep(backoff.next_s())
+                await asyncio.sleep(self._rest_of(backoff.next_s(), began))
             except ClusterError as error:
                 self.last_error = error
-                delay = max(backoff.next_s(), min(error.retry_after_s or 0.0, self._times.retry_ceiling_s))
+                if self._heard:
+                    backoff.reset()
+                asked = min(error.retry_after_s or 0.0, self._times.retry_ceiling_s)
+                delay = max(self._rest_of(backoff.next_s(), began), asked)
                 _LOGGER.warning("watching %s failed, trying again in %.1f s: %s", self.path, delay, error)
                 await asyncio.sleep(delay)
+
+    def _rest_of(self, delay: float, began: float) -> float:
+        """Return what is left of a delay between two tries: one that was silent for long has waited long enough."""
+        return max(delay - (self._clock() - began), min(delay, self._times.retry_base_s))
 
     async def _list(self) -> None:
         fresh: dict[Key, T] = {}
@@ -180,17 +190,16 @@ class Reflector(Generic[T]):
             # Spread, so that a restart of the server is not followed by all watches ending at the same moment.
             "timeoutSeconds": str(max(1, int(self._times.server_s * random.uniform(0.8, 1.0)))),  # noqa: S311  jitter
         }
-        heard = False
         async with self._client.stream(
             self.path, query=query, timeout_s=self._times.client_s, idle_s=self._times.idle_s
         ) as chunks:
             self.last_error = None
             self.last_activity = self.last_try = self._clock()
             async for line in _lines(chunks):
-                heard = True
                 self.last_activity = self.last_try = self._clock()
                 self._event(decode(line, what=f"event of {self.path}"))
-        return heard
+                self._heard = True
+        return self._heard
 
     def _event(self, event: JsonObject) -> None:
         kind = text(event, "type")
