@@ -72,7 +72,7 @@ class Options:
     signals: int
 
 
-QUICK = Options(size=10, starts=2, interval=2.0, settle_seconds=25.0, idle_seconds=10.0, signals=5)
+QUICK = Options(size=10, starts=2, interval=5.0, settle_seconds=25.0, idle_seconds=10.0, signals=5)
 
 
 def percentile(values: list[float], share: float) -> float:
