@@ -34,8 +34,10 @@ class AskLimits:
     """Of one call, wherever a question may be split."""
     most_series: int = 250_000
     """Of one call where it may not: above it a question is not asked."""
-    points: int = 8_192
-    """Steps of one call; Prometheus answers at most 11,000."""
+    points: int = 512
+    """Steps of one call; Prometheus answers at most 11,000. It takes room for all of them for each series at each level
+    of a query, also of a pod that lived for ten, so that shorter calls take less of its memory, where pods come and go
+    a small part; and as blocks hold a day or two, they cost it no more time."""
     least_points: int = 4
     """A call that the server refuses as too large is not cut below it."""
     cells: int = 1_000_000

@@ -60,6 +60,8 @@ _TOLD: Final = ("__name__", *NAMESPACE_LABELS, *CLUSTER_LABELS, *REPLICA_LABELS)
 _WHOLE: Final = ("__name__", *CLUSTER_LABELS, *REPLICA_LABELS)
 _NOW: Final = "1h:15m"
 """For exporters of the cluster, which do not come and go."""
+_HOURS: Final = "1h"
+"""For kinds of engines and exporters, and the namespaces that they are in."""
 _RUNNING: Final = (*dict.fromkeys(name for engine in ENGINES for name in running_names(engine)), *CACHE_NAMES)
 LABELLED: Final = {
     "engines": _RUNNING,
@@ -73,17 +75,17 @@ _LABELS: Final = (*NAMESPACE_LABELS, *POD_LABELS, *CONTAINER_LABELS, *NODE_LABEL
 
 
 def discovery_questions(days: float = 14.0) -> tuple[Question, ...]:
-    """Return the first round, which looks at a moment every twenty minutes of the last days.
+    """Return the first round, which looks at a moment an hour of the last days, and at more of the last hour.
 
     What was scaled away before the end is found by that, and what ran for less may not be.
     """
-    past = f"{max(1, ceil(days))}d:{MOMENTS}"
+    past = f"{max(1, ceil(days))}d:{_HOURS}"
     return (
-        _there("found.engines", _RUNNING, past, by=_TOLD),
-        _there("found.gpus", gpu_names(), past, by=_TOLD),
-        _there("found.state", STATE_NAMES, _NOW, by=_WHOLE),
-        _there("found.nodes", (*NODE_NAMES, *AGENT_NAMES), _NOW, by=_WHOLE),
-        _there("found.containers", CONTAINER_NAMES, _NOW, by=_WHOLE),
+        _there("found.engines", _RUNNING, (past, _NOW), by=_TOLD),
+        _there("found.gpus", gpu_names(), (past, _NOW), by=_TOLD),
+        _there("found.state", STATE_NAMES, (_NOW,), by=_WHOLE),
+        _there("found.nodes", (*NODE_NAMES, *AGENT_NAMES), (_NOW,), by=_WHOLE),
+        _there("found.containers", CONTAINER_NAMES, (_NOW,), by=_WHOLE),
     )
 
 
@@ -106,8 +108,9 @@ def fleet_questions(found: Found = EVERYTHING) -> tuple[Question, ...]:
     return (*engine_questions(found), *gpu_questions(found), *cluster_questions(found), *usage_questions(found))
 
 
-def _there(name: str, metrics: tuple[str, ...], past: str, *, by: tuple[str, ...]) -> Question:
-    text = f"count by ({','.join(by)}) (last_over_time({_any(metrics)}[{past}]))"
+def _there(name: str, metrics: tuple[str, ...], pasts: tuple[str, ...], *, by: tuple[str, ...]) -> Question:
+    told = " or ".join(f"last_over_time({_any(metrics)}[{past}])" for past in pasts)
+    text = f"count by ({','.join(by)}) ({told})"
     return Question(name, text, by, metrics, split_by="", latest=True)
 
 

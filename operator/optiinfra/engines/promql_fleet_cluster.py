@@ -11,6 +11,7 @@ from optiinfra.domain.report.frames import Question
 from optiinfra.domain.report.joining_found import Found, Spelling
 from optiinfra.engines.promql_fleet_parts import (
     FACTS_S,
+    HOURLY_S,
     REVISION,
     WORKLOAD,
     largest,
@@ -106,7 +107,7 @@ class _Asker:
         gpus = self._not_ended(largest(select(_REQUESTS, f'resource=~"{GPU_RESOURCES}"'), own))
         by: tuple[str, ...] = (*WORKLOAD, "node", "resource")
         text = together("sum", with_label(with_workload(gpus, self.spelling), "node", self.node), by)
-        yield self._question("gpu_requests", text, [_REQUESTS], by=by)
+        yield self._question("gpu_requests", text, [_REQUESTS], by=by, coarse_s=FACTS_S)
         others = self._not_ended(largest(select(_REQUESTS, 'resource=~"cpu|memory"'), own))
         by = ("node", "resource")
         text = together("sum", with_label(others, "node", self.node), by)
@@ -124,7 +125,7 @@ class _Asker:
         named = with_label(with_workload(images, self.spelling), "container", self.spelling.container)
         by = (*WORKLOAD, "container", "image")
         yield self._question(
-            "images", together("count", named, by), ["kube_pod_container_info"], by=by, coarse_s=FACTS_S
+            "images", together("count", named, by), ["kube_pod_container_info"], by=by, coarse_s=HOURLY_S
         )
 
     def replicas(self) -> Iterator[Question]:
@@ -135,8 +136,7 @@ class _Asker:
             ("spec_replicas", "kube_statefulset_replicas", "statefulset", "StatefulSet"),
             ("available", "kube_statefulset_status_replicas_ready", "statefulset", "StatefulSet"),
         ):
-            inner = largest(select(name, *self.only), (*self.spelling.namespace, label))
-            named = replaced(self._in_namespace(inner), target="workload", source=label)
+            named = replaced(self._in_namespace(select(name, *self.only)), target="workload", source=label)
             yield self._question(f"{field}.{kind}", together("max", named), [name])
 
     def scalers(self) -> Iterator[Question]:
@@ -148,15 +148,14 @@ class _Asker:
             ("scaler_max", f"{_HPA}_spec_max_replicas", True),
             ("scaler_desired", f"{_HPA}_status_desired_replicas", False),
         ):
-            inner = self._in_namespace(largest(select(name, *self.only), (*self.spelling.namespace, label)))
+            inner = self._in_namespace(select(name, *self.only))
             yield self._question(field, together("max", inner, by), [name], by=by, latest=latest)
         for field, name, labels in (
             ("scaler_targets", f"{_HPA}_info", ("scaletargetref_kind", "scaletargetref_name")),
             ("scaler_metrics", f"{_HPA}_spec_target_metric", ("metric_name", "metric_target_type")),
         ):
-            inner = largest(select(name, *self.only), (*self.spelling.namespace, label, *labels))
             told = (*by, *labels)
-            text = together("max", self._in_namespace(inner), told)
+            text = together("max", self._in_namespace(select(name, *self.only)), told)
             yield self._question(field, text, [name], by=told, latest=True)
 
     def nodes(self) -> Iterator[Question]:
@@ -205,8 +204,7 @@ class _Asker:
         return with_label(named, "node", self.node)
 
     def _of_nodes(self, field: str, name: str, by: tuple[str, ...], *matchers: str, latest: bool = False) -> Question:
-        labels = (*self.node, *by[1:])
-        text = together("max", with_label(largest(select(name, *matchers), labels), "node", self.node), by)
+        text = together("max", with_label(select(name, *matchers), "node", self.node), by)
         coarse = 0.0 if latest else FACTS_S
         return question(f"state.{field}", text, metrics=[name], by=by, split_by="", latest=latest, coarse_s=coarse)
 

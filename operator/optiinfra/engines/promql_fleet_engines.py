@@ -16,7 +16,6 @@ from optiinfra.domain.report.joining_found import Found, Spelling
 from optiinfra.engines import lmcache, nim, sglang, tgi, triton, trtllm, vllm
 from optiinfra.engines.alias import Alias, Table
 from optiinfra.engines.promql_fleet_parts import (
-    FACTS_S,
     HOURLY_S,
     WORKLOAD,
     either,
@@ -44,7 +43,6 @@ _FINE: Final = frozenset(
     }
 )
 """What the replay, capacities and the search for batch limits read step by step; all else is judged by the hour."""
-_COARSE: Final = {"models": FACTS_S, "versions": FACTS_S}
 _FIRST_BOUNDS: Final = "2|2.0|2.5"
 _EACH_BOUNDS: Final = "0.1"
 
@@ -365,7 +363,7 @@ class _Asker:
             by=by,
             split_by=self.spelling.namespace[-1],
             latest=latest,
-            coarse_s=0.0 if latest or field in _FINE else _COARSE.get(field, HOURLY_S),
+            coarse_s=0.0 if latest or field in _FINE else HOURLY_S,
             events=field == "resets",
         )
 

@@ -150,6 +150,7 @@ def test_every_selector_leaves_a_place_for_matchers_and_every_range_one_for_the_
             "$window",
             "1d",
             "14d:20m",
+            "14d:1h",
             "1h:15m",
         }
         assert question.promql.count("(") == question.promql.count(")")
