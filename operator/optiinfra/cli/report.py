@@ -49,6 +49,8 @@ from optiinfra.errors import OptiInfraError
 
 ABOVE: Final = 3
 UNPRICED: Final = 4
+SCALED_BY: Final = "2m"
+"""Window of the rate that an autoscaler's patch asks for: two scrapes of a minute, which is the longest usual one."""
 _DEFAULT: Final = Objectives()
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
@@ -209,12 +211,14 @@ def _made(wanted: Wanted, options: Options, given: dict[str, Any], *, jobs: int)
     queries = {}
     for model in with_models:
         try:
-            queries[model.key] = service_queries(model.key).work
+            queries[model.key] = service_queries(model.key, window=SCALED_BY).work
         except EnginesError:
             # A name that no Kubernetes object can have gets no autoscaler.
             continue
+    now = UnixTime(time.time())
     told = Told(
-        made=UnixTime(time.time()),
+        made=now,
+        first=UnixTime((now if wanted.until is None else wanted.until) - wanted.since),
         server=given["link"] or wanted.server.shown,
         samples=seen.samples,
         simulated=seen.simulated,
@@ -252,8 +256,8 @@ def _bars() -> Iterator[Callable[[str], Callable[[float], None]]]:
 def _write(made: Report, *, form: str, output: Path | None) -> None:
     if form == "table":
         stream = io.StringIO() if output is not None else sys.stdout
-        # Into a file or a pipe the table is as wide as it needs to be read, and has no escape sequences.
-        console = Console(file=stream, width=None if output is None and sys.stdout.isatty() else 160)
+        # Into a file or a pipe the table is as wide as most windows and mails, and has no escape sequences.
+        console = Console(file=stream, width=None if output is None and sys.stdout.isatty() else report_table.WIDTH)
         report_table.write(made, console)
         if isinstance(stream, io.StringIO) and output is not None:
             write_report(output, stream.getvalue())

@@ -52,6 +52,7 @@ def _rows(report: Report) -> list[dict[str, str]]:
                 "late_share_optiinfra": _number(one.late_share_after),
                 "incidents_ran": _number(one.incidents_before),
                 "incidents_optiinfra": _number(one.incidents_after),
+                "gpu_hours": _number(one.extra_gpu_hours),
             }
             for one in report.worse
         ),

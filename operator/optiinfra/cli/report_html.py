@@ -10,20 +10,24 @@ import re
 from typing import Final
 
 from optiinfra.cli.report_charts import bar, replicas
-from optiinfra.cli.report_table import model_cells
+from optiinfra.cli.report_table import COLUMNS, model_cells
 from optiinfra.cli.report_words import (
+    basis,
     caveats,
     clean,
     figure,
     headline,
     moment,
     money,
+    nothing,
     number,
     share,
     span,
+    statistic,
     why,
+    window,
 )
-from optiinfra.domain.readings import Unknown, Value
+from optiinfra.domain.readings import Unknown
 from optiinfra.domain.report.report import Fact, Figure, ModelReport, Opportunity, Outcome, Report
 
 _LINK: Final = re.compile(r"https?://[^\s\"'<>`\\]+")
@@ -50,7 +54,13 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; 
 def text(report: Report) -> str:
     """Return the page."""
     title = "What this fleet costs, and what it would save"
-    body = [_front(report, title), _proposals(report), _worse(report), _models(report), _gaps(report), _queries(report)]
+    if line := nothing(report):
+        asked = f"{span(report)}, from {report.server}; {report.samples:,} samples read"
+        lead = f'<p class="lead"><strong>{e(line)}</strong></p><p class="soft">{e(asked)}</p>'
+        body = [f"<section><h1>{title}</h1>{lead}</section>", _queries(report)]
+    else:
+        body = [_front(report, title), _proposals(report), _worse(report), _models(report), _gaps(report)]
+        body.append(_queries(report))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -69,7 +79,7 @@ def _front(report: Report, title: str) -> str:
     total, fleet, currency = report.total, report.fleet, report.currency
     unknown = isinstance(total.per_month, Unknown)
     amount = f"{total.gpu_hours:,.0f} GPU-hours" if unknown else money(total.per_month, currency)
-    what = "could have been freed; nobody said what they cost" if unknown else "a month could be saved"
+    lead = headline(report) if unknown else f"a month could be saved: {window(report)}"
     rows = (
         ("cost of all GPUs in the window", fleet.cost),
         ("the same for a month", fleet.cost_per_month),
@@ -93,8 +103,9 @@ def _front(report: Report, title: str) -> str:
     rest = "".join(f"<li>{e(line)}</li>" for line in (caveats(report)[1:] if report.simulated else caveats(report)))
     return (
         f'<section class="front"><h1>{title}</h1><p class="soft">{e(span(report))}, from {e(report.server)}; '
-        f'made {e(moment(report.made))}; {report.samples:,} samples read</p>{warning}<p class="sum">{e(amount)}</p>'
-        f'<p class="lead">{e(what)}. {e(headline(report))}</p><ul>{rest}</ul>{_use(report)}'
+        f"made {e(moment(report.made))}; {report.samples:,} samples read</p>{warning}"
+        f'<p class="sum">{_linked(amount, fleet.cost.sources)}</p><p class="lead">{e(lead)}</p><ul>{rest}</ul>'
+        f"{_use(report)}"
         f"<p>{method}</p><table><caption>The fleet; each number links to its queries</caption>{table}</table>"
         f"<p>Prices:</p><ul>{prices or '<li>none</li>'}</ul></section>"
     )
@@ -145,7 +156,8 @@ def _proposal(one: Opportunity, currency: str) -> str:
     )
     patch = f"<p>Patch: <code>{e(one.patch)}</code></p>" if one.patch else ""
     return (
-        f"<tr><td class=n>{e(month)}</td><td class=n>{e(hours)}</td><td class=n>{share(float(one.confidence))}</td><td>"
+        f"<tr><td class=n>{_linked(month, one.sources)}</td><td class=n>{_linked(hours, one.sources)}</td>"
+        f"<td class=n>{share(float(one.confidence))}</td><td>"
         f"<strong>{e(one.title)}</strong><br>{e(one.message)}{capacity}{worse}<details><summary>evidence, risk, undo"
         f"</summary><ul>{facts}</ul>{more}{patch}<p>Queries: {_sources(one.sources)}</p></details></td></tr>"
     )
@@ -153,7 +165,7 @@ def _proposal(one: Opportunity, currency: str) -> str:
 
 def _fact(fact: Fact) -> str:
     known = why(fact.value) if isinstance(fact.value, Unknown) else number(fact.value, fact.unit)
-    return e(f"{fact.signal}: {known} ({fact.statistic}, {fact.source})")
+    return e(f"{fact.signal.replace('_', ' ')}: {known} ({statistic(fact.statistic)}, {fact.source})")
 
 
 def _worse(report: Report) -> str:
@@ -167,27 +179,24 @@ def _worse(report: Report) -> str:
 
 
 def _models(report: Report) -> str:
-    head = (
-        "model",
-        "cost",
-        "a million tokens",
-        "GPU-hours",
-        "ran",
-        "OptiInfra",
-        "best HPA",
-        "late: ran / ours",
-        "limit",
-    )
-    columns = "".join(f"<th scope=col>{name}</th>" for name in head)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{e(cell)}</td>" for cell in model_cells(one, report.currency)) + "</tr>"
-        for one in report.models
-    )
+    columns = "".join(f"<th scope=col>{name}</th>" for name in COLUMNS)
+    rows = "".join(_row(one, report.currency, number_) for number_, one in enumerate(report.models))
     each = "".join(_model(one, report.currency, number_) for number_, one in enumerate(report.models))
     return (
         f'<section><h2 id="models">Models</h2><div class="wide"><table><caption>Replicas are means of the replayed time'
         f"</caption><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>{each}</section>"
     )
+
+
+def _row(one: ModelReport, currency: str, number_: int) -> str:
+    """Write a model's row: its name leads to its section, each number to what it was computed from."""
+    name, *cells = model_cells(one, currency)
+    replayed = () if isinstance(one.replay, Unknown) else one.replay.sources
+    ran = replayed or one.replicas.sources
+    behind = (one.cost.sources, one.cost_per_million_tokens.sources, one.gpu_hours.sources, ran)
+    sources = (*behind, replayed, replayed, replayed, ())
+    told = "".join(f"<td>{_linked(cell, names)}</td>" for cell, names in zip(cells, sources, strict=True))
+    return f'<tr><td><a href="#m-{number_}">{e(name)}</a></td>{told}</tr>'
 
 
 def _model(one: ModelReport, currency: str, number_: int) -> str:
@@ -209,7 +218,8 @@ def _model(one: ModelReport, currency: str, number_: int) -> str:
     refused = "".join(f"<li>{e(f'{row.type}, {row.reason}: {row.message}')}</li>" for row in one.refused)
     told = f"<details><summary>considered and not proposed</summary><ul>{refused}</ul></details>" if refused else ""
     return (
-        f"<section class=model><h3>{e(one.key)}: {e(one.model)}, {e(one.engine or 'engine not told')}</h3>"
+        f'<section class=model id="m-{number_}">'
+        f"<h3>{e(one.key)}: {e(one.model)}, {e(one.engine or 'engine not told')}</h3>"
         f"{replicas(one.curves, name=one.key, number=number_)}<table>{table}</table>{_replay(one, currency)}"
         f"<p>What limited it:</p><ul>{limits or '<li>not judged</li>'}</ul>{told}{notes}</section>"
     )
@@ -223,33 +233,36 @@ def _replay(one: ModelReport, currency: str) -> str:
     if not isinstance(replay.hpa, Unknown):
         outcomes.append(replay.hpa)
     rows = "".join(
-        f"<tr><th scope=row>{e(row.name)}</th><td class=n>{number(row.replica_hours)}</td>{_cell(row.cost, currency)}"
-        f"<td class=n>{share(row.late_share)}</td><td class=n>{number(row.incidents)}</td></tr>"
+        f"<tr><th scope=row>{e(row.name)}</th>"
+        + "".join(
+            f"<td class=n>{_linked(cell, replay.sources)}</td>"
+            for cell in (
+                number(row.replica_hours),
+                money(row.cost, currency),
+                share(row.late_share),
+                number(row.incidents),
+            )
+        )
+        + "</tr>"
         for row in outcomes
     )
     none = f"<p class=soft>No plain HPA: {e(why(replay.hpa))}.</p>" if isinstance(replay.hpa, Unknown) else ""
-    basis = (
-        f"{replay.hours / 24.0:.1f} days replayed; a replica serves {replay.capacity:.4g} work a second "
-        f"({replay.capacity_basis}, confidence {share(float(replay.confidence))}); start-up {replay.start_up_s:g} s; "
-        f"{replay.minimum} to {replay.maximum} replicas"
-    )
     return (
-        f"<table><caption>{e(basis)}</caption><thead><tr><th scope=col>rule</th>"
+        f"<table><caption>{e(basis(replay))}</caption><thead><tr><th scope=col>rule</th>"
         "<th scope=col class=n>replica-hours</th><th scope=col class=n>cost</th><th scope=col class=n>late work</th>"
-        "<th scope=col class=n>incidents</th></tr>"
+        "<th scope=col class=n>five-minute windows with a tenth late</th></tr>"
         f"</thead><tbody>{rows}</tbody></table>{none}"
     )
 
 
-def _cell(value: Value, currency: str) -> str:
-    return f"<td class=n>{e(money(value, currency))}</td>"
+def _linked(words: str, names: tuple[str, ...]) -> str:
+    """Return words that lead to the first of the questions behind them; plain ones where there is none."""
+    return f'<a href="#{_anchor(names[0])}">{e(words)}</a>' if names else e(words)
 
 
 def _figure(one: Figure, currency: str) -> str:
-    told = e(figure(one, currency))
     missing = f' <span class="soft">({e(why(one.value))})</span>' if isinstance(one.value, Unknown) else ""
-    linked = f'<a href="#{_anchor(one.sources[0])}">{told}</a>' if one.sources else told
-    return f"<td>{linked}{missing}</td><td class=soft>{_sources(one.sources)}</td>"
+    return f"<td>{_linked(figure(one, currency), one.sources)}{missing}</td><td class=soft>{_sources(one.sources)}</td>"
 
 
 def _sources(names: tuple[str, ...]) -> str:

@@ -6,8 +6,8 @@ Names are escaped so that none of them makes a link, a heading, a cell or HTML; 
 import re
 from typing import Final
 
-from optiinfra.cli.report_table import model_cells
-from optiinfra.cli.report_words import caveats, clean, figure, headline, money, number, share, span
+from optiinfra.cli.report_table import COLUMNS, behind, model_cells
+from optiinfra.cli.report_words import caveats, clean, figure, headline, money, nothing, number, share, span
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.report.report import Report
 
@@ -23,7 +23,11 @@ def escaped(text: str) -> str:
 def text(report: Report) -> str:
     """Return the document."""
     currency = report.currency
-    lines = ["# What this fleet costs, and what it would save", "", f"**{escaped(headline(report))}**", ""]
+    lines = ["# What this fleet costs, and what it would save", ""]
+    if line := nothing(report):
+        asked = f"{span(report)}; {report.server}; {report.samples:,} samples read."
+        return "\n".join([*lines, f"**{escaped(line)}**", "", escaped(asked), ""])
+    lines += [f"**{escaped(headline(report))}**", ""]
     lines += [f"- {escaped(line)}" for line in caveats(report)]
     lines += ["", *(escaped(line) for line in report.method), ""]
     lines += [escaped(f"{span(report)}; {report.server}; {report.samples:,} samples read."), "", "## The fleet", ""]
@@ -61,12 +65,10 @@ def text(report: Report) -> str:
     lines += ["", "## What would have got worse", ""]
     lines += [f"- {escaped(one.subject)}: {escaped(one.message)}" for one in report.worse] or ["Nothing that is known."]
     lines += ["", "## Models", ""]
-    lines += [
-        "| model | cost | a million tokens | GPU-hours | ran | OptiInfra | best HPA | late: ran / ours | limit |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
+    lines += [f"| {' | '.join(COLUMNS)} | queries |", f"| --- {'| ---: ' * 6}| --- | --- | --- |"]
     for model in report.models:
-        lines.append("| " + " | ".join(escaped(cell) for cell in model_cells(model, currency)) + " |")
+        cells = " | ".join(escaped(cell) for cell in model_cells(model, currency))
+        lines.append(f"| {cells} | {_queries(behind(model))} |")
     lines += ["", "## What is not known, and how to get it", ""]
     lines += [f"- {escaped(f'{gap.what}: {gap.why}. {gap.remedy}')}" for gap in report.gaps] or ["Nothing is missing."]
     unknown = [(one.key, one.replay) for one in report.models if isinstance(one.replay, Unknown)]

@@ -9,12 +9,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from optiinfra.cli.report_words import caveats, clean, figure, headline, money, number, share, span, why
+from optiinfra.cli.report_words import caveats, clean, figure, headline, money, nothing, number, share, span, why
 from optiinfra.domain.readings import Unknown
 from optiinfra.domain.report.report import ModelReport, Opportunity, Report
 
 MOST_ROWS: Final = 25
 """Proposals listed; the other formats have all."""
+WIDTH: Final = 100
+"""Columns that everything fits into, where nobody says how many there are."""
 
 
 def write(report: Report, console: Console) -> None:
@@ -23,10 +25,12 @@ def write(report: Report, console: Console) -> None:
 
 
 def _all(report: Report) -> Group:
+    asked = Text(f"{span(report)}, {clean(report.server)}, {report.samples:,} samples read")
+    if line := nothing(report):
+        return Group(Text(line, style="bold"), asked)
     parts: list[RenderableType] = [Text(headline(report), style="bold")]
     parts += [Text(f"- {line}") for line in caveats(report)]
-    parts += [Text(f"{span(report)}, {clean(report.server)}, {report.samples:,} samples read"), Text("")]
-    parts += [_fleet(report), Text("")]
+    parts += [asked, Text(""), _fleet(report), Text("")]
     if report.opportunities:
         parts.append(_opportunities(report))
         if len(report.opportunities) > MOST_ROWS:
@@ -37,6 +41,8 @@ def _all(report: Report) -> Group:
         parts.append(Text("Nothing to change was found."))
     if report.worse:
         parts += [Text(""), _worse(report)]
+    else:
+        parts += [Text(""), Text("Nothing that is known would have got worse under OptiInfra's scaler.")]
     if report.models:
         parts += [Text(""), _models(report)]
     if report.gaps:
@@ -72,18 +78,14 @@ def _fleet(report: Report) -> Table:
 
 
 def _opportunities(report: Report) -> Table:
-    table = Table(title="what to do, by money", title_justify="left", show_lines=False)
-    for name in ("a month", "GPU-hours", "sure", "what", "why"):
-        table.add_column(name, justify="right" if name in {"a month", "GPU-hours", "sure"} else "left", overflow="fold")
+    table = Table(title="what to do, by money", title_justify="left", show_lines=True)
+    for name in ("a month", "GPU-hours", "sure", "what, and why"):
+        number_ = name != "what, and why"
+        table.add_column(name, justify="right" if number_ else "left", overflow="fold", no_wrap=name == "a month")
     for one in report.opportunities[:MOST_ROWS]:
         worse = "".join(f" Worse: {clean(text)}" for text in one.worse)
-        table.add_row(
-            Text(_month(one, report.currency)),
-            Text(_hours(one)),
-            Text(share(float(one.confidence))),
-            Text(clean(one.title)),
-            Text(clean(one.message) + worse),
-        )
+        what = Text.assemble((clean(one.title), "bold"), "\n", clean(one.message), worse)
+        table.add_row(Text(_month(one, report.currency)), Text(_hours(one)), Text(share(float(one.confidence))), what)
     return table
 
 
@@ -111,7 +113,7 @@ def _hours(one: Opportunity) -> str:
 
 def _worse(report: Report) -> Table:
     table = Table(title="what would have got worse under OptiInfra's scaler", title_justify="left")
-    for name in ("model", "late before", "late after", "more GPU-hours", "in words"):
+    for name in ("model", "late: ran", "OptiInfra", "more GPU-hours", "in words"):
         table.add_column(name, overflow="fold")
     for one in report.worse:
         table.add_row(
@@ -124,20 +126,23 @@ def _worse(report: Report) -> Table:
     return table
 
 
+COLUMNS: Final = (
+    "model",
+    "cost",
+    "a million tokens",
+    "GPU-hours",
+    "ran",
+    "OptiInfra",
+    "best HPA",
+    "late: ran / OptiInfra",
+    "limit",
+)
+"""Of models, in every format for people; replicas are means of the replayed time."""
+
+
 def _models(report: Report) -> Table:
-    table = Table(title="models, dearest first", title_justify="left")
-    columns = (
-        "model",
-        "cost",
-        "a million tokens",
-        "GPU-hours",
-        "ran",
-        "OptiInfra",
-        "best HPA",
-        "late: ran/ours",
-        "limit",
-    )
-    for name in columns:
+    table = Table(title="models, dearest first; ran, OptiInfra, best HPA: mean replicas", title_justify="left")
+    for name in COLUMNS:
         table.add_column(name, overflow="fold")
     for one in report.models:
         table.add_row(*(Text(cell) for cell in model_cells(one, report.currency)))
@@ -167,6 +172,13 @@ def model_cells(one: ModelReport, currency: str) -> tuple[str, ...]:
         late,
         ", ".join(limits) or UNJUDGED,
     )
+
+
+def behind(one: ModelReport) -> tuple[str, ...]:
+    """Return the questions behind a model's row, without repeats."""
+    figures = (one.cost, one.cost_per_million_tokens, one.replicas)
+    replayed = () if isinstance(one.replay, Unknown) else one.replay.sources
+    return tuple(dict.fromkeys((*(name for each in figures for name in each.sources), *replayed)))
 
 
 UNJUDGED: Final = "not judged"

@@ -10,9 +10,15 @@ from datetime import UTC, datetime
 from typing import Final
 
 from optiinfra.domain.readings import Unknown, Value
-from optiinfra.domain.report.report import Figure, Report
+from optiinfra.domain.report.history import Lack
+from optiinfra.domain.report.report import Figure, Replay, Report
 
 LONGEST: Final = 2_000
+_BASES: Final = {
+    "Measured": "measured while requests waited",
+    "StepTimes": "by how the time between tokens grows with the batch",
+    "Occupancy": "by the share of batch and KV cache in use",
+}
 UNKNOWN: Final = "unknown"
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Control, formatting (direction marks among them), surrogates, private, unassigned, separators of lines."""
@@ -70,7 +76,7 @@ def moment(time: float) -> str:
 
 def span(report: Report) -> str:
     """Write the window."""
-    return f"{moment(report.first)} to {moment(report.last)} ({report.hours / 24.0:.1f} days)"
+    return f"{moment(report.first)} to {moment(report.last)} ({(report.last - report.first) / 86_400.0:.1f} days)"
 
 
 def headline(report: Report) -> str:
@@ -81,10 +87,41 @@ def headline(report: Report) -> str:
             f"{total.gpu_hours:,.0f} GPU-hours could have been freed in {report.hours / 24.0:.1f} days; what they cost "
             f"is not known: {why(total.cost)}."
         )
+    return f"{money(total.per_month, report.currency)} a month could be saved, {window(report)}"
+
+
+def window(report: Report) -> str:
+    """Say what a known sum is of what was measured: the rest of the headline."""
+    total = report.total
     return (
-        f"{money(total.per_month, report.currency)} a month could be saved, {share(total.share)} of what the measured "
-        f"GPUs cost: {money(total.saved, report.currency)} of {money(total.cost, report.currency)} in "
-        f"{report.hours / 24.0:.1f} days, {total.gpu_hours:,.0f} GPU-hours freed."
+        f"{share(total.share)} of what the measured GPUs cost: {money(total.saved, report.currency)} of "
+        f"{money(total.cost, report.currency)} in {report.hours / 24.0:.1f} days, {total.gpu_hours:,.0f} GPU-hours "
+        "freed."
+    )
+
+
+def nothing(report: Report) -> str:
+    """Say in one line that there is nothing to report on, and how to get it; empty where there is something."""
+    if report.models or report.prices or report.fleet.gpus.value:
+        return ""
+    gap = next((one for one in report.gaps if one.code == str(Lack.NOTHING)), None)
+    if gap is None:
+        return "Neither model servers nor GPUs were found on this server in this window."
+    return clean(f"Nothing was found: {gap.why}. {gap.remedy}.")
+
+
+def statistic(name: str) -> str:
+    """Say how a fact was come by."""
+    return _BASES.get(name, "at least" if name == "AtLeast" else name)
+
+
+def basis(replay: Replay) -> str:
+    """Say on what a replay rests."""
+    known = _BASES.get(replay.capacity_basis, "at least: the most that was seen")
+    return (
+        f"{replay.hours / 24.0:.1f} days replayed; one replica serves {replay.capacity:,.0f} work a second (prompt "
+        f"tokens + 4 x generated ones), {known}; {share(float(replay.confidence))} sure; a new replica serves after "
+        f"{replay.start_up_s:g} s; {replay.minimum} to {replay.maximum} replicas allowed"
     )
 
 
@@ -101,7 +138,8 @@ def caveats(report: Report) -> list[str]:
     if total.unpriced_gpu_hours > 0.0:
         said.append(f"{total.unpriced_gpu_hours:,.0f} of the freed GPU-hours have no price and are not in the sum.")
     if report.worse:
-        said.append(f"For {len(report.worse)} models something would have got worse; see below.")
+        who = "one model" if len(report.worse) == 1 else f"{len(report.worse)} models"
+        said.append(f"For {who} something would have got worse; see below.")
     return said
 
 

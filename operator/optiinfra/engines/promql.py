@@ -42,27 +42,34 @@ class ServiceQueries:
     """Requests in service."""
 
 
-def service_queries(service: str) -> ServiceQueries:
-    """Return the queries for NAMESPACE/NAME, the namespace and the workload. Raises `ServiceNameError`."""
+def service_queries(service: str, *, window: str = RATE_WINDOW) -> ServiceQueries:
+    """Return the queries for NAMESPACE/NAME, the namespace and the workload. Raises `ServiceNameError`.
+
+    `window` is that of rates, and has to hold two scrapes.
+    """
     namespace, _, name = service.partition("/")
     if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
         raise ServiceNameError(f"{service[:80]!r} is no service: write NAMESPACE/NAME, like inference/vllm-llama")
     pods = f"{re.escape(name)}-({_HASH}{{1,10}}-{_HASH}{{5}}|[0-9]+(-[0-9]+)?)".replace("\\", "\\\\")
     where = f'namespace="{namespace}",pod=~"{pods}"'
+
+    def rate(name: str, where: str) -> str:
+        return f"sum(max without ({_RANKS}) (rate({name}{{{where}}}[{window}])))"
+
     return ServiceQueries(
         work=_either(
-            _work(_rate(f"{_VLLM}prompt_tokens_total", where), _rate(f"{_VLLM}generation_tokens_total", where)),
+            _work(rate(f"{_VLLM}prompt_tokens_total", where), rate(f"{_VLLM}generation_tokens_total", where)),
             _work(
                 _first(
-                    _rate(f"{_SGLANG}prefill_effective_tokens_total", f'mode=~"input|{"|".join(_CACHED)}",{where}'),
-                    _rate(f"{_SGLANG}prompt_tokens_total", where),
+                    rate(f"{_SGLANG}prefill_effective_tokens_total", f'mode=~"input|{"|".join(_CACHED)}",{where}'),
+                    rate(f"{_SGLANG}prompt_tokens_total", where),
                 ),
                 _first(
-                    _rate(f"{_SGLANG}realtime_tokens_total", f'mode="decode",{where}'),
-                    _rate(f"{_SGLANG}generation_tokens_total", where),
+                    rate(f"{_SGLANG}realtime_tokens_total", f'mode="decode",{where}'),
+                    rate(f"{_SGLANG}generation_tokens_total", where),
                 ),
             ),
-            _work(_rate(f"{_TGI}request_input_length_sum", where), _rate(f"{_TGI}request_generated_tokens_sum", where)),
+            _work(rate(f"{_TGI}request_input_length_sum", where), rate(f"{_TGI}request_generated_tokens_sum", where)),
         ),
         ready=_either(*(f"count(count by (pod) ({name}{{{where}}}))" for name in _RUNNING)),
         waiting=_either(*(_now(name, where) for name in _WAITING)),
@@ -73,10 +80,6 @@ def service_queries(service: str) -> ServiceQueries:
 _CACHED: Final = ("device_hit", "host_hit", "storage_hit")
 _RUNNING: Final = (f"{_VLLM}num_requests_running", f"{_SGLANG}num_running_reqs", f"{_TGI}batch_current_size")
 _WAITING: Final = (f"{_VLLM}num_requests_waiting", f"{_SGLANG}num_queue_reqs", f"{_TGI}queue_size")
-
-
-def _rate(name: str, where: str) -> str:
-    return f"sum(max without ({_RANKS}) (rate({name}{{{where}}}[{RATE_WINDOW}])))"
 
 
 def _now(name: str, where: str) -> str:

@@ -88,7 +88,7 @@ def test_days_that_are_asked_for_are_replayed_whatever_they_take():
 
 
 def test_a_window_without_points_has_no_days():
-    found = chosen(np.zeros(0), np.zeros(0), step_s=STEP_S, models=0)
+    found = chosen(np.zeros(0), np.zeros(0), step_s=0.0, models=0)
     assert found.stretches == ()
     assert found.length == 0
     assert found.newest == slice(0, 0)

@@ -94,6 +94,8 @@ def unused_drafts(
     doings: Sequence[GpuDoing], held: Held, models: Mapping[str, ModelCase], *, history: FleetHistory
 ) -> list[Draft]:
     """Tell models that work and hold GPUs that never do."""
+    if not len(history.times):
+        return []
     least = LEAST_MEASURED_S / history.step_s
     drafts = []
     for key, one in sorted(models.items()):

@@ -7,6 +7,7 @@ the rules would have looked up there is not known, and the proposals' own risks 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -20,8 +21,11 @@ from optiinfra.domain.report.history import ContainerHistory, Course, ModelHisto
 from optiinfra.domain.resource_patch import WorkloadName
 from optiinfra.domain.right_sizing import ContainerEstimate, UsageHistory, estimate
 from optiinfra.domain.sizing_plan import SizingCase
+from optiinfra.domain.sizing_rules import NamespaceRules
 from optiinfra.domain.units import Bytes, Seconds, UnixTime
 from optiinfra.domain.workload import ContainerFacts
+
+NOT_TOLD: Final = Unknown(UnknownReason.NOT_MEASURED, "a metrics server does not tell")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ def _case(model: ModelHistory, containers: Sequence[ContainerHistory], engine: E
         replicas=newest,
         engine=engine,
         measured_by="kubernetes",
+        rules=NamespaceRules(NOT_TOLD, NOT_TOLD),
     )
 
 

@@ -110,6 +110,8 @@ def chosen(
         newest_days: only so many, all of them, where somebody says so.
         lead_days: days that each stretch only learns from.
     """
+    if not len(times):
+        return Days(0, (), "none")
     points, day = len(times), max(1, round(_DAY_S / step_s))
     wanted = points if newest_days is None else min(points, max(1, round(newest_days * _DAY_S / step_s)))
     lead = round(lead_days * _DAY_S / step_s)

@@ -31,7 +31,15 @@ from optiinfra.domain.report.patches import (
     silent_patch,
 )
 from optiinfra.domain.report.pricing import Pricing, mean_price, price
-from optiinfra.domain.report.proposals import hpa_draft, replay_of, scaler_draft, silent_draft, tighter, worse_words
+from optiinfra.domain.report.proposals import (
+    alternative,
+    hpa_draft,
+    replay_of,
+    scaler_draft,
+    silent_draft,
+    tighter,
+    worse_words,
+)
 from optiinfra.domain.report.ranking import booked
 from optiinfra.domain.report.report import (
     VERSION,
@@ -96,6 +104,8 @@ class Told:
     queries: Mapping[str, str] = field(default_factory=dict)
     """PromQL of a model's work per second, by namespace/workload, for autoscalers."""
     notes: tuple[str, ...] = ()
+    first: UnixTime | None = None
+    """From when on was asked, where nothing that came back tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +191,7 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
         version=VERSION,
         made=told.made,
         server=told.server,
-        first=UnixTime(float(history.times[0]) - history.step_s) if len(history.times) else told.made,
+        first=_first(history, told),
         last=now,
         hours=history.hours,
         step_s=history.step_s,
@@ -203,6 +213,13 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
     return Made(report, patches)
 
 
+def _first(history: FleetHistory, told: Told) -> UnixTime:
+    """Return the beginning of the window."""
+    if len(history.times):
+        return UnixTime(float(history.times[0]) - history.step_s)
+    return told.made if told.first is None else told.first
+
+
 def _of_model(
     prepared: Prepared, one: ModelCase, replay: Replay | Unknown, outcome: Played | Unknown, told: Told
 ) -> list[Draft]:
@@ -218,6 +235,8 @@ def _of_model(
         text = scaling_patch(one, replay, late_share=objectives.late_share, queue_delay_s=float(objectives.queue_delay))
         found.append(replace(scaler, patch=text))
     plain = hpa_draft(one, replay, accounts)
+    if plain is not None and scaler is not None:
+        plain = alternative(plain, scaler)
     if plain is not None and not isinstance(replay, Unknown):
         query = told.queries.get(one.model.key, "")
         text = scaler_patch(one, replay, target=float(plain.proposed), query=query, server=told.server)

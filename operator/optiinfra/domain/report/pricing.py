@@ -14,11 +14,13 @@ import numpy as np
 from optiinfra.domain.cost import PriceList
 from optiinfra.domain.price_resolution import PriceBook, price_nodes
 from optiinfra.domain.price_table import squash
+from optiinfra.domain.prices import Origin, PriceSource
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
 from optiinfra.domain.report.history import BoolArray, FleetHistory, NodeHistory
 from optiinfra.domain.report.report import Price
 from optiinfra.domain.workload import NodeFacts
 
+_SOURCES = {PriceSource.LIST_PRICE: "the cloud's list price", PriceSource.CONFIG_MAP: "the table of --prices"}
 NO_PRICE = Unknown(UnknownReason.NOT_CONFIGURED, "no price: give --gpu-hour, or --prices with a table of node prices")
 _CAPACITY_LABEL = "karpenter.sh/capacity-type"
 _INSTANCE_LABEL = "node.kubernetes.io/instance-type"
@@ -105,7 +107,7 @@ def price(history: FleetHistory, prices: Prices) -> Pricing:
         node = resolved[one.name]
         hour: Value = _each(node.hour, one.gpus)
         saved: Value = _each(node.marginal_hour, one.gpus)
-        origin = str(node.origin)
+        origin = _said(node.origin)
         if not isinstance(flat, Unknown):
             hour = flat
             saved = 0.0 if not isinstance(saved, Unknown) and saved == 0.0 else flat
@@ -116,6 +118,12 @@ def price(history: FleetHistory, prices: Prices) -> Pricing:
         told = NO_PRICE if isinstance(flat, Unknown) else flat
         found[name] = PricedNode(name, model, gpus, present, told, told, "--gpu-hour")
     return Pricing(found, _reserved(found, prices.reserved))
+
+
+def _said(origin: Origin) -> str:
+    """Say for people who says what a price is."""
+    source = _SOURCES.get(origin.source)
+    return str(origin) if source is None else str(origin).replace(str(origin.source), source, 1)
 
 
 def _each(hour: Value, gpus: float) -> Value:

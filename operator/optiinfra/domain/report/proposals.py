@@ -8,6 +8,7 @@ What a scaler would free of a service that is run well is no promise to be made 
 what lies above a careful need, too, is counted (`scaling.careful`). The rest stands in the replay's own figures.
 """
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -58,7 +59,7 @@ def replay_of(one: ModelCase, played: Played | Unknown, price: Value) -> Replay 
         scale = float(known.sum()) * hours / max(played.hpa_hours, 1e-9)
         late = Lateness(found.late10, round(found.incidents * scale), 0.0)
         spent = found.cost * played.load_hours * scale
-        hpa = _outcome(f"HPA at {played.hpa.target:g}", spent, each, price, late, actions=False)
+        hpa = _outcome(f"plain HPA at {played.hpa.target:.0%}", spent, each, price, late, actions=False)
         target = played.hpa.target
     return Replay(
         hours=float(known.sum()) * hours,
@@ -74,6 +75,7 @@ def replay_of(one: ModelCase, played: Played | Unknown, price: Value) -> Replay 
         hpa_target=target,
         load_mean=float(load.mean()),
         load_peak=float(load.max()),
+        sources=sources_of(one, *_WORK, "available", "serving"),
     )
 
 
@@ -201,6 +203,15 @@ def hpa_draft(one: ModelCase, replay: Replay | Unknown, accounts: tuple[Account,
         verification="Waiting requests and time to first token over the next busy hours.",
         undo="Set the metric and the target of before.",
     )
+
+
+def alternative(plain: Draft, scaler: Draft) -> Draft:
+    """Return a plain autoscaler as what it is beside this project's scaler: one or the other, never the sum of both."""
+    freed = {account.key: hours for account, hours in scaler.claims}
+    claims = tuple(
+        (account, np.minimum(hours, freed.get(account.key, np.zeros(len(hours))))) for account, hours in plain.claims
+    )
+    return replace(plain, title=f"{plain.title}, instead", claims=claims)
 
 
 def silent_draft(one: ModelCase, times: FloatArray, *, step_s: float, accounts: tuple[Account, ...]) -> Draft | None:

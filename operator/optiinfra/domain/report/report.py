@@ -131,6 +131,8 @@ class Replay:
     load_mean: float
     """Replicas that the load kept busy."""
     load_peak: float
+    sources: tuple[str, ...] = ()
+    """Questions behind it."""
 
 
 @dataclass(frozen=True, slots=True)
