@@ -18,7 +18,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -53,6 +53,7 @@ _JITTER = 0.2
 _PAUSE = 0.2
 _UNPACKED_LIMIT = 256 << 10
 _PLACE = 512
+_Trial = TypeVar("_Trial")
 _NO_HISTORY = base64.b64encode(LoadHistory().to_bytes()).decode()
 
 
@@ -74,7 +75,7 @@ def pack(memory: ObjectMemory) -> bytes:
     targets: dict[str, dict[str, Any]] = {
         name: _packed(target)
         for name, target in tuple(memory.targets.items())  # a round may add a target meanwhile, in another thread
-        if len(target.history) or target.usage or target.record.records or target.resize_trial is not None
+        if len(target.history) or target.usage or target.record.records or target.resize_trial or target.trial
     }
     while True:
         packed = zlib.compress(orjson.dumps({"targets": targets}, option=orjson.OPT_SORT_KEYS), 6)
@@ -101,11 +102,28 @@ def _packed(target: TargetMemory) -> dict[str, Any]:
         "usage": {name: _text(history.to_bytes()) for name, history in tuple(target.usage.items())},
         "kills": dict(target.kills),
         "pressed": {name: [one.at, one.share, one.place] for name, one in tuple(target.pressed.items())},
+        "trial": None if (kept := _kept_trial(target)) is None else trials_saved.packed_action(kept),
         "resizeTrial": None if target.resize_trial is None else trials_saved.packed(target.resize_trial),
         "changed": {str(axis): at for axis in Axis if (at := target.policy.at(axis)) is not None},
         "track": target.record.to_dict(),
         "gpuUse": _text(target.gpu_use.to_bytes()) if target.gpu_use.last is not None else "",
     }
+
+
+def _kept_trial(target: TargetMemory) -> trials_saved.KeptTrial | None:
+    trial = target.trial
+    if trial is None:
+        return target.kept_trial  # nobody looked at it yet
+    return trials_saved.KeptTrial(
+        id=trial.action.id,
+        rule=trial.rule,
+        direction=trial.direction,
+        actuation=trial.actuation,
+        started=trial.started,
+        expectation=trial.expectation,
+        before=trial.before,
+        begun=trial.begun,
+    )
 
 
 def _text(state: bytes) -> str:
@@ -114,13 +132,14 @@ def _text(state: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What is kept about sizes."""
+    """What is kept about sizes, and of what is being judged."""
 
     usage: dict[str, UsageHistory]
     kills: dict[str, float]
     gpu_use: GpuUseHistory
     pressed: dict[str, Pressed]
-    trial: ResizeTrial | None
+    resize: ResizeTrial | None
+    trial: trials_saved.KeptTrial | None
 
 
 def _sizes(saved: Mapping[str, Any]) -> _Sizes:
@@ -138,12 +157,22 @@ def _sizes(saved: Mapping[str, Any]) -> _Sizes:
         str(name): Pressed(float(at), float(share), str(place)[:_PLACE])
         for name, (at, share, place) in tuple(saved.get("pressed", {}).items())[:MOST_CONTAINERS]
     }
-    trial = None
-    if saved.get("resizeTrial") is not None:
-        # One that cannot be read is told as lost, where its action stands.
+    return _Sizes(
+        usage,
+        kills,
+        gpu_use,
+        pressed,
+        _trial(saved.get("resizeTrial"), trials_saved.unpacked),
+        _trial(saved.get("trial"), trials_saved.unpacked_action),
+    )
+
+
+def _trial(saved: Any, read: Callable[[Any], _Trial]) -> _Trial | None:
+    """Read a trial; one that cannot be read is told as lost, where its action stands."""
+    if saved is not None:
         with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
-            trial = trials_saved.unpacked(saved["resizeTrial"])
-    return _Sizes(usage, kills, gpu_use, pressed, trial)
+            return read(saved)
+    return None
 
 
 def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
@@ -192,7 +221,7 @@ def unpack(state: bytes, memory: ObjectMemory, *, version: int) -> None:
         target.history, target.start_up, target.pace, target.scaler = history, start_up, pace_history, learned
         own = sizes[name]
         target.usage, target.kills, target.gpu_use = own.usage, own.kills, own.gpu_use
-        target.pressed, target.resize_trial = own.pressed, own.trial
+        target.pressed, target.resize_trial, target.kept_trial = own.pressed, own.resize, own.trial
         for axis, at in changed[name].items():
             target.policy = target.policy.changed(axis, at=at)
         target.record = records[name]

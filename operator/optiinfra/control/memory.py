@@ -34,6 +34,7 @@ from optiinfra.domain.token_cost import TokenMeter
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verdicts import VerdictMemory
 from optiinfra.domain.verification import Block, Expectation, ResizeTrial, Scene, TrackRecord, Trail
+from optiinfra.domain.verification.saved import KeptTrial
 
 MOST_CONTAINERS: Final = 32
 """Containers of one target of which anything is remembered."""
@@ -144,6 +145,8 @@ class TargetMemory:
     """Whether there was a decision since the start."""
     policy: PolicyState = field(default_factory=PolicyState)
     trial: Trial | None = None
+    kept_trial: KeptTrial | None = None
+    """What the checkpoint had of a trial that an earlier leader watched; None once it was looked at."""
     resize_trial: ResizeTrial | None = None
     trial_changed_at: float = 0.0
     """When that began, moved on or ended last, so that the checkpoint hears of it."""

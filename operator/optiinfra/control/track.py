@@ -2,23 +2,26 @@
 
 A rest holds falls back whatever the mode, and a rollback stands until the workload has followed it: both come after
 policy, because no limit of a user can ask for harm. What an earlier leader did is read from the status and counted
-once; what it was still watching when it went cannot be judged any more, and is Unknown.
+once; what it was still watching when it went is watched anew where its checkpoint has what was measured before, and is
+Unknown where not.
 """
 
 import dataclasses
+import logging
 from typing import Final
 
 from optiinfra.api.status_actions import judged
 from optiinfra.api.v1alpha1.action_status import ActionState, ActionStatus, Judgement
 from optiinfra.api.v1alpha1.scaling import Actuation
 from optiinfra.control import trials
-from optiinfra.control.memory import LastAction, Rollback
+from optiinfra.control.memory import LastAction, Rollback, Trial
 from optiinfra.control.work import ServiceWork, TargetWork, Work
 from optiinfra.domain.evidence import Direction, Past, Proposal, RecommendationType
 from optiinfra.domain.policy import Clamped, Limit, LimitReason
 from optiinfra.domain.units import Ratio, Seconds, UnixTime
 from optiinfra.domain.verification import WOKEN, Outcome, Verdict
 
+_LOG = logging.getLogger(__name__)
 _LOST: Final = Verdict(
     Outcome.UNKNOWN,
     "LeaderChanged",
@@ -49,6 +52,8 @@ def _adopt(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
     for action in sorted(own, key=lambda one: one.at.unix):
         lost = action.outcome is None and action.state is ActionState.APPLIED
         told = action
+        if lost and _taken_over(service, target, action, now=now):
+            continue
         if lost:
             falls = _direction(action) is Direction.SCALE_DOWN
             told = judged(
@@ -68,6 +73,30 @@ def _adopt(service: ServiceWork, target: TargetWork, *, now: UnixTime) -> None:
         word = str(newest.state if newest.outcome is None else newest.outcome.verdict).lower()
         word = "rolledback" if newest.state is ActionState.ROLLED_BACK else word
         trials.remember(service.key, target.target.name, memory, LastAction(newest.id, word, UnixTime(newest.at.unix)))
+    memory.kept_trial = None
+
+
+def _taken_over(service: ServiceWork, target: TargetWork, action: ActionStatus, *, now: UnixTime) -> bool:
+    """Watch an action on that an earlier leader began, for a whole window from now; tells whether that is possible."""
+    memory = target.memory
+    kept = memory.kept_trial
+    if kept is None or kept.id != action.id or memory.trial is not None or kept.started > now:
+        return False
+    memory.trial = Trial(
+        action=action,
+        rule=kept.rule,
+        direction=kept.direction,
+        actuation=kept.actuation,
+        started=kept.started,
+        expectation=kept.expectation,
+        before=kept.before,
+        begun=kept.begun,
+    )
+    if kept.direction is Direction.SCALE_DOWN:
+        memory.policy = dataclasses.replace(memory.policy, in_flight=action.id)
+    extra = {"object": str(service.key), "target": target.target.name, "action": action.id}
+    _LOG.info("an action of an earlier leader is watched on", extra=extra)
+    return True
 
 
 def _direction(action: ActionStatus) -> Direction:

@@ -281,6 +281,64 @@ async def test_a_new_leader_counts_what_was_judged_and_cannot_judge_what_was_not
     assert (await heir.round(3, 2)).targets[0].order == 3
 
 
+def inherited(play, *, after=lambda state: state):
+    """The next leader: with what the checkpoint and the status hold, and nothing else."""
+    memory = ObjectMemory()
+    unpack(after(pack(play.memory)), memory, version=VERSION)
+    return Play(memory=memory, actions=play.actions, at=play.at)
+
+
+async def test_a_new_leader_judges_on_what_its_checkpoint_has():
+    for late, verdict in ((8.0, Judgement.REGRESSED), (0.5, Judgement.VERIFIED)):
+        play = Play()
+        await play.fall()
+        await play.round(3, time_to_first_token_p95=late)
+        heir = inherited(play)
+        assert heir.target.kept_trial.id == play.last.id
+        for _ in range(20):
+            await heir.round(3, time_to_first_token_p95=late)
+            if heir.last.outcome is not None:
+                break
+        assert heir.last.id == play.last.id
+        assert heir.last.outcome.verdict is verdict
+        assert heir.last.expected == play.last.expected, "what was expected is what was said beforehand"
+        assert (4 in heir.writer.orders) is (verdict is Judgement.REGRESSED), "harm is undone by whoever leads"
+        assert heir.target.trial is heir.target.kept_trial is None
+
+
+async def test_a_new_leader_holds_the_next_fall_while_it_watches_the_last_one():
+    play = Play()
+    await play.fall()
+    heir = inherited(play)
+    await heir.round(3)
+    assert heir.target.policy.in_flight == play.last.id
+    assert heir.last.outcome is None
+
+
+async def test_a_checkpoint_of_another_action_is_no_help():
+    play = Play()
+    await play.fall()
+    older = play.memory.target("vllm").trial
+    older.action = older.action.model_copy(update={"id": "another"})
+    heir = inherited(play)
+    await heir.round(3)
+    assert (heir.last.outcome.verdict, heir.last.outcome.reason) == (Judgement.UNKNOWN, "LeaderChanged")
+    assert heir.target.trial is heir.target.kept_trial is None
+
+
+async def test_what_was_judged_after_the_checkpoint_is_not_judged_again():
+    play = Play()
+    await play.fall()
+    kept = pack(play.memory)
+    while play.last.outcome is None:
+        await play.round(3, time_to_first_token_p95=0.5)
+    heir = inherited(play, after=lambda _: kept)
+    for _ in range(3):
+        await heir.round(3)
+    assert heir.target.trial is heir.target.kept_trial is None
+    assert heir.last.outcome.at == play.last.outcome.at
+
+
 async def test_rests_and_trust_outlive_a_restart_in_the_checkpoint():
     play = Play()
     await play.fall()

@@ -8,12 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from optiinfra.domain.evidence import Savings
+from optiinfra.domain.evidence import Direction, Savings
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown, UnknownReason
 from optiinfra.domain.units import Seconds, UnixTime
 from optiinfra.domain.verification import Block, ResizeTrial, Scene, expect
-from optiinfra.domain.verification.saved import MOST_OTHERS, packed, unpacked
+from optiinfra.domain.verification.saved import (
+    MOST_OTHERS,
+    KeptTrial,
+    packed,
+    packed_action,
+    unpacked,
+    unpacked_action,
+)
 from optiinfra.domain.verification.trail import MOST_BLOCKS
 
 NOW = UnixTime(1_800_000_000.0)
@@ -126,3 +133,35 @@ def test_of_many_pods_the_comparison_is_left_out_and_the_whole_stays():
 def test_what_is_none_is_refused(change):
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
         unpacked(packed(trial()) | change)
+
+
+@given(some.lists(BLOCKS, max_size=MOST_BLOCKS), some.sampled_from(Direction))
+def test_a_change_of_replicas_comes_back_too(blocks, direction):
+    made = KeptTrial(
+        id="a-1",
+        rule="ScaleDown/Learned",
+        direction=direction,
+        actuation="Signal",
+        started=NOW,
+        expectation=promised(blocks),
+        before=tuple(blocks),
+        begun=Scene(4, frozenset({"r1"}), frozenset({"n1"})),
+    )
+    after = unpacked_action(orjson.loads(orjson.dumps(packed_action(made))))
+    assert (after.id, after.rule, after.direction, after.actuation, after.started) == (
+        "a-1",
+        "ScaleDown/Learned",
+        direction,
+        "Signal",
+        NOW,
+    )
+    assert after.begun == Scene(4, frozenset({"r1"}))
+    assert len(after.before) == len(blocks)
+    assert after.expectation.verify_window == made.expectation.verify_window
+
+
+@pytest.mark.parametrize("change", [{"direction": "Sideways"}, {"started": None}, {"started": "nan"}, {"before": 5}])
+def test_a_change_of_replicas_that_is_none_is_refused(change):
+    made = KeptTrial("a", "r", Direction.SCALE_UP, "Own", NOW, promised(()), (), Scene(1))
+    with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
+        unpacked_action(packed_action(made) | change)

@@ -1,4 +1,4 @@
-"""A resize trial as plain numbers and words, so that the next leader goes on with it: read from its checkpoint.
+"""Trials as plain numbers and words, so that the next leader goes on with them: read from its checkpoint.
 
 What was measured before and what is expected is kept, because nobody can measure it again. What was measured since is
 not: a new leader watches anew, for a whole window, from when it first looks. Effects are for people and stand in the
@@ -8,12 +8,13 @@ others is left out, and the whole is judged against the time before. Unknown sta
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from optiinfra.domain.evidence import Direction
 from optiinfra.domain.objectives import Objectives
 from optiinfra.domain.readings import Unknown, UnknownReason, Value
-from optiinfra.domain.units import Ratio, Seconds
+from optiinfra.domain.units import Ratio, Seconds, UnixTime
 from optiinfra.domain.verification.attribution import Scene
 from optiinfra.domain.verification.expectation import Expectation
 from optiinfra.domain.verification.resize_trial import ResizeTrial
@@ -30,8 +31,52 @@ _PLAIN: Final = ("time", "span", "replicas", "reporting")
 """Of a block, what is always known."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptTrial:
+    """A change of replicas under verification, without its action: that stands in the status."""
+
+    id: str
+    """Of the action."""
+    rule: str
+    direction: Direction
+    actuation: str
+    started: UnixTime
+    expectation: Expectation
+    before: tuple[Block, ...]
+    begun: Scene
+
+
+def packed_action(trial: KeptTrial) -> dict[str, Any]:
+    """Return what is kept of a change of replicas."""
+    return {
+        "id": trial.id,
+        "rule": trial.rule,
+        "direction": str(trial.direction),
+        "actuation": trial.actuation,
+        "started": trial.started,
+        "expectation": _expectation(trial.expectation),
+        "before": _blocks(trial.before),
+        "replicas": trial.begun.replicas,
+        "revisions": sorted(trial.begun.revisions)[:_MOST_REVISIONS],
+    }
+
+
+def unpacked_action(saved: Mapping[str, Any]) -> KeptTrial:
+    """Read it back. Raises ValueError, TypeError, KeyError or AttributeError for what is none."""
+    return KeptTrial(
+        id=str(saved["id"])[:_NAME],
+        rule=str(saved["rule"])[:_NAME],
+        direction=Direction(saved["direction"]),
+        actuation=str(saved["actuation"])[:_NAME],
+        started=UnixTime(_number_of(saved["started"])),
+        expectation=_expected(saved["expectation"]),
+        before=_read(saved["before"]),
+        begun=Scene(int(saved["replicas"]), _names(saved["revisions"], most=_MOST_REVISIONS)),
+    )
+
+
 def packed(trial: ResizeTrial) -> dict[str, Any]:
-    """Return what is kept of a trial."""
+    """Return what is kept of a resize."""
     whole = len(trial.others) <= MOST_OTHERS
     return {
         "id": trial.id,
@@ -129,6 +174,10 @@ def _value(saved: Any) -> Value:
     if isinstance(saved, list):
         reason, detail = saved
         return Unknown(UnknownReason(reason), str(detail)[:_DETAIL])
+    return _number_of(saved)
+
+
+def _number_of(saved: Any) -> float:
     number = float(saved)
     if not math.isfinite(number):
         raise ValueError("a number that is none")
