@@ -94,6 +94,17 @@ async def test_each_ready_engine_pod_and_each_ready_agent_is_a_page():
     ]
 
 
+async def test_agents_are_asked_about_the_pods_of_services_by_uid_and_by_name():
+    made = await sources(ro_body())
+    pods, names = made.pods, made.names
+    list(made.all())
+    assert pods == {one.uid for one in PODS["inference", "app=vllm"]}
+    assert names == {("inference", one.name) for one in PODS["inference", "app=vllm"]}
+    made.inventory.pods = {}
+    list(made.all())
+    assert (pods, names) == (set(), set()), "the same sets: the scraper holds on to them"
+
+
 @pytest.mark.parametrize("spec", [{"suspend": True}, {"engine": {"source": "Prometheus"}}])
 async def test_what_is_suspended_or_read_elsewhere_is_not_read_here(spec):
     assert [source.kind for source in (await sources(ro_body(**spec))).all()] == ["agent"]
