@@ -132,10 +132,16 @@ def counted(report: Path) -> tuple[int, int]:
 
 
 def revision() -> str:
-    """Name the code as git does, with a mark when it was changed since; empty outside of git."""
-    command = ["git", "describe", "--always", "--dirty", "--tags"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
-    return done.stdout.strip()
+    """Name the code as git does, with a mark when it was changed since; empty outside of git.
+
+    The page that this very program writes is no code.
+    """
+    page = f":(exclude){reliability.DOCUMENT.relative_to(reliability.DOCUMENT.parents[1])}"
+    said, changed = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+        for words in (("describe", "--always", "--tags"), ("diff", "--quiet", "HEAD", "--", ".", page))
+    )
+    return said.stdout.strip() + ("-dirty" if said.returncode == 0 and changed.returncode != 0 else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
