@@ -189,15 +189,17 @@ class FleetPlan:
     nodes: tuple[tuple[int, int], tuple[int, int]]
 
 
-FLEETS: Final = ("full", "small", "tiny")
+FLEETS: Final = ("full", "small", "tiny", "brief")
 
 
 def plan(name: str, *, seed: int = 1) -> FleetPlan:
-    """Return a fleet by name: full (40 models, 200 GPUs, 14 days), small (6, 48, 2), tiny (3, 16, 1)."""
+    """Return a fleet by name: full (40 models, 200 GPUs, 14 days), small (6, 48, 2), tiny (3, 16, 1), brief (6 h)."""
     if name == "full":
         return FleetPlan(_plans(_FULL, seed=seed), 14.0, ((8, 5), (8, 4)))
     if name == "small":
         return FleetPlan(_plans(_SMALL, seed=seed), 2.0, ((2, 1), (2, 1)))
     if name == "tiny":
         return FleetPlan(_plans(_TINY, seed=seed), 1.0, ((1, 0), (1, 0)))
+    if name == "brief":
+        return FleetPlan(_plans(_TINY, seed=seed), 0.25, ((1, 0), (1, 0)))
     raise EngineError(f"no fleet {name}: choose of {', '.join(FLEETS)}")
