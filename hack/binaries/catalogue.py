@@ -16,6 +16,7 @@ ETCD = "3.6.8"
 KWOK = "0.8.0"
 VERTICAL_POD_AUTOSCALER = "1.8.1"
 KEDA = "2.21.0"
+COREDNS = "1.15.0"
 HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
 PROMETHEUS = "3.15.0"
@@ -214,6 +215,16 @@ CATALOGUE: dict[str, Binary] = {
         # Of a real node (hack/node), which needs root.
         _kubernetes("kubelet", spread=0, version_arguments=("--version",), on_demand=True),
         _kubernetes("kube-proxy", spread=0, version_arguments=("--version",), on_demand=True),
+        # Our own set of its plug-ins, so its version is that of the library.
+        Binary(
+            name="coredns",
+            version=COREDNS,
+            version_arguments=("-version",),
+            minors=(_minor(COREDNS),),
+            module="coredns",
+            package="./server",
+            on_demand=True,
+        ),
         Binary(
             name="kwok",
             version=KWOK,

@@ -25,7 +25,7 @@ from hack.node.requirements import ELSEWHERE, unmet
 from hack.node.usage import Usage, of_container
 
 NAME = "node-1"
-CONTAINERD, KUBELET, PROXY = "containerd", "kubelet", "kube-proxy"
+CONTAINERD, KUBELET, PROXY, DNS = "containerd", "kubelet", "kube-proxy", "coredns"
 _GROUP = "optiinfra-node-"
 _BEFORE = "before.json"
 _STOP_SECONDS = 10.0
@@ -92,7 +92,7 @@ class NodeCluster(Cluster):
         return of_container(cgroups.hierarchies(), _group(self._running()), identity)
 
     def restart(self, name: str) -> None:
-        """End one of the node's programs and start it again: containerd, kubelet or kube-proxy."""
+        """End one of the node's programs and start it again: containerd, kubelet, kube-proxy or coredns."""
         self._running().process(name).stop(grace=_STOP_SECONDS)
         self._start(name, self._node_commands()[name])
 
@@ -102,7 +102,7 @@ class NodeCluster(Cluster):
         """Start what does not run yet and wait until the node is ready."""
         if missing := unmet([self.folder, bin_folder()]):
             raise ClusterError(f"no real node here: {'; '.join(missing)}. {ELSEWHERE}")
-        ensure([KUBELET, PROXY], say=self._say)
+        ensure([KUBELET, PROXY, DNS], say=self._say)
         packages.tools(packages.NODE, say=self._say)
         earlier = Record.read(self.folder)
         if earlier is not None and not all(each.alive for each in earlier.processes):
@@ -181,6 +181,7 @@ class NodeCluster(Cluster):
         self.load(image)
         self._start(KUBELET, commands[KUBELET])
         self._start(PROXY, commands[PROXY])
+        self._start(DNS, commands[DNS])
         self._wait("the node", self._is_ready)
         self._say(f"the node is ready after another {time.monotonic() - started:.1f} s")
 
@@ -207,6 +208,9 @@ class NodeCluster(Cluster):
             of.containerd(network_folder=str(network), gpu_runtime=str(self.settings_folder / gpus.RUNTIME)),
             encoding="utf-8",
         )
+        # Whatever it may see: a role of its own would be one more thing to have before the node is ready.
+        names = self.kubeconfig_for("coredns", ("system:masters",))
+        (folder / "Corefile").write_text(of.dns(kubeconfig=str(names)), encoding="utf-8")
         (folder / "kubelet.json").write_text(json.dumps(kubelet), encoding="utf-8")
         (folder / "kube-proxy.json").write_text(json.dumps(of.kube_proxy(kubeconfig=str(proxy), node=NAME)))
 
@@ -222,6 +226,7 @@ class NodeCluster(Cluster):
                 f"--node-ip={of.NODE_ADDRESS}",
             ],
             PROXY: [str(self.binary(PROXY)), f"--config={folder / 'kube-proxy.json'}"],
+            DNS: [str(self.binary(DNS)), "-conf", str(folder / "Corefile")],
         }
 
 

@@ -12,7 +12,6 @@ BRIDGE = "node0"
 NODE_ADDRESS = "10.88.0.1"
 POD_NETWORK = "10.88.0.0/16"
 SIMULATED_PODS = "10.89.0.0/16"
-CLUSTER_DNS = "10.96.0.10"
 KUBELET_PORT = 10250
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 PAUSE_IMAGE = "optiinfra.example/pause:1"
@@ -91,7 +90,7 @@ def kubelet(*, keys: str, certificate: str, key: str) -> dict[str, Any]:
         },
         "authorization": {"mode": "Webhook"},
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
-        "clusterDNS": [CLUSTER_DNS],
+        "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
         "cgroupDriver": "cgroupfs",  # there is no systemd in the node
         "failCgroupV1": False,
@@ -129,6 +128,20 @@ def kube_proxy(*, kubeconfig: str, node: str) -> dict[str, Any]:
         # Settings of the whole machine: left as they are.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
+
+
+def dns(*, kubeconfig: str) -> str:
+    """Return CoreDNS' configuration: the names of Services, and nothing outside of the cluster."""
+    return f""".:53 {{
+    bind {NODE_ADDRESS}
+    errors
+    ready 127.0.0.1:8181
+    kubernetes cluster.local in-addr.arpa {{
+        kubeconfig {kubeconfig}
+    }}
+    cache 5
+}}
+"""
 
 
 def api_server_flags() -> list[str]:

@@ -24,6 +24,7 @@ _FOLDERS = (
     "/var/lib/kubelet",
     "/var/lib/containerd",
     "/var/lib/cni",
+    "/var/lib/containers",
     "/var/log/pods",
     "/var/log/containers",
     "/run/containerd",

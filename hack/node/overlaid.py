@@ -31,7 +31,19 @@ def main() -> int:
     kernel.unshare(kernel.NEW_MOUNTS)
     kernel.mount("none", "/", flags=kernel.RECURSIVE | kernel.PRIVATE)
     kernel.mount("overlay", "/usr", "overlay", flags=kernel.READ_ONLY, options=f"lowerdir={folder}/usr:/usr")
+    _catch_writes(Path(folder).parent / "writes")
     os.execvp(words[0], words)  # noqa: S606  what the caller asked for; no shell
+
+
+def _catch_writes(scratch: Path) -> None:
+    """Let what such programs make below /etc and /var/lib be seen by them alone, in memory."""
+    scratch.mkdir(exist_ok=True)
+    kernel.mount("tmpfs", scratch, "tmpfs")
+    for path in ("/etc", "/var/lib"):
+        upper, work = (scratch / f"{path[1:].replace('/', '-')}-{kind}" for kind in ("upper", "work"))
+        upper.mkdir()
+        work.mkdir()
+        kernel.mount("overlay", path, "overlay", options=f"lowerdir={path},upperdir={upper},workdir={work}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from hack.binaries import bin_folder, ensure
 from hack.chart_checks import CHART, helm
 from hack.cluster.sessions import session_folder, sweep
 from hack.images import build, tools
-from hack.node.cluster import NodeCluster
+from hack.node import gpus as fake
+from hack.node.cluster import NAME, NodeCluster
 from hack.node.requirements import unmet
+from tests import nvml_stub
 from tests.operator_process import eventually
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -174,7 +176,7 @@ print(json.dumps({
     "shell": os.path.exists("/bin/sh"),
     "api_token": os.path.exists("/var/run/secrets/kubernetes.io"),
     "host": folders,
-    "writable_groups": sorted({mount[1] for mount in groups if "rw" in mount[3].split(",")}),
+    "writable_groups": sorted(mount[1] for mount in groups if "rw" in mount[3].split(",")),
     "processes": sum(name.isdigit() for name in os.listdir("/proc")),
 }))
 """
@@ -227,6 +229,10 @@ def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed
     assert not rights["api_token"]
     assert {"/host/cgroup", "/host/pod-resources"} <= set(rights["host"])
     assert rights["processes"] < 10, "its own only"
+    (info,) = [each for each in node.request("GET", "/api/v1/nodes")["items"] if each["metadata"]["name"] == NAME]
+    handlers = info["status"].get("runtimeHandlers", [])
+    if any(each.get("features", {}).get("recursiveReadOnlyMounts") for each in handlers):
+        assert rights["writable_groups"] == []
 
     before = pressure()
     snapshot = eventually(lambda: warm(page(node, pod, "/v1/snapshot", 8003)), seconds=90, what="containers are read")
@@ -240,11 +246,18 @@ def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed
     known = {pod["metadata"]["uid"] for pod in node.request("GET", "/api/v1/pods")["items"]}
     assert set(snapshot["pods"]) <= known
     assert pod["metadata"]["uid"] in snapshot["pods"]
-    used = node.usage(container_of(pod)["containerID"])
-    (row,) = snapshot["pods"][pod["metadata"]["uid"]]
-    said = dict(zip(snapshot["container_fields"], row, strict=False))
-    assert said["working_set_bytes"] == pytest.approx(used.working_set, rel=0.25)
-    assert said["cpu_seconds_total"] == pytest.approx(used.cpu_seconds, abs=5)
+
+    def agrees():
+        used = node.usage(container_of(pod)["containerID"])
+        latest = page(node, pod, "/v1/snapshot", 8003)
+        (row,) = latest["pods"][pod["metadata"]["uid"]]
+        said = dict(zip(latest["container_fields"], row, strict=False))
+        assert said["working_set_bytes"] == pytest.approx(used.working_set, rel=0.15)
+        assert said["cpu_seconds_total"] == pytest.approx(used.cpu_seconds, abs=3)
+        return True
+
+    # It reads containers twice a minute, and the program above ran in this very container.
+    eventually(agrees, seconds=120, what="the agent says of itself what the kernel counts")
 
 
 @pytest.mark.parametrize("tier", [0, 2])
@@ -293,3 +306,175 @@ def busy_seconds():
 def pressure():
     path = Path("/proc/pressure/cpu")
     return path.read_text() if path.exists() else None
+
+
+GPUS = [f"GPU-{number:08d}-0000-4000-8000-000000000000" for number in range(2)]
+"""As the stand-in for the driver's library names them."""
+
+
+@pytest.fixture(scope="module")
+def gpus(node, tmp_path_factory):
+    """Give the node two GPUs that only the driver's library makes up."""
+    folder = tmp_path_factory.mktemp("nvml")
+    rules = folder / "rules"
+    rules.mkdir()
+    (rules / "nvml-rules").write_text("gpus 2\nvalue utilization -1 37\n")
+    fake.give(node, GPUS, library=nvml_stub.build(folder / "library") / "libnvidia-ml.so.1", rules=rules)
+    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=60, what="the kubelet offers two GPUs")
+    return rules
+
+
+def consumer(name, *, gpus=0, cpu="100m", memory="64Mi"):
+    """Return a pod that does nothing, with the image that is there anyway."""
+    limits = {"cpu": cpu, "memory": memory} | ({"nvidia.com/gpu": gpus} if gpus else {})
+    container = {
+        "name": "main",
+        "image": f"{IMAGES['agent']}:{VERSION}",
+        "command": [PYTHON, "-c", "import signal; signal.pause()"],
+        "resources": {"limits": limits},
+    }
+    spec = {
+        "containers": [container],
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+@pytest.fixture
+def work(node):
+    """Make a namespace for pods of the test's own."""
+    name = "work"
+    node.kubectl("create", "namespace", name)
+    yield name
+    node.kubectl("delete", "namespace", name, "--wait=true")
+
+
+def started(node, space, pod):
+    node.request("POST", f"/api/v1/namespaces/{space}/pods", pod)
+    path = f"/api/v1/namespaces/{space}/pods/{pod['metadata']['name']}"
+
+    def running():
+        found = node.request("GET", path)
+        assert is_ready(found), found["status"]
+        return found
+
+    return eventually(running, seconds=90, what=f"{pod['metadata']['name']} runs")
+
+
+def test_gpus_are_attributed_to_the_containers_that_hold_them(installed, node, gpus, work):
+    program, _ = installed
+    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), "--set", "agent.runtimeClassName=nvidia")
+    holder = started(node, work, consumer("holder", gpus=1))
+
+    def holders():
+        (agent,) = all_ready(node, "agent", 1)
+        snapshot = page(node, agent, "/v1/snapshot", 8003)
+        assert snapshot["sources"]["nvml"]["state"] == "ok", snapshot["sources"]["nvml"]
+        assert snapshot["attribution"]["by"] == "pod_resources"
+        assert [gpu["uuid"] for gpu in snapshot["gpus"]] == GPUS
+        assert {gpu["utilization_ratio"] for gpu in snapshot["gpus"]} == {0.37}
+        (one,) = snapshot["allocations"]
+        return one
+
+    found = eventually(holders, seconds=180, what="one GPU has a holder")
+    assert (found["namespace"], found["pod"], found["container"]) == (work, "holder", "main")
+    given = inside(node, holder, "import json, os; print(json.dumps(os.environ['NVIDIA_VISIBLE_DEVICES']))")
+    assert given in json.dumps(found)
+
+    node.restart("kubelet")
+    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=90, what="the plugin has registered again")
+    after = eventually(holders, seconds=180, what="the holder is still known after a restart of the kubelet")
+    assert after == found
+
+
+def test_an_agent_that_is_killed_comes_back(installed, node, figures):
+    (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=120, what="the agent is ready")
+    before = container_of(pod)["restartCount"]
+    began = time.monotonic()
+    node.run("/usr/bin/pkill", "-KILL", "-f", "/opt/optiinfra/bin/optiinfra-agent")
+
+    def again():
+        (found,) = all_ready(node, "agent", 1)
+        assert container_of(found)["restartCount"] > before
+        return found
+
+    eventually(again, seconds=120, what="the agent is ready again")
+    figures.add(TOPIC, "killed agent Ready again after", round(time.monotonic() - began, 1), "s")
+
+
+def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node):
+    """The kernel ends it at its limit; the node and the other pods do not notice."""
+    program, _ = installed
+    small = ("--set", "agent.resources.limits.memory=16Mi", "--set", "agent.resources.requests.memory=16Mi")
+    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), *small)
+
+    def ended():
+        reasons = set()
+        for pod in pods(node, "agent"):
+            for status in pod["status"].get("containerStatuses", []):
+                for state in (status["state"], status["lastState"]):
+                    reasons.add(state.get("terminated", {}).get("reason"))
+        assert "OOMKilled" in reasons, reasons
+        return True
+
+    eventually(ended, seconds=120, what="the kernel ended it")
+    assert all(is_ready(pod) for pod in pods(node, "operator"))
+    limit = ("--set", "agent.resources.limits.memory=64Mi", "--set", "agent.resources.requests.memory=64Mi")
+    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), *limit)
+    (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=180, what="64Mi are enough")
+    eventually(lambda: warm(page(node, pod, "/v1/snapshot", 8003)), seconds=90, what="it works within 64Mi")
+    assert node.usage(container_of(pod)["containerID"]).peak <= 64 * 2**20
+
+
+def test_agents_register_with_a_token_of_their_own_audience(installed, node):
+    eventually(lambda: all_ready(node, "agent", 1), seconds=120, what="the agent is ready")
+
+    def registered():
+        return [
+            text
+            for pod in pods(node, "operator")
+            if value(text := metrics(node, pod), "optiinfra_agents", state="Registered")
+        ]
+
+    assert len(eventually(registered, seconds=120, what="the leader knows the agent")) == 1
+    (agent,) = all_ready(node, "agent", 1)
+    program = (
+        "import base64, json; token = open('/var/run/secrets/optiinfra/token').read().split('.')[1]; "
+        "print(base64.urlsafe_b64decode(token + '=' * (-len(token) % 4)).decode())"
+    )
+    claims = inside(node, agent, program)
+    assert claims["aud"] == ["optiinfra"]
+    call = (
+        "import json, ssl, urllib.request, urllib.error\n"
+        "token = open('/var/run/secrets/optiinfra/token').read()\n"
+        "headers = {'Authorization': 'Bearer ' + token}\n"
+        "request = urllib.request.Request('https://10.96.0.1/api/v1/pods', headers=headers)\n"
+        "try:\n"
+        "    code = urllib.request.urlopen(request, timeout=10, context=ssl._create_unverified_context()).status\n"
+        "except urllib.error.HTTPError as error:\n"
+        "    code = error.code\n"
+        "print(json.dumps(code))\n"
+    )
+    assert inside(node, agent, call) == 401, "the API server does not take it"
+
+
+def test_a_running_pod_is_resized_in_place(node, work):
+    pod = started(node, work, consumer("resized", cpu="100m"))
+    path = f"/api/v1/namespaces/{work}/pods/resized"
+    wanted = {"name": "main", "resources": {"limits": {"cpu": "200m"}, "requests": {"cpu": "200m"}}}
+    node.request(
+        "PATCH",
+        f"{path}/resize",
+        {"spec": {"containers": [wanted]}},
+        content_type="application/strategic-merge-patch+json",
+    )
+
+    def resized():
+        found = node.request("GET", path)
+        (status,) = found["status"]["containerStatuses"]
+        assert status["resources"]["limits"]["cpu"] == "200m", status
+        return status
+
+    status = eventually(resized, seconds=60, what="the kubelet has done it")
+    assert (status["restartCount"], status["containerID"]) == (0, container_of(pod)["containerID"])
