@@ -39,23 +39,31 @@ class Hour:
 
 
 class Cut:
-    """Cuts courses into windows of equally many steps; the last one may be shorter."""
+    """Cuts courses into windows of equally many steps that end at whole hours; the first and the last may be shorter.
 
-    def __init__(self, points: int, *, step_s: float, span_s: float = HOUR_S) -> None:
+    What is asked by the hour is told of such hours: windows across two of them would put the batches of one hour beside
+    the step times of another, and no fit of the one to the other holds then.
+    """
+
+    def __init__(self, times: FloatArray, *, step_s: float, span_s: float = HOUR_S) -> None:
         self.width = max(1, round(span_s / step_s))
-        self.count = -(-points // self.width)
-        self._points = points
+        self._points = len(times)
+        first = float(times[0]) if len(times) else 0.0
+        # Steps of the first window that lie before the grid.
+        self._early = self.width - 1 - round((-first % span_s) / step_s) if self.width * step_s == span_s else 0
+        self.count = -(-(self._early + self._points) // self.width)
 
     def slices(self) -> list[slice]:
         """Return the steps of each window."""
-        return [slice(at, min(at + self.width, self._points)) for at in range(0, self._points, self.width)]
+        begins = [at * self.width - self._early for at in range(self.count)]
+        return [slice(max(at, 0), min(at + self.width, self._points)) for at in begins]
 
     def joined(self, course: Course, join: Callable[..., FloatArray]) -> FloatArray:
         """Return one value a window, (windows,), NaN where none is known; `join` is nanmean, nanmax ..."""
         if isinstance(course, Unknown):
             return np.full(self.count, np.nan)
-        short = self.count * self.width - self._points
-        rows = np.pad(course, (0, short), constant_values=np.nan).reshape(self.count, self.width)
+        short = self.count * self.width - self._early - self._points
+        rows = np.pad(course, (self._early, short), constant_values=np.nan).reshape(self.count, self.width)
         with warnings.catch_warnings():
             # A window without any value is NaN here and unknown outside: that is what is wanted.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -74,7 +82,7 @@ def hours_of(
     model: ModelHistory, gpus: Sequence[GpuHistory], times: FloatArray, *, step_s: float, span_s: float = HOUR_S
 ) -> tuple[Hour, ...]:
     """Return the windows of a model in which it had replicas, oldest first."""
-    cut = Cut(len(times), step_s=step_s, span_s=span_s)
+    cut = Cut(times, step_s=step_s, span_s=span_s)
     load, config = model.load, model.config
 
     def told(course: Course, join: Callable[..., FloatArray] = np.nanmean) -> list[Value]:
