@@ -24,6 +24,7 @@ ORDERS_TICKS = 5
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Part = TypeVar("Part")
+_FIELDS: dict[type, tuple[str, ...]] = {}
 
 
 def no_features(workloads: int) -> Features:
@@ -102,7 +103,9 @@ class FleetState:
 
 def take(part: Part, rows: Any) -> Part:
     """Copy some workloads out of a state or any part of it; `rows` indexes the first axis."""
-    taken: Part = _mapped(part, lambda array: array[rows].copy())
+    # What is picked by numbers or a mask is a copy by itself.
+    pick = (lambda array: array[rows].copy()) if isinstance(rows, slice) else (lambda array: array[rows])
+    taken: Part = _mapped(part, pick)
     return taken
 
 
@@ -122,12 +125,29 @@ def joined(parts: list[Part]) -> Part:
 
 def arrays(part: object) -> list[npt.NDArray[Any]]:
     """All arrays of a state or a part of it, in a fixed order."""
+    found: list[npt.NDArray[Any]] = []
+    _gather(part, found)
+    return found
+
+
+def _gather(part: object, found: list[npt.NDArray[Any]]) -> None:
     if isinstance(part, np.ndarray):
-        return [part]
-    if isinstance(part, tuple):
-        return [array for one in part for array in arrays(one)]
-    assert is_dataclass(part)
-    return [array for field in fields(part) for array in arrays(getattr(part, field.name))]
+        found.append(part)
+    elif isinstance(part, tuple):
+        for one in part:
+            _gather(one, found)
+    else:
+        for name in _names(type(part)):
+            _gather(getattr(part, name), found)
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a part: they are asked for a thousand times a second in a replay."""
+    names = _FIELDS.get(kind)
+    if names is None:
+        assert is_dataclass(kind)
+        names = _FIELDS[kind] = tuple(field.name for field in fields(kind))
+    return names
 
 
 def _mapped(part: Any, change: Any) -> Any:
@@ -135,4 +155,4 @@ def _mapped(part: Any, change: Any) -> Any:
         return change(part)
     if isinstance(part, tuple):
         return tuple(_mapped(one, change) for one in part)
-    return type(part)(*(_mapped(getattr(part, field.name), change) for field in fields(part)))
+    return type(part)(*(_mapped(getattr(part, name), change) for name in _names(type(part))))
