@@ -1,6 +1,5 @@
 """New recommendations are told once, as Events; numbers that move and counts of replicas are not news."""
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +55,7 @@ async def test_an_event_names_the_id_to_approve():
     steps = Steps.__new__(Steps)
     steps.events = recorder
     fresh = told(size())
-    await steps._tell(asyncio.Semaphore(1), _News(service().key, "u", (), (), fresh))
+    await steps._tell(_News(service().key, "u", (), (), fresh))
     (event,) = recorder.said
     assert event["reason"] == "ResourcesRecommended"
     assert event["note"].startswith(fresh[0].id)
