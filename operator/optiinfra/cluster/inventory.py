@@ -163,8 +163,12 @@ class Inventory:
 
         Volumes and devices are not among them: what these mirrors do not know keeps a pod where it is.
         """
-        deciding = [*self._node_mirrors, *self._pod_mirrors, *self._budget_mirrors] if self._node_mirrors else []
-        return _silent(deciding, now=self._clock())
+        deciding: tuple[Reflector[NodeFacts] | Reflector[PodRecord] | Reflector[BudgetRecord], ...] = (
+            *self._node_mirrors,
+            *self._pod_mirrors,
+            *self._budget_mirrors,
+        )
+        return _silent(deciding, now=self._clock()) if self._node_mirrors else ()
 
     def longest_pause(self) -> float:
         """Return for how many seconds the laziest mirror has not even tried to hear anything."""
