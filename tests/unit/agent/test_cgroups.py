@@ -1,5 +1,6 @@
 """CPU and memory of containers from trees of cgroups, of both versions and both drivers, as kubelets make them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optiinfra.cluster.agents import parse_snapshot
+from optiinfra.domain.agent_readings import NOT_REPORTED
 from optiinfra_agent.cgroups import ContainerCollector, parse_keyed, parse_number
 from optiinfra_agent.errors import SourceUnavailableError
 from optiinfra_agent.pressure import parse_stalled
@@ -128,6 +131,10 @@ def test_pressure_of_containers_is_in_the_snapshot_where_somebody_waited(
         None,
         {"cpu_pressure_seconds_total": "unsupported", "io_pressure_seconds_total": "unsupported"},
     ]
+    # And so the operator reads it: what nobody ever waited for has no column, and is not known to be nothing.
+    one = parse_snapshot(json.dumps(snapshot).encode(), pods={UID}).containers[0]
+    assert (one.cpu_waiting_seconds, one.io_waiting_seconds) == (2.0, 1.0)
+    assert one.memory_waiting_seconds is NOT_REPORTED
 
 
 @given(

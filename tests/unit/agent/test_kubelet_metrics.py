@@ -1,5 +1,6 @@
 """Containers by the kubelet's `/metrics/resource`, where the agent may not see cgroups: a server, and its faults."""
 
+import json
 import ssl
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optiinfra.cluster.agents import parse_snapshot
 from optiinfra_agent import kubelet_metrics
 from optiinfra_agent.errors import (
     SourceDeniedError,
@@ -166,6 +168,9 @@ def test_the_snapshot_names_them_and_says_why_by_name(server: Kubelet) -> None:
         "containers": [["engine", 1234.57, 6_272_000_000]],
     }
     assert snapshot["named_pods"][1]["containers"] == [["web", 0.5, None, {"working_set_bytes": "unavailable"}]]
+    # And so the operator reads it.
+    (one,) = parse_snapshot(json.dumps(snapshot).encode(), pods={"uid"}, names={("inference", "llama-0")}).named
+    assert tuple(one) == ("inference", "llama-0", "engine", 1234.57, 6_272_000_000.0)
 
 
 def test_without_an_address_nothing_is_asked() -> None:
