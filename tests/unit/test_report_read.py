@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.console import Console
 from optiinfra.cli import report as command
 from optiinfra.cli import report_csv, report_html, report_json, report_markdown, report_table, report_words
 from optiinfra.domain.evidence import RecommendationType
+from optiinfra.domain.report.ending import ended
 from optiinfra.domain.report.history import Asked, FleetHistory, Lack, Missing
 from optiinfra.domain.report.making import Told, compose, prepare
 from optiinfra.domain.report.scaling import play
@@ -180,6 +182,27 @@ def test_no_word_of_the_program_is_told_to_people(report, form):
 def test_one_is_not_many(report, count, words):
     said = report_words.caveats(replace(report, worse=(report.worse * 2)[:count]))
     assert any(line.startswith(words) for line in said)
+
+
+# ---- nothing at the end
+
+
+def test_a_past_that_ended_early_is_said_with_the_moment_to_ask_for():
+    history = fleet.fleet(1.1)
+    cut = len(history.times) - 3
+
+    def without(values):
+        return np.where(np.arange(len(values)) < cut, values, np.nan)
+
+    models = tuple(replace(one, serving=without(one.serving)) for one in history.models)
+    gpus = tuple(replace(one, present=one.present & (np.arange(len(one.present)) < cut)) for one in history.gpus)
+    found = ended(replace(history, models=models, gpus=gpus))
+    assert [one.code for one in found] == ["EndedEarly"]
+    assert "after 2026-11-22 13:45 UTC" in found[0].why
+    assert "--until 2026-11-22T13:45" in found[0].remedy
+    assert ended(history) == ()
+    assert ended(replace(history, models=models)) == (), "its GPUs are still measured"
+    assert ended(FleetHistory(np.zeros(0), 0.0, (), (), (), (), ())) == ()
 
 
 # ---- nothing there

@@ -5,6 +5,7 @@ Everything is written as plain text into the tables, never as markup, so that a 
 
 from typing import Final
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -141,11 +142,17 @@ COLUMNS: Final = (
 
 
 def _models(report: Report) -> Table:
-    table = Table(title="models, dearest first; ran, OptiInfra, best HPA: mean replicas", title_justify="left")
-    for name in COLUMNS:
+    """Put replicas, and what was late, side by side in one column each: a hundred columns are few."""
+    table = Table(title="models, dearest first", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold", min_width=24)
+    for name in ("cost", "a million\ntokens", "GPU-\nhours", "replicas: ran /\nOptiInfra / best HPA"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name in ("late: ran /\nOptiInfra", "limit"):
         table.add_column(name, overflow="fold")
     for one in report.models:
-        table.add_row(*(Text(cell) for cell in model_cells(one, report.currency)))
+        name, cost, tokens, hours, ran, ours, hpa, late, limit = model_cells(one, report.currency)
+        replicas = ran if (ours, hpa) == ("-", "-") else f"{ran} / {ours} / {hpa}"
+        table.add_row(*(Text(cell) for cell in (name, cost, tokens, hours, replicas, late, limit)))
     return table
 
 

@@ -64,6 +64,8 @@ class Lack(StrEnum):
     HOLES = "Holes"
     FUTURE = "FutureSamples"
     SHORT = "ShortHistory"
+    ENDED = "EndedEarly"
+    """Nothing was measured at the end of the window, where nodes, sizes and limits are read."""
     COUNTER_RESETS = "CounterResets"
     SEVERAL_CLUSTERS = "SeveralClusters"
     """Series of several clusters, whose objects may share names."""

@@ -17,6 +17,7 @@ from optiinfra.domain.report.cases import ModelCase, cases_of
 from optiinfra.domain.report.containers import size
 from optiinfra.domain.report.days import Days
 from optiinfra.domain.report.drafts import Draft, of_proposal
+from optiinfra.domain.report.ending import ended
 from optiinfra.domain.report.figures import fleet_figures, model_report
 from optiinfra.domain.report.history import FleetHistory
 from optiinfra.domain.report.idle_gpus import GpuDoing, doing
@@ -203,7 +204,10 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
         opportunities=opportunities,
         worse=tuple(sorted(worse, key=lambda one: (-one.extra_gpu_hours, one.subject))),
         models=tuple(sorted(reports, key=_dearest)),
-        gaps=tuple(Gap(str(one.lack), one.what, one.why, one.remedy, one.where) for one in history.missing),
+        gaps=(
+            *ended(history),
+            *(Gap(str(one.lack), one.what, one.why, one.remedy, one.where) for one in history.missing),
+        ),
         questions=tuple(Question(one.question, one.promql, one.link, one.samples, one.series) for one in history.asked),
         samples=told.samples,
         replayed=prepared.days.words,
