@@ -1,7 +1,7 @@
 """`optiinfra report` on real metrics servers that hold 14 days of a simulated fleet, beside KRR's queries on them.
 
     python -m bench.report                                    # Prometheus 3: 40 models, 200 GPUs, 14 days
-    python -m bench.report --server debian --server victoria-metrics --fleet small --docs
+    python -m bench.report --server debian --server victoria-metrics:small --docs
     python -m bench.report --folder ~/fleets                  # what was played once is started again
 
 The command runs as users run it, in a process of its own; what it says is compared with what the player knows
@@ -42,6 +42,7 @@ OWN_BYTES: Final = 2**30
 GROWTH: Final = 0.30
 RECALL: Final = 0.95
 MONEY: Final = 0.05
+DEFAULT_FLEET: Final = "full"
 SETTLE_S: Final = 5.0
 REST_S: Final = 65.0
 """Two scrapes and more."""
@@ -64,6 +65,7 @@ class Measured:
     """Everything about one server."""
 
     server: str
+    fleet: str
     version: str
     series: int
     samples: int
@@ -115,8 +117,11 @@ main()
 """
 
 
-def measure(name: str, *, fleet: str, seed: int, live: bool, krr: bool, folder: Path | None = None) -> Measured:
-    """Load one server, run the report, then KRR's queries on a fresh process over the same blocks."""
+def measure(name: str, *, fleet: str, seed: int, live: bool, krr: int | None, folder: Path | None = None) -> Measured:
+    """Load one server, run the report, then KRR's queries on a fresh process over the same blocks.
+
+    `krr`: about how many containers; 0: all of them, None: none.
+    """
     columns = None if name == "victoria-metrics" else True
     given = None if folder is None else folder / f"{fleet}-{'victoria-metrics' if columns is None else 'blocks'}"
     with Loaded(name, fleet=fleet, seed=seed, live=live, columns=columns, folder=given) as loaded:
@@ -127,11 +132,12 @@ def measure(name: str, *, fleet: str, seed: int, live: bool, krr: bool, folder: 
             ran = run_report(loaded.server, days=days, until=float(loaded.fleet.times[-1]))
         spent = loaded.server.cpu_s() - spent
         asked = None
-        if krr:
+        if krr is not None:
             loaded.restart()
-            asked = ask_like_krr(loaded.server, loaded.fleet, before=_rested(loaded))
+            asked = ask_like_krr(loaded.server, loaded.fleet, before=_rested(loaded), most=krr)
         return Measured(
             server=name,
+            fleet=fleet,
             version=loaded.version(),
             series=loaded.written.series,
             samples=loaded.written.samples,
@@ -158,7 +164,7 @@ def _rested(loaded: Loaded) -> Memory:
 def results(one: Measured) -> list[Result]:
     """Return the figures beside what is needed."""
     judged, ran = one.judged, one.ran
-    who = one.server
+    who = one.server if one.fleet == DEFAULT_FLEET else f"{one.server}, {one.fleet} fleet"
     found = [
         Result(f"{who}: labelled models that were not found", 1.0 - judged.recall, "", 1.0 - RECALL),
         Result(f"{who}: healthy models named wasteful", float(len(judged.wrongly)), "", 0.0),
@@ -192,13 +198,27 @@ def conditions() -> str:
     )
 
 
+def _asked(text: str) -> tuple[str, str]:
+    name, _, fleet = text.partition(":")
+    if name not in SERVERS or (fleet and fleet not in FLEETS):
+        raise argparse.ArgumentTypeError(f"{text}: choose of {', '.join(SERVERS)}, with :{' or :'.join(FLEETS)}")
+    return name, fleet
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return whether a limit was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", action="append", choices=SERVERS, help="may be repeated (default: prometheus)")
-    parser.add_argument("--fleet", choices=FLEETS, default="full")
+    parser.add_argument(
+        "--server",
+        action="append",
+        type=_asked,
+        metavar="NAME[:FLEET]",
+        help=f"{', '.join(SERVERS)}; with another fleet ({', '.join(FLEETS)}); may be repeated (default: prometheus)",
+    )
+    parser.add_argument("--fleet", choices=FLEETS, default=DEFAULT_FLEET, help="of servers that name none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bare", action="store_true", help="leave out the series that nobody reads")
+    parser.add_argument("--krr", type=int, default=0, metavar="N", help="KRR's queries about N containers only")
     parser.add_argument("--no-krr", action="store_true", help="leave out KRR's queries")
     parser.add_argument("--folder", type=Path, help="keep the played fleets there, and use those that lie there")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -208,13 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measured = [
             measure(
                 name,
-                fleet=options.fleet,
+                fleet=fleet or options.fleet,
                 seed=options.seed,
                 live=not options.bare,
-                krr=not options.no_krr,
+                krr=None if options.no_krr else options.krr,
                 folder=options.folder,
             )
-            for name in options.server or ["prometheus"]
+            for name, fleet in options.server or [("prometheus", "")]
         ]
     except (ServerError, BinaryError) as error:
         print(f"error: {error}", file=sys.stderr)

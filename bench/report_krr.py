@@ -27,6 +27,8 @@ class Asked:
     """What the queries took."""
 
     queries: int
+    of: int
+    """That KRR would ask about the whole fleet."""
     failed: int
     seconds: float
     samples: int
@@ -43,15 +45,21 @@ class _Object:
     pods: tuple[str, ...]
 
 
-def ask_like_krr(server: Server, fleet: Fleet, *, before: Memory | None = None) -> Asked:
-    """Ask about every container of every workload of the fleet; `before`: the server's memory at rest."""
+def ask_like_krr(server: Server, fleet: Fleet, *, before: Memory | None = None, most: int = 0) -> Asked:
+    """Ask about every container of every workload of the fleet; `before`: the server's memory at rest.
+
+    `most`: the four questions of so many containers only, spread over all of them; 0: of all.
+    """
     duration = f"{round(len(fleet.times) / 60)}h"
-    queries = [query for one in _objects(fleet) for query in _queries(one, duration=duration)]
+    objects = _objects(fleet)
+    chosen = objects[:: max(1, -(-len(objects) // most))] if most else objects
+    queries = [query for one in chosen for query in _queries(one, duration=duration)]
     began, spent = time.monotonic(), server.cpu_s()
     with Watch(server, before=before) as watch, ThreadPoolExecutor(WORKERS) as pool:
         answers = list(pool.map(lambda query: _samples(server, query, at=float(fleet.times[-1])), queries))
     return Asked(
         queries=len(queries),
+        of=4 * len(objects),
         failed=sum(one is None for one in answers),
         seconds=time.monotonic() - began,
         samples=sum(one or 0 for one in answers),

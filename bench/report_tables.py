@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from bench.report import Measured
 
 BEGIN: Final = "<!-- begin: python -m bench.report --docs -->"
+FLEETS: Final = {
+    "full": "the whole fleet",
+    "small": "a small fleet of six models",
+    "tiny": "three models for a day",
+    "brief": "three models for six hours",
+}
 END: Final = "<!-- end: python -m bench.report --docs -->"
 
 
@@ -16,7 +22,8 @@ def section(measured: "Sequence[Measured]", *, told: str) -> str:
     """Return what stands between the markers, both included."""
     parts = [BEGIN, "", told, ""]
     for one in measured:
-        parts += [f"### {one.version}", "", *_servers(one), "", *_labels(one), ""]
+        heading = f"### {one.version}, {FLEETS[one.fleet]}"
+        parts += [heading, "", *_servers(one), "", *_labels(one), ""]
     return "\n".join([*parts, END])
 
 
@@ -38,13 +45,13 @@ def _servers(one: "Measured") -> list[str]:
         ("its CPU time, all processes", f"{ran.cpu_s:.1f} s", ""),
         ("memory of its largest process", f"{ran.peak_bytes / 2**20:.0f} MiB", "at most 1024 MiB"),
         ("samples that it read", f"{ran.document['samples']:,}", ""),
-        ("server's own memory before", f"{one.before.own / 2**20:.0f} MiB", ""),
-        ("its growth during the report", f"{one.growth:.0%}", "less than 30 %"),
+        ("server's own memory at rest, at most", f"{one.before.own / 2**20:.0f} MiB", ""),
+        ("the same during the report", f"{one.highest.own / 2**20:.0f} MiB ({one.growth:+.0%})", "less than 30 % more"),
         ("the server's CPU time for it", f"{one.server_cpu_s:.1f} s", ""),
     ]
     if one.krr is not None:
         rows += [
-            ("KRR: queries (failed)", f"{one.krr.queries} ({one.krr.failed})", ""),
+            ("KRR: queries asked, failed", f"{one.krr.queries} of its {one.krr.of}, {one.krr.failed}", ""),
             ("KRR: time, the server's CPU time", f"{one.krr.seconds:.0f} s, {one.krr.server_cpu_s:.0f} s", ""),
             ("KRR: samples that they read", f"{one.krr.samples:,}" if one.krr.samples else "not told", ""),
             ("KRR: growth of the server's own memory", f"{one.krr.growth:.0%}", ""),
