@@ -198,6 +198,7 @@ def judged_bottleneck(world, namespace):
     return eventually(said, seconds=PATIENCE, what="the pods are heard")
 
 
+@pytest.mark.soak
 def test_a_server_that_goes_away_is_said_and_decisions_hold_until_it_is_back(world, metrics_server):
     namespace, _ = pair(world, metrics_server, "away", BUSY)
     together(world, namespace, bottleneck="Queue")
@@ -224,6 +225,7 @@ def test_a_server_that_goes_away_is_said_and_decisions_hold_until_it_is_back(wor
     together(world, namespace, bottleneck="Queue")
 
 
+@pytest.mark.soak
 def test_a_pod_that_the_server_cannot_scrape_is_unreachable_for_its_object(world, metrics_server):
     namespace, _ = pair(world, metrics_server, "down", None)
 
@@ -236,6 +238,7 @@ def test_a_pod_that_the_server_cannot_scrape_is_unreachable_for_its_object(world
     eventually(told, seconds=PATIENCE, what="a target that is down")
 
 
+@pytest.mark.soak
 def test_an_engine_that_is_not_there_is_told_for_pages_and_for_series(world, metrics_server):
     namespace, _ = pair(world, metrics_server, "type", CALM, type="SGLang")
     world.change(namespace, {"engine": {"type": "SGLang"}}, "by-pods")

@@ -169,6 +169,11 @@ def test_the_table_fits_a_hundred_columns_and_loses_nothing(report):
     for one in report.opportunities[:3]:
         assert report_words.money(one.saved.per_month, report.currency) in words
     assert "…" not in text
+    rows = words[words.index("models, dearest first") :]
+    for one in report.models:
+        assert report_words.money(one.cost.value, report.currency) in rows
+        for limit in one.limits[:2]:
+            assert f"{limit.bottleneck} {report_words.share(float(limit.share))}" in rows
 
 
 @pytest.mark.parametrize("form", ["table", "html", "markdown"])

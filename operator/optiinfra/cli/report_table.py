@@ -143,12 +143,14 @@ COLUMNS: Final = (
 
 def _models(report: Report) -> Table:
     """Put replicas, and what was late, side by side in one column each: a hundred columns are few."""
-    table = Table(title="models, dearest first", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold", min_width=24)
-    for name in ("cost", "a million\ntokens", "GPU-\nhours", "replicas: ran /\nOptiInfra / best HPA"):
-        table.add_column(name, justify="right", overflow="fold")
-    for name in ("late: ran /\nOptiInfra", "limit"):
-        table.add_column(name, overflow="fold")
+    table = Table(
+        title="models, dearest first", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("model", overflow="fold", min_width=18)
+    for name in ("cost", "a million\ntokens", "GPU-\nhours", "replicas: ran /\nOptiInfra / HPA"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("late: ran /\nOptiInfra", no_wrap=True)
+    table.add_column("limit", overflow="fold", min_width=12)
     for one in report.models:
         name, cost, tokens, hours, ran, ours, hpa, late, limit = model_cells(one, report.currency)
         replicas = ran if (ours, hpa) == ("-", "-") else f"{ran} / {ours} / {hpa}"
@@ -165,7 +167,7 @@ def model_cells(one: ModelReport, currency: str) -> tuple[str, ...]:
         hours = max(replay.hours, 1e-9)
         ran = f"{replay.ran.replica_hours / hours:.2f}"
         ours = f"{replay.ours.replica_hours / hours:.2f}"
-        hpa = "none held" if isinstance(replay.hpa, Unknown) else f"{replay.hpa.replica_hours / hours:.2f}"
+        hpa = "none" if isinstance(replay.hpa, Unknown) else f"{replay.hpa.replica_hours / hours:.2f}"
         late = f"{share(replay.ran.late_share)} / {share(replay.ours.late_share)}"
     limits = [f"{limit.bottleneck} {share(float(limit.share))}" for limit in one.limits[:2]]
     return (
