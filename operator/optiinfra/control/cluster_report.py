@@ -109,6 +109,24 @@ def _idle(verdicts: Sequence[GpuVerdict], idle: Collection[str]) -> Value:
     return float(count)
 
 
+def _emptyable(cluster: ClusterWork) -> int | str:
+    """Count the nodes that could be emptied, or say why that is not known."""
+    if cluster.plan is not None:
+        return len(cluster.plan.freed)
+    if cluster.problem is not None:
+        return str(UnknownReason.STALE)
+    if not cluster.obj.spec.consolidation.enabled:
+        return str(UnknownReason.NOT_CONFIGURED)
+    return str(UnknownReason.NOT_MEASURED) if cluster.nodes else 0
+
+
+def _emptyable_of(cluster: ClusterWork, names: Collection[str]) -> int | None:
+    """Count those of a pool; None where that is not known."""
+    if cluster.plan is None:
+        return None if names else 0
+    return sum(1 for node in cluster.plan.freed if node.node in names)
+
+
 def _summary(cluster: ClusterWork, nodes: Sequence[NodeFacts], *, now: UnixTime) -> ClusterSummary:
     idle_count = _idle(cluster.verdicts, cluster.idle)
     times = [node.agent[-1].time for node in nodes if node.agent]
@@ -118,7 +136,7 @@ def _summary(cluster: ClusterWork, nodes: Sequence[NodeFacts], *, now: UnixTime)
         gpus=sum(node.gpus for node in nodes),
         gpus_allocated=_allocated(nodes),
         idle_gpus=str(idle_count.reason) if isinstance(idle_count, Unknown) else int(idle_count),
-        emptyable_nodes=len(cluster.plan.freed) if cluster.plan is not None else 0,
+        emptyable_nodes=_emptyable(cluster),
         gpu_percent=to_percent(_busy(nodes)),
         measured_at=Time.of(max(times, default=now)),
     )
@@ -138,7 +156,7 @@ def _pool(cluster: ClusterWork, name: str) -> PoolStatus:
         gpus=gpus,
         gpus_allocated=_allocated(nodes),
         gpus_idle=None if isinstance(idle_count, Unknown) else idle_count,
-        emptyable_nodes=sum(1 for node in cluster.plan.freed if node.node in names) if cluster.plan else 0,
+        emptyable_nodes=_emptyable_of(cluster, names),
         gpu_percent=to_percent(_busy(nodes)),
         per_month=round_number(sum(priced) * HOURS_PER_MONTH) if nodes and len(priced) == len(nodes) else None,
         price_sources=to_sources(_sources(cluster, nodes)),

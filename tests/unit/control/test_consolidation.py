@@ -138,6 +138,7 @@ def test_nothing_is_planned_while_the_mirrors_of_nodes_hear_nothing():
     held, status = judged(rounds, 90.0, problem=UNHEARD)
     assert (held.plan, held.proposals, held.due) == (None, (), ())
     assert status.consolidation is None, "steps on what runs where are no plan any more"
+    assert (before.summary.emptyable_nodes, status.summary.emptyable_nodes) == (1, "Stale"), "unknown is not zero"
     assert status.recommendations == before.recommendations, "what was said stands until it expires"
     found = {one.type: (one.status, one.reason) for one in status.conditions}
     assert found[ConditionType.READY] == (ConditionStatus.FALSE, Reason.API_ERROR)
@@ -224,6 +225,21 @@ def test_the_status_can_be_followed_from_the_top():
 def test_without_a_plan_there_is_none_in_the_status():
     rounds = Rounds(node("a", pod("x")), node("b", pod("x")))
     assert cluster_status(rounds.at(0.0), round_id="r", now=UnixTime(NOW)).consolidation is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "spec", "counted", "of_the_pool"),
+    [
+        ([node("a")], {}, 1, 1),
+        ([node("a")], {"consolidation": {"enabled": False}}, "NotConfigured", None),
+        ([], {}, 0, 0),
+    ],
+)
+def test_how_many_nodes_could_be_emptied_is_a_number_only_where_it_is_known(nodes, spec, counted, of_the_pool):
+    rounds = Rounds(*nodes, pools=[{"name": "h100", "nodeSelector": {"pool": "h100"}}], **spec)
+    _, status = judged(rounds, 0.0)
+    assert status.summary.emptyable_nodes == counted
+    assert status.pools[0].emptyable_nodes == of_the_pool
 
 
 def limited(nodes, prices=None, **pool):

@@ -189,8 +189,8 @@ class PoolStatus(ApiModel):
     """GPUs that pods hold."""
     gpus_idle: Number | None = None
     """GPUs that were idle for the whole window; absent when that is not known."""
-    emptyable_nodes: Count
-    """Nodes that could be emptied."""
+    emptyable_nodes: Count | None = None
+    """Nodes that could be emptied; absent when that is not known."""
     gpu_percent: Percent
     """Use of its GPUs, in steps of 5, or why it is not known."""
     per_month: Number | None = None
@@ -214,8 +214,8 @@ class ClusterSummary(ApiModel):
     """GPUs that pods hold."""
     idle_gpus: Annotated[int | Annotated[str, Field(max_length=64)], Field(union_mode="left_to_right")]
     """GPUs that were idle for the whole window, or why that is not known."""
-    emptyable_nodes: Count
-    """Nodes that could be emptied."""
+    emptyable_nodes: Annotated[int | Annotated[str, Field(max_length=64)], Field(union_mode="left_to_right")]
+    """Nodes that could be emptied, or why that is not known."""
     gpu_percent: Percent
     """Use of all GPUs, in steps of 5, or why it is not known."""
     measured_at: Time
@@ -285,7 +285,7 @@ class ClusterResourceOptimization(CustomResource):
         Column("GPUS", "number", ".status.summary.gpus", "GPUs of the nodes."),
         Column("GPU%", "string", ".status.summary.gpuPercent", "Use of the GPUs."),
         Column("IDLE-GPUS", "string", ".status.summary.idleGpus", "GPUs that were idle for the whole window."),
-        Column("EMPTYABLE", "integer", ".status.summary.emptyableNodes", "Nodes that could be emptied."),
+        Column("EMPTYABLE", "string", ".status.summary.emptyableNodes", "Nodes that could be emptied."),
         Column("SAVINGS/MO", "string", ".status.savings.summary", "What the recommendations would save a month."),
         Column("AGE", "date", ".metadata.creationTimestamp", "Age of the object."),
     )
