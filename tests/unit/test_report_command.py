@@ -36,6 +36,7 @@ from optiinfra.domain.report.patches import scaler_patch
 from optiinfra.domain.report.report import Curves, Patch
 from optiinfra.domain.report.scaling import play
 from tests.unit.domain import report_fleet as fleet
+from tests.unit.test_keda_examples import definitions as keda_definitions
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "report.schema.json"
 HOSTILE = (
@@ -230,21 +231,79 @@ def test_words_hold_no_hidden_letters():
 # ---- patches
 
 
-def test_patches_keep_to_the_schemas_of_their_kinds(whole):
-    schemas = {kind.__name__: crd_of(kind) for kind in KINDS}
+def deployed(name="engine"):
+    """A Deployment that a patch is for."""
+    container = {"name": name, "image": "engine:1", "args": ["--model=m"], "resources": {"requests": {"cpu": "8"}}}
+    labels = {"app": "x"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "x", "namespace": "inference"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+def merged(base, patch):
+    """What `kubectl patch` makes of it: maps merge, containers by their names."""
+    if isinstance(base, dict) and isinstance(patch, dict):
+        return {key: merged(base.get(key), patch.get(key, base.get(key))) for key in {**base, **patch}}
+    if isinstance(base, list) and isinstance(patch, list) and all(isinstance(one, dict) for one in (*base, *patch)):
+        by_name = {one["name"]: one for one in base}
+        assert {one["name"] for one in patch} <= set(by_name), "a container that is not there"
+        return [merged(one, next((new for new in patch if new["name"] == name), one)) for name, one in by_name.items()]
+    return patch
+
+
+def appended(base, operations):
+    """What a JSON patch makes of it that only adds to the ends of lists, as those for arguments do."""
+    for one in operations:
+        assert one["op"] == "add"
+        *path, last = one["path"].strip("/").split("/")
+        assert last == "-"
+        place = base
+        for part in path:
+            place = place[int(part) if isinstance(place, list) else part]
+        place.append(one["value"])
+    return base
+
+
+def test_every_patch_makes_something_that_the_api_server_takes(whole):
+    ours = {kind.__name__: crd_of(kind) for kind in KINDS}
+    keda = keda_definitions()
     seen = set()
     for patch in whole.patches:
         document = yaml.safe_load(patch.text)
-        if not isinstance(document, dict):
+        if isinstance(document, list):
+            seen.add("JSON patch")
+            kubernetes_validate.validate(appended(deployed(), document), "1.36", strict=True)
             continue
         kind = document["kind"]
         seen.add(kind)
-        if kind in schemas:
-            found = schemas[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        if kind in ours:
+            found = ours[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
             jsonschema.validate(document["spec"], found["properties"]["spec"])
-        elif kind == "HorizontalPodAutoscaler":
+        elif kind in keda:
+            jsonschema.validate(document, keda[kind])
+        elif kind == "Deployment":
+            kubernetes_validate.validate(merged(deployed(), document), "1.36", strict=True)
+        else:
             kubernetes_validate.validate(document, "1.36", strict=True)
-    assert {"ResourceOptimization", "ScaledObject", "Deployment"} <= seen
+    assert seen >= {"ResourceOptimization", "ScaledObject", "Deployment", "JSON patch"}
+
+
+def test_sizes_for_a_deployment_are_a_patch_that_the_api_server_takes(whole):
+    texts = [patch.text for patch in whole.patches if "-requests-" in patch.file]
+    base = deployed()
+    for text in texts:
+        document = yaml.safe_load(text)
+        name = document["spec"]["template"]["spec"]["containers"][0]["name"]
+        kubernetes_validate.validate(merged(deployed(name), document), "1.36", strict=True)
+    with pytest.raises(AssertionError, match="not there"):
+        merged(base, {"spec": {"template": {"spec": {"containers": [{"name": "other"}]}}}})
 
 
 def test_patches_are_written_and_written_again(whole, tmp_path):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -238,3 +239,55 @@ def test_a_gate_on_nothing_is_kept(nothing, monkeypatch):
     monkeypatch.setattr(command, "_made", lambda *_, **__: type("Made", (), {"report": nothing, "patches": ()})())
     ran = CliRunner().invoke(command.report, ["--prometheus", SERVER, "--no-cache", "--fail-above", "0"])
     assert ran.exit_code == 0
+
+
+# ---- servers that are not what they should be
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"status": 401, "text": "Unauthorized"}, "token"),
+        ({"status": 403, "text": "forbidden"}, "403"),
+        ({"status": 302, "headers": {"Location": "/login?next=x"}}, "redirects to /login"),
+        ({"text": "<html><form action='/login'>Sign in</form></html>", "content_type": "text/html"}, "login page"),
+        ({"text": "<!DOCTYPE html><title>Grafana</title>", "content_type": "text/html"}, "Grafana"),
+        ({"status": 404, "text": "404 page not found"}, "404"),
+        ({"status": 422, "text": '{"status":"error","errorType":"execution","error":"no org id"}'}, "no org id"),
+    ],
+)
+def test_a_server_that_is_none_is_told_in_one_line(answer, words):
+    with prometheus() as stub:
+        stub.scripted = [web.Response(**answer) for _ in range(200)]
+        ran = CliRunner().invoke(command.report, ["--prometheus", stub.url, "--no-cache", "--since", "1d"])
+    assert ran.exit_code == 1
+    (line,) = ran.output.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert words in line
+    assert "Traceback" not in ran.output
+
+
+def test_a_wrong_token_is_told_without_showing_it(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("sesame")
+    with prometheus(token="another") as stub:
+        ran = CliRunner().invoke(
+            command.report, ["--prometheus", stub.url, "--no-cache", "--token-file", str(token), "--since", "1d"]
+        )
+    assert ran.exit_code == 1
+    (line,) = ran.output.strip().splitlines()
+    assert "401" in line or "token" in line
+    assert "sesame" not in line
+
+
+@pytest.mark.parametrize("under", ["/prometheus", "/select/0/prometheus", "/api/prom"])
+def test_a_server_below_a_path_is_asked_there_with_its_tenant(under):
+    with prometheus(fleet={(("__name__", "up"),): lambda _: 1.0}, under=under) as stub:
+        url = f"{stub.url}{under}"
+        ran = CliRunner().invoke(
+            command.report, ["--prometheus", url, "--no-cache", "--since", "1d", "--tenant", "team-a"]
+        )
+        asked = {one.get("X-Scope-OrgID") for one in stub.headers}
+    assert ran.exit_code == 0, ran.output
+    assert asked == {"team-a"}
+    assert ran.stdout.startswith("Nothing was found")
