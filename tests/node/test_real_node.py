@@ -327,7 +327,7 @@ def pressure():
     return path.read_text() if path.exists() else None
 
 
-GPUS = [f"GPU-{number:08d}-0000-4000-8000-000000000000" for number in range(2)]
+GPUS = [f"GPU-{number:08d}-0000-4000-8000-{number:012d}" for number in range(2)]
 """As the stand-in for the driver's library names them."""
 
 
