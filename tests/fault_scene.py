@@ -2,8 +2,8 @@
 
 The operator reaches the API server through `hack.fault_proxy` only; everything here goes there directly. `Supervisor`
 does what a kubelet does for a container that ended. `Neighbours` does what the controllers for HPAs and Deployments,
-the kubelets and the garbage collector would: replicas follow the minimum or the operator's own HPA, each replica has a
-pod on which the engine answers, and what lost its owner is deleted.
+the kubelets and the garbage collector would: replicas follow the minimum or the operator's own HPA, as far as it reads
+a count, each replica has a pod on which the engine answers, and what lost its owner is deleted.
 """
 
 import contextlib
@@ -127,16 +127,20 @@ class Neighbours(Worker):
             if any(owner["uid"] not in objects for owner in owners):
                 request("DELETE", hpa_path(namespace, hpa["metadata"]["name"]))
                 continue
-            wanted = hpa["spec"].get("minReplicas", 1)
+            wanted: int | None = hpa["spec"].get("minReplicas", 1)
             for owner in owners:
-                wanted = objects[owner["uid"]].get("status", {}).get("desired", {}).get("replicas", wanted)
-            self._scale(namespace, min(max(wanted, hpa["spec"].get("minReplicas", 1)), hpa["spec"]["maxReplicas"]), hpa)
+                wanted = objects[owner["uid"]].get("status", {}).get("desired", {}).get("replicas")
+            self._scale(namespace, wanted, hpa)
 
-    def _scale(self, namespace: str, replicas: int, hpa: dict[str, Any]) -> None:
+    def _scale(self, namespace: str, wanted: int | None, hpa: dict[str, Any]) -> None:
+        """Do what an HPA does; one that reads no metric (None) holds what runs."""
         request = self._scene.cluster.request
         name = hpa["spec"]["scaleTargetRef"]["name"]
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
-        if request("GET", path)["spec"]["replicas"] != replicas:
+        current = request("GET", path)["spec"]["replicas"]
+        least, most = hpa["spec"].get("minReplicas", 1), hpa["spec"]["maxReplicas"]
+        replicas = min(max(current if wanted is None else wanted, least), most)
+        if current != replicas:
             request("PATCH", path, {"spec": {"replicas": replicas}}, content_type=MERGE)
         if hpa.get("status", {}).get("desiredReplicas") != replicas:
             condition = {"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}
