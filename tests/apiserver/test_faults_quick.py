@@ -131,7 +131,10 @@ def test_after_crashes_and_a_storm_of_faults_all_is_as_without_them(scene, clean
         scene.end(namespace)
     figures.add("fault proxy", "faults of the quick run, crashes included", injected + 1)
     figures.add(
-        "fault proxy", "slowest settling in the quick run, seconds of waiting for quiet included", max(settled), "s"
+        "fault proxy",
+        "slowest settling in the quick run, seconds of waiting for quiet included",
+        round(max(settled), 1),
+        "s",
     )
 
 
