@@ -53,6 +53,7 @@ def run(look: str, *arguments: str) -> str:
 
 def test_the_operator_starts_without_what_nothing_needs_yet():
     unwanted = ["fastapi", "uvicorn", "kubernetes.watch", "kubernetes.dynamic", "oauthlib", "langchain_groq", "groq"]
+    unwanted.append("langsmith.types.run")
     assert json.loads(run(LOOK, *unwanted)) == ["a", []]
 
 
@@ -65,4 +66,18 @@ def test_a_package_that_is_imported_already_is_left_alone():
         "import sys, kubernetes; from optiinfra import footprint\n"
         "with footprint.lean_imports(): pass\n"
         "assert sys.modules['kubernetes'] is kubernetes and kubernetes.watch"
+    )
+
+
+def test_who_wants_more_of_a_package_than_its_modules_gets_it():
+    run(
+        "import sys; from optiinfra import footprint\n"
+        "with footprint.lean_imports():\n"
+        "    from langsmith.types.run_select_field import RunSelectField\n"
+        "assert 'langsmith.types.run' not in sys.modules\n"
+        "from langsmith.types import Run\n"
+        "from langsmith.types.run import Run as Same\n"
+        "from langsmith.types import run_select_field\n"
+        "assert Run is Same and run_select_field.RunSelectField is RunSelectField\n"
+        "assert not hasattr(sys.modules['langsmith.types'], 'nothing_of_that_name')\n"
     )
