@@ -60,8 +60,8 @@ __all__ = [
 ]
 
 CALL_LIMITS: Final = QueryLimits(bytes=64 << 20, series=250_000, timeout_s=60.0, at_once=1)
-"""Of one call of a report. Two at once took 47 s instead of 57 s for the largest fleet of docs/benchmarks-report.md, and
-let its server grow by 54 % instead of 28 %."""
+"""Of one call of a report. Two at once took 47 s instead of 57 s for the fleet of docs/benchmarks-report.md, and its
+server grew by 54 % instead of 28 %."""
 
 
 @dataclass(frozen=True, slots=True)
