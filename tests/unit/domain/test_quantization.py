@@ -372,7 +372,8 @@ def test_no_promise_exceeds_the_roofline(engine, name, served, bottleneck, batch
         if one.signal == "inter_token_latency_p95" and not isinstance(one.lower, Unknown):
             assert one.lower >= one.before * smallest - 1e-9
             # On half the GPUs a step may take longer, within what is promised.
-            assert one.upper <= (0.1 if advice.reason == "QuantiseForFewerGPUs" else one.before)
+            highest = 0.1 if advice.reason == "QuantiseForFewerGPUs" else one.before
+            assert one.upper <= highest * (1.0 + 1e-9)
 
 
 def test_stated_facts_are_enough_without_a_name():
