@@ -15,6 +15,8 @@ from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]  # publishes no types
 
+from optiinfra_agent.wire import encode_varint, varint
+
 FOLDER = Path("/var/lib/kubelet/device-plugins")
 SOCKET = FOLDER / "optiinfra-fake-gpu.sock"
 KUBELET = FOLDER / "kubelet.sock"
@@ -27,27 +29,17 @@ _LOOK_SECONDS = 0.5
 def text(number: int, value: str | bytes) -> bytes:
     """Encode one field of the length-delimited kind: text, bytes or a message."""
     content = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def varint(value: int) -> bytes:
-    """Encode a number as protobuf does, seven bits a byte, the lowest first."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return encode_varint(number << 3 | 2) + encode_varint(len(content)) + content
 
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield number and content of the length-delimited fields of a message that has no others."""
-    position = 0
+    position, view = 0, memoryview(message)
     while position < len(message):
-        key, position = _read_varint(message, position)
+        key, position = varint(view, position)
         if key & 7 != 2:
             raise ValueError(f"a field of wire type {key & 7}, which no message of this protocol has")
-        length, position = _read_varint(message, position)
+        length, position = varint(view, position)
         yield key >> 3, message[position : position + length]
         position += length
 
@@ -117,17 +109,6 @@ def main() -> int:
                 register()
                 print(f"registered {len(uuids)} of {RESOURCE}", flush=True)
         time.sleep(_LOOK_SECONDS)
-
-
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, position
 
 
 if __name__ == "__main__":

@@ -8,18 +8,15 @@ Refuses nothing: what the server does not have is said and stays unknown.
 """
 
 import asyncio
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from optiinfra import metrics
-from optiinfra.cluster.errors import ClusterError, Denied, Throttled, Unavailable, Unconfigured
 from optiinfra.cluster.prometheus_range import RangeQuery
-from optiinfra.control.past_reader import RangeReader
+from optiinfra.control.past_questions import PAUSE_S, PastQuestions, RangeReader, Rests
 from optiinfra.domain.idle import IdleMemory
 from optiinfra.domain.idle.samples import Samples
 from optiinfra.domain.idle.states import IdlePolicy
@@ -34,11 +31,6 @@ _DAY: Final = 86_400.0
 _MOST_POINTS: Final = 200_000
 """Of one answer."""
 _LEAST_STEPS: Final = 12
-_WORK_S: Final = 0.02
-_REST_S: Final = 0.04
-"""Rests are twice as long as work: rounds come first."""
-_FATAL: Final = (Denied, Throttled, Unavailable, Unconfigured)
-"""What holds for every query: the others are not asked."""
 _ACTIVITY: Final = (GpuQuantity.UTILIZATION, GpuQuantity.SM_ACTIVE)
 
 
@@ -75,11 +67,14 @@ class GpuPastReader:
     """(node, GPU) as the memory of idleness names them."""
     matchers: str
     policy: IdlePolicy
-    pause_s: float = 0.25
-    samples: int = 0
-    _refused: dict[str, str] = field(default_factory=dict)
+    pause_s: float = PAUSE_S
+    _questions: PastQuestions = field(init=False)
     _since: float = float("inf")
     _found: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Begin with no question asked."""
+        self._questions = PastQuestions(self.server, self.pause_s)
 
     async def read(self, *, days: float, now: UnixTime) -> GpuPast:
         """Read `days` up to now, the oldest first. Raises `ClusterError` where the server does not answer."""
@@ -96,20 +91,22 @@ class GpuPastReader:
             values = await self._piece(present, rows, at, until)
             await asyncio.to_thread(_live, memory, columns, values, at)
             at = until
-        missing = [f"{name}: {why}" for name, why in self._refused.items()]
+        missing = [f"{name}: {why}" for name, why in self._questions.refused.items()]
         if not any(one.quantity in _ACTIVITY for one in present):
             missing.append("activity of GPUs: no series of dcgm-exporter or the agent")
         return GpuPast(
             memory=memory,
             gpus=len(self._found),
             since=UnixTime(self._since) if self._since < float("inf") else None,
-            samples=self.samples,
+            samples=self._questions.samples,
             missing=tuple(missing),
         )
 
     async def _present(self, start: UnixTime, end: UnixTime) -> tuple[queries.GpuQuestion, ...]:
         step = Seconds(max(float(STEP), (end - start) / 300.0))
-        found = await self._asked(RangeQuery(queries.present_query(self.matchers), start, end, step), "families")
+        found = await self._questions.ask(
+            RangeQuery(queries.present_query(self.matchers), start, end, step), "families"
+        )
         names = {value for labels, _, _ in found for label, value in labels if label == series.NAME}
         return tuple(one for one in queries.questions() if one.name in names)
 
@@ -125,7 +122,7 @@ class GpuPastReader:
             text = queries.past_query(one.name, matchers=self.matchers, step_s=STEP)
             # A step's value is what was measured up to its end.
             query = RangeQuery(text, UnixTime(at + STEP), UnixTime(until), STEP)
-            for labels, times, found in await self._asked(query, one.name):
+            for labels, times, found in await self._questions.ask(query, one.name):
                 row = rows.get(queries.gpu_of(labels))
                 if row is None or not len(times):
                     continue
@@ -139,35 +136,12 @@ class GpuPastReader:
                     self._since = min(self._since, float(times[known][0]))
         return values
 
-    async def _asked(
-        self, query: RangeQuery, what: str
-    ) -> list[tuple[Collection[tuple[str, str]], FloatArray, FloatArray]]:
-        if what in self._refused:
-            return []
-        await asyncio.sleep(self.pause_s)
-        began = time.monotonic()
-        try:
-            answer = await self.server.query_range(query)
-        except ClusterError as error:
-            metrics.METRICS_SERVER_QUERIES.labels("history", type(error).__name__).inc()
-            if isinstance(error, _FATAL):
-                raise
-            self._refused[what] = error.message[:120]
-            return []
-        finally:
-            metrics.METRICS_SERVER_SECONDS.labels("history").observe(time.monotonic() - began)
-        metrics.METRICS_SERVER_QUERIES.labels("history", "ok").inc()
-        read = sum(len(one.values) for one in answer.series)
-        metrics.METRICS_SERVER_SAMPLES.labels("history").inc(read)
-        self.samples += read
-        return [(one.labels, one.times, one.values) for one in answer.series]
-
 
 def _live(
     memory: IdleMemory, columns: npt.NDArray[np.intp], values: Mapping[GpuQuantity | None, FloatArray], start: float
 ) -> None:
     """Live through a piece of time, step by step; rests twice as long as it works."""
-    worked = time.monotonic()
+    rests = Rests()
     steps = next(iter(values.values())).shape[1]
     missing = np.full(len(columns), np.nan)
     for step in range(steps):
@@ -187,6 +161,4 @@ def _live(
                     working=np.zeros(int(seen.sum()), dtype=np.bool_),
                 )
             )
-        if time.monotonic() - worked >= _WORK_S:
-            time.sleep(_REST_S)
-            worked = time.monotonic()
+        rests.after_work()

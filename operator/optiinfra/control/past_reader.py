@@ -8,19 +8,16 @@ server that does not answer ends the reading.
 
 import asyncio
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from optiinfra import metrics
-from optiinfra.cluster.errors import ClusterError, Denied, Throttled, Unavailable, Unconfigured
-from optiinfra.cluster.prometheus import RangeAnswer
 from optiinfra.cluster.prometheus_range import RangeQuery
 from optiinfra.control.past import Learned, Past
+from optiinfra.control.past_questions import PAUSE_S, PastQuestions, RangeReader, Rests
 from optiinfra.control.past_starts import START_STEP, Starts
 from optiinfra.control.scraped_pages import Labelling
 from optiinfra.domain.history import Column
@@ -41,19 +38,7 @@ STEP: Final = Seconds(60.0)
 USE_STEP: Final = Seconds(300.0)
 _RECENT: Final = 6.0 * 3600.0
 _MOST_CONTAINERS: Final = 32
-_WORK_S: Final = 0.02
-_REST_S: Final = 0.04
-"""Rests are twice as long as work: rounds come first."""
 _POD: Final = r"-(?:[b-df-hj-np-tv-z0-9]{1,10}-[b-df-hj-np-tv-z0-9]{5}|[0-9]+(?:-[0-9]+)?)"
-_FATAL: Final = (Denied, Throttled, Unavailable, Unconfigured)
-"""What holds for every query: the others are not asked."""
-
-
-class RangeReader(Protocol):
-    """Answers range queries; `optiinfra.cluster.prometheus` is the real one."""
-
-    async def query_range(self, query: RangeQuery) -> RangeAnswer:
-        """Ask for a range. Raises `ClusterError`."""
 
 
 @dataclass(slots=True)
@@ -64,14 +49,22 @@ class PastReader:
     pasts: Sequence[Past]
     labelling: Labelling
     matchers: str
-    pause_s: float = 0.25
-    samples: int = 0
-    _refused: dict[str, str] = field(default_factory=dict)
+    pause_s: float = PAUSE_S
+    _questions: PastQuestions = field(init=False)
     _found: dict[PastSignal, set[int]] = field(default_factory=dict)
     """Rows that a signal was found of."""
     _usage: list[dict[str, UsageHistory]] = field(default_factory=list)
     _since: list[float] = field(default_factory=list)
     _starts: list[tuple[PodFacts, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Begin with no question asked."""
+        self._questions = PastQuestions(self.server, self.pause_s)
+
+    @property
+    def samples(self) -> int:
+        """That were read so far."""
+        return self._questions.samples
 
     async def read(self, *, days: float, now: UnixTime) -> tuple[Learned, ...]:
         """Read `days` up to now, the oldest first. Raises `ClusterError` where the server does not answer."""
@@ -98,7 +91,9 @@ class PastReader:
     async def _tables(self, start: UnixTime, end: UnixTime) -> tuple[tuple[Table, ...], float]:
         """Return the engines that were there, and since when; infinity where none was."""
         step = Seconds(max(300.0, (end - start) / 300.0))
-        answer = await self._asked(RangeQuery(queries.witness_query(self._where()), start, end, step), "engines")
+        answer = await self._questions.ask(
+            RangeQuery(queries.witness_query(self._where()), start, end, step), "engines"
+        )
         names = {value for one in answer for label, value in one[0] if label == questions.NAME}
         return questions.seen(names), min(
             (float(one[1][0]) - step for one in answer if len(one[1])), default=float("inf")
@@ -118,13 +113,13 @@ class PastReader:
         for signal, text in made.items():
             # A step's value is what was measured at its end.
             query = RangeQuery(text, UnixTime(at + STEP), UnixTime(until), STEP)
-            for labels, times, found in await self._asked(query, str(signal)):
+            for labels, times, found in await self._questions.ask(query, str(signal)):
                 given = dict(labels)
                 key = given.get(self.labelling.namespace, ""), given.get(queries.WORKLOAD, "")
                 row = rows.get(key)
                 if row is None or not len(times):
                     continue
-                values[signal][row, np.rint((times - at) / STEP).astype(np.int64) - 1] = found
+                values[signal][row, np.rint((times - at) / STEP).astype(np.int64) - 1] = np.maximum(found, 0.0)
                 self._found.setdefault(signal, set()).add(row)
                 self._since[row] = min(self._since[row], float(times[0]))
         loads = [PastLoad(**{str(signal): values[signal][row] for signal in PastSignal}) for row in range(len(rows))]
@@ -139,7 +134,7 @@ class PastReader:
         found: dict[tuple[int, str, str], FloatArray] = {}
         for place, (text, what) in enumerate(((cpu_query, "container CPU"), (memory_query, "container memory"))):
             query = RangeQuery(text, UnixTime(at + USE_STEP), UnixTime(until), USE_STEP)
-            for labels, times, values in await self._asked(query, what):
+            for labels, times, values in await self._questions.ask(query, what):
                 given = dict(labels)
                 pod, container = given.get("pod", ""), given.get("container", "")
                 row = owner.of(given.get("namespace", ""), pod)
@@ -149,7 +144,7 @@ class PastReader:
                 index = np.rint((times - at) / USE_STEP).astype(np.int64) - 1
                 begins = index[0] > 0
                 kept = times >= times[0] + START_UP if begins else np.ones(len(times), dtype=np.bool_)
-                grid[place, index[kept]] = values[kept]
+                grid[place, index[kept]] = np.maximum(values[kept], 0.0)
         ends = np.arange(1, points + 1, dtype=np.float64) * float(USE_STEP) + at
         await asyncio.to_thread(self._note_use, found, ends)
 
@@ -173,33 +168,9 @@ class PastReader:
         start = end - min(days * DAY, float(FORGOTTEN_AFTER))
         for moment, text in queries.start_queries(matchers=matchers, step_s=START_STEP).items():
             query = RangeQuery(text, UnixTime(min(start + START_STEP, end - 1.0)), end, START_STEP)
-            for labels, _, values in await self._asked(query, f"pods' {moment}"):
-                gathered.add(moment, labels, values)
+            for labels, _, values in await self._questions.ask(query, f"pods' {moment}"):
+                gathered.add(moment, labels, np.maximum(values, 0.0))
         self._starts = gathered.by_row(len(self.pasts), since=UnixTime(start))
-
-    async def _asked(
-        self, query: RangeQuery, what: str
-    ) -> list[tuple[tuple[tuple[str, str], ...], FloatArray, FloatArray]]:
-        if what in self._refused:
-            return []
-        await asyncio.sleep(self.pause_s)
-        began = time.monotonic()
-        try:
-            answer = await self.server.query_range(query)
-        except _FATAL as error:
-            metrics.METRICS_SERVER_QUERIES.labels("history", type(error).__name__).inc()
-            raise
-        except ClusterError as error:
-            metrics.METRICS_SERVER_QUERIES.labels("history", type(error).__name__).inc()
-            self._refused[what] = error.message[:120]
-            return []
-        finally:
-            metrics.METRICS_SERVER_SECONDS.labels("history").observe(time.monotonic() - began)
-        metrics.METRICS_SERVER_QUERIES.labels("history", "ok").inc()
-        read = sum(len(one.values) for one in answer.series)
-        metrics.METRICS_SERVER_SAMPLES.labels("history").inc(read)
-        self.samples += read
-        return [(one.labels, one.times, np.maximum(one.values, 0.0)) for one in answer.series]
 
     def _learned(
         self,
@@ -209,13 +180,15 @@ class PastReader:
         *,
         now: UnixTime,
     ) -> Learned:
-        missing = [f"{what}: {why}" for what, why in self._refused.items()]
+        missing = [f"{what}: {why}" for what, why in self._questions.refused.items()]
         missing += [
-            str(one) for one in PastSignal if row not in self._found.get(one, ()) and str(one) not in self._refused
+            str(one)
+            for one in PastSignal
+            if row not in self._found.get(one, ()) and str(one) not in self._questions.refused
         ]
-        if not self._starts[row] and not any(one.startswith("pods'") for one in self._refused):
+        if not self._starts[row] and not any(one.startswith("pods'") for one in self._questions.refused):
             missing.append("starts of its pods")
-        if not self._usage[row] and "container CPU" not in self._refused:
+        if not self._usage[row] and "container CPU" not in self._questions.refused:
             missing.append("use of its containers")
         times = np.concatenate([one for one, _ in recent]) if recent else np.zeros(0)
         columns = {
@@ -237,7 +210,7 @@ class PastReader:
             load=load,
             usage=self._usage[row],
             since=UnixTime(since) if since < float("inf") else None,
-            samples=self.samples,
+            samples=self._questions.samples,
             missing=tuple(missing),
             at=now,
             starts=self._starts[row],
@@ -265,8 +238,6 @@ class _Owner:
 
 
 def _live(fleet: FleetPast, loads: Sequence[PastLoad], start: UnixTime) -> None:
-    worked = time.monotonic()
+    rests = Rests()
     for _ in fleet.live(loads, start=start):
-        if time.monotonic() - worked >= _WORK_S:
-            time.sleep(_REST_S)
-            worked = time.monotonic()
+        rests.after_work()

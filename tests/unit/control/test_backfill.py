@@ -10,7 +10,7 @@ import pytest
 from optiinfra.cluster.errors import Invalid, Unavailable
 from optiinfra.cluster.prometheus import RangeAnswer
 from optiinfra.cluster.prometheus_answer import RangeSeries
-from optiinfra.control import past_reader
+from optiinfra.control import past_questions, past_reader
 from optiinfra.control.memory import TargetMemory
 from optiinfra.control.past import Past
 from optiinfra.control.past_reader import DAY, PastReader
@@ -36,7 +36,7 @@ SETTINGS = EngineSettings(batch_limit=64.0)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(past_reader, "_REST_S", 0.0)
+    monkeypatch.setattr(past_questions, "_REST_S", 0.0)
 
 
 @pytest.fixture

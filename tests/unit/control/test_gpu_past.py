@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from optiinfra.cluster.errors import Invalid, Unavailable
 from optiinfra.cluster.prometheus import RangeAnswer
 from optiinfra.cluster.prometheus_answer import RangeSeries
-from optiinfra.control import gpu_past
+from optiinfra.control import gpu_past, past_questions
 from optiinfra.control.backfill import Backfill
 from optiinfra.control.gpu_past import STEP, GpuPastReader, take
 from optiinfra.control.keys import ObjectKey
@@ -36,7 +36,7 @@ MIB = 2.0**20
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(gpu_past, "_REST_S", 0.0)
+    monkeypatch.setattr(past_questions, "_REST_S", 0.0)
 
 
 class Server:
