@@ -416,6 +416,16 @@ def test_every_format_goes_to_a_file_as_to_the_terminal(run, tmp_path, form):
     assert target.read_text(encoding="utf-8").strip() == shown.stdout.strip().replace("\r\n", "\n") or form == "csv"
 
 
+def test_a_report_that_cannot_be_written_is_told_before_the_server_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_made", lambda *_, **__: pytest.fail("minutes of work, for nothing"))
+    target = tmp_path / "nowhere" / "report.html"
+    ran = CliRunner().invoke(command.report, ["--prometheus", "http://127.0.0.1:9", "--output", str(target)])
+    assert ran.exit_code == 1
+    assert ran.stderr.strip().splitlines() == [
+        f"Error: --output: there is no folder {target.parent}: create it, or name a file in another one"
+    ]
+
+
 def test_patches_are_counted_on_the_error_stream(run, tmp_path, whole):
     ran = run("--patches", str(tmp_path / "patches"), "--format", "json")
     assert json.loads(ran.stdout)["version"]

@@ -58,7 +58,7 @@ class Duration(click.ParamType[float]):
             return value
         found = _DURATION.fullmatch(str(value).strip())
         if found is None:
-            self.fail(f"{value!r} is not a duration: say 180s, 3m or a number of seconds", param, ctx)
+            self.fail(f"{value!r} is not a duration: say 180s, 3m, 12h, 14d or a number of seconds", param, ctx)
         return float(found[1]) * _UNITS[found[2]]
 
 

@@ -23,7 +23,7 @@ from yarl import URL
 
 from optiinfra.cli import report_csv, report_html, report_json, report_markdown, report_table
 from optiinfra.cli.replay_scaling import Duration
-from optiinfra.cli.report_files import write_patches, write_report
+from optiinfra.cli.report_files import can_write, write_patches, write_report
 from optiinfra.cli.report_prices import prices_of
 from optiinfra.cli.report_reading import Read, Wanted, play_all, read
 from optiinfra.cli.report_words import clean, headline
@@ -117,6 +117,8 @@ def report(
 ) -> None:
     """Say what a fleet of model servers costs and would save, from the metrics that are there."""
     try:
+        if output is not None:
+            can_write(output)
         options = _options(given)
         wanted = _wanted(given)
         made = _made(wanted, options, given, jobs=jobs)

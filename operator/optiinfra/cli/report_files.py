@@ -29,6 +29,14 @@ def write_patches(folder: Path, patches: Sequence[Patch]) -> tuple[Path, ...]:
         raise ReportFileError(f"--patches: {error.filename or folder} cannot be written: {error.strerror}") from error
 
 
+def can_write(path: Path) -> None:
+    """Look whether a report can be written there, before minutes go into making it. Raises ReportFileError."""
+    if not path.parent.is_dir():
+        raise ReportFileError(f"--output: there is no folder {path.parent}: create it, or name a file in another one")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ReportFileError(f"--output: {path} cannot be written: name a file in a folder of yours")
+
+
 def write_report(path: Path, text: str) -> None:
     """Write the report. Raises ReportFileError."""
     try:

@@ -42,7 +42,7 @@ def of_names(joined: Joined) -> Iterator[Missing]:
     if odd and found.looked:
         yield Missing(
             Lack.RELABELLED,
-            "nothing; other labels were read",
+            "nothing is lost, and other labels than usual were read",
             f"series name their pods by {', '.join(odd)}",
             "scrape with honorLabels: true and the labels namespace, pod and container for shorter queries",
             where=some(odd),
@@ -51,7 +51,7 @@ def of_names(joined: Joined) -> Iterator[Missing]:
     if found.copies:
         yield Missing(
             Lack.DUPLICATES,
-            "nothing; copies of a series count once",
+            "nothing is lost, and copies of a series count once",
             f"{len(found.copies)} copies of the metrics server hold the same series",
             "ask an address that removes duplicates (Thanos Query, Mimir) to halve what is read",
             where=found.copies,
