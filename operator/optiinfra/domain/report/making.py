@@ -141,13 +141,7 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
     drafts: list[Draft] = []
     reports: list[ModelReport] = []
     worse: list[Worse] = []
-    sized = size(
-        history.containers,
-        {key: one.model for key, one in by_key.items()},
-        {key: one.settings for key, one in by_key.items()},
-        history.times,
-    )
-    proposals = {one.key: one.proposals for one in sized}
+    proposals = _sizes(prepared)
     for one in prepared.models:
         key = one.model.key
         accounts = held.by_holder.get(key, ())
@@ -204,10 +198,7 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
         opportunities=opportunities,
         worse=tuple(sorted(worse, key=lambda one: (-one.extra_gpu_hours, one.subject))),
         models=tuple(sorted(reports, key=_dearest)),
-        gaps=(
-            *ended(history),
-            *(Gap(str(one.lack), one.what, one.why, one.remedy, one.where) for one in history.missing),
-        ),
+        gaps=_gaps(history),
         questions=tuple(Question(one.question, one.promql, one.link, one.samples, one.series) for one in history.asked),
         samples=told.samples,
         replayed=prepared.days.words,
@@ -215,6 +206,23 @@ def compose(prepared: Prepared, played: Sequence[Played], told: Told) -> Made:
         notes=told.notes,
     )
     return Made(report, patches)
+
+
+def _sizes(prepared: Prepared) -> Mapping[str, Sequence[Proposal]]:
+    """Propose requests for the containers of each model, by its key."""
+    sized = size(
+        prepared.history.containers,
+        {one.model.key: one.model for one in prepared.models},
+        {one.model.key: one.settings for one in prepared.models},
+        prepared.history.times,
+    )
+    return {one.key: one.proposals for one in sized}
+
+
+def _gaps(history: FleetHistory) -> tuple[Gap, ...]:
+    """Say what is not known, and how to get it."""
+    lacks = (Gap(str(one.lack), one.what, one.why, one.remedy, one.where) for one in history.missing)
+    return (*ended(history), *lacks)
 
 
 def _first(history: FleetHistory, told: Told) -> UnixTime:
