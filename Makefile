@@ -87,7 +87,7 @@ node-down: venv ## End it, and say what of the machine is as it was
 .PHONY: test
 test: venv binaries lint audit sbom ## Run every check and every test (what .ci/run runs; WORKERS=0: one after the other)
 	@$(BIN)/python -m pytest tests/unit tests/apiserver tests/controllers \
-	  --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	  --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --second-try $(ARGS)
 
 # In parts, each with control planes of its own: ARGS="--list", ARGS="replicas churn", ARGS="--short" (about an hour).
 .PHONY: soak

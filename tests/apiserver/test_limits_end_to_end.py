@@ -57,8 +57,9 @@ def scene(apiserver, tmp_path_factory):
         stack.callback(follower.kill)
         stack.callback(operator.kill)
         made.cluster_path = f"{CLUSTERS}/{prefix}"
-        pools = [{"name": "h100", "nodeSelector": {"gpu": "h100"}, "gpuBudget": 3}]
-        made.cluster.request("POST", CLUSTERS, cluster_object(prefix, pools))
+        # A name of its own: a pool is the whole cluster's, and other tests' objects stand in the same cluster.
+        made.pool = f"{prefix}-h100"
+        made.cluster.request("POST", CLUSTERS, cluster_object(prefix, [pool(made, gpus=3)]))
         stack.callback(apiserver.request, "DELETE", made.cluster_path)
         namespace = made.namespace("pool")
         for name, priority in OBJECTS.items():
@@ -68,7 +69,7 @@ def scene(apiserver, tmp_path_factory):
                 name,
                 scaling={"actuation": "Signal", "maxReplicas": WANTED},
                 policy={"maxReplicaStep": 8},
-                poolRef={"name": "h100"},
+                poolRef={"name": made.pool},
                 priority=priority,
             )
         held = made.namespace("held")
@@ -87,6 +88,10 @@ def cluster_object(name, pools):
         "metadata": {"name": name},
         "spec": {"pools": pools, "defaults": {"interval": "5s"}},
     }
+
+
+def pool(scene, *, gpus):
+    return {"name": scene.pool, "nodeSelector": {"gpu": "h100"}, "gpuBudget": gpus}
 
 
 def pair(scene):
@@ -129,8 +134,8 @@ def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scen
 
     eventually(all_wait, seconds=60, what="three objects hold the whole budget and want more")
     assert now_leading(scene).desired(namespace) == dict.fromkeys(OBJECTS, 1.0)
-    pools = [{"name": "h100", "nodeSelector": {"gpu": "h100"}, "gpuBudget": 8}]
-    scene.cluster.request("PATCH", scene.cluster_path, {"spec": {"pools": pools}}, content_type=MERGE)
+    spec = {"pools": [pool(scene, gpus=8)]}
+    scene.cluster.request("PATCH", scene.cluster_path, {"spec": spec}, content_type=MERGE)
 
     def shared():
         published = now_leading(scene).desired(namespace)
@@ -140,13 +145,19 @@ def test_a_short_pool_is_shared_by_priority_and_everybody_who_waits_says_so(scen
         return published
 
     eventually(shared, seconds=150, what="four for priority 200, what is left for 100, nothing more for 10")
-    message = scene.status(namespace, "batch")["desired"]["message"]
-    assert "pool h100" in message
-    assert "priority 10" in message
+
+    def refused():
+        message = scene.status(namespace, "batch")["desired"]["message"]
+        assert f"pool {scene.pool}" in message, message
+        assert "priority 10" in message, message
+        return message
+
+    eventually(refused, seconds=60, what="who waits says for whom")
 
     def counted():
         series = now_leading(scene).series("optiinfra_pool_gpus")
-        gpus = {dict(labels)["what"]: value for labels, value in series.items()}
+        rows = [(dict(labels), value) for labels, value in series.items()]
+        gpus = {labels["what"]: value for labels, value in rows if labels["pool"] == scene.pool}
         assert (gpus["budget"], gpus["held"], gpus["refused"]) == (8.0, 8.0, 4.0), gpus
         return True
 
