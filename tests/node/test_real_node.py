@@ -1,168 +1,55 @@
 """The chart as users install it, on a real node with images that were built from the Dockerfile; minutes, and root.
 
 What KWOK cannot show: the pods of operator and agents with their own rights, a real kubelet's sockets, a real host.
-Where the machine cannot carry a node the tests are skipped with the reason. OPTIINFRA_IMAGE_BASE names the base of the
-images (`debian`, made here, unless it is set).
 """
 
-import datetime as dt
 import json
 import os
-import re
 import time
 from pathlib import Path
 
 import pytest
 
-from hack.binaries import bin_folder, ensure
-from hack.chart_checks import CHART, helm
-from hack.cluster.sessions import session_folder, sweep
-from hack.images import build, tools
+from hack.binaries import ensure
+from hack.images import build
 from hack.node import gpus as fake
-from hack.node.cluster import NAME, NodeCluster
-from hack.node.requirements import unmet
-from tests import nvml_stub
+from hack.node.cluster import NAME
 from tests.operator_process import eventually
+from tests.real_node import (
+    AGENTS,
+    GPUS,
+    SPACE,
+    TOPIC,
+    all_ready,
+    consumer,
+    container_of,
+    inside,
+    is_ready,
+    memory,
+    metrics,
+    pods,
+    pressure,
+    ready_agent,
+    ready_operators,
+    release,
+    run_pod,
+    seconds_to_ready,
+    snapshot,
+    upgrade,
+    usage,
+    value,
+    warm,
+)
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
-SPACE, AGENTS = "optiinfra", "optiinfra-agent"
-IMAGES = {"operator": "ghcr.io/optiinfra/optiinfra-operator", "agent": "ghcr.io/optiinfra/optiinfra-agent"}
-VERSION = re.search(r"(?m)^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text())[1]
-TOPIC = "real node"
-PYTHON = "/opt/optiinfra/bin/python"
-
-
-@pytest.fixture(scope="module")
-def images():
-    """Build both, under the names that the chart's default values have."""
-    missing = unmet([bin_folder(), build.FOLDER])
-    if missing:
-        pytest.skip(f"no real node here: {'; '.join(missing)}")
-    tags = {target: f"{name}:{VERSION}" for target, name in IMAGES.items()}
-    base = os.environ.get("OPTIINFRA_IMAGE_BASE", build.DEBIAN)
-    tool = tools.find(None, say=print)
-    return {image.target: image for image in build.build(tool, tags=tags, base=base, runtime=None, say=print)}
-
-
-@pytest.fixture(scope="module")
-def node(images):
-    """Start a node and load both images; afterwards the machine has to be as it was."""
-    sweep()
-    cluster = NodeCluster(session_folder("node"), say=print)
-    cluster.up(owned=True)
-    try:
-        for image in images.values():
-            cluster.load(image.path)
-        yield cluster
-    finally:
-        cluster.down(keep=bool(os.environ.get("OPTIINFRA_KEEP")))
-    assert not [line for line in cluster.left if "optiinfra" in line or "node0" in line]
 
 
 @pytest.fixture(scope="module", params=["helm", "helm4"])
-def installed(request, node):
-    """Install the chart with default values; how long it took is part of the answer."""
+def installed(request, node, gpus):
+    """Install the chart with default values; when that began is part of the answer."""
     program = ensure([request.param])[request.param]
-    before = objects(node)
-    started = time.monotonic()
-    helm(program, "install", "optiinfra", str(CHART), *where(node), "--create-namespace")
-    yield program, started
-    helm(program, "uninstall", "optiinfra", *where(node), "--wait")
-
-    def all_gone():
-        assert sorted(objects(node) - before) == KEPT
-        return True
-
-    eventually(all_gone, seconds=120, what="everything of the release is gone")
-    for name in (SPACE, AGENTS):
-        node.kubectl("delete", "namespace", name, "--wait=true")
-
-
-KEPT = sorted(
-    [
-        ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", f"{name}.optiinfra.io")
-        for name in ("clusterresourceoptimizations", "optimizationcheckpoints", "resourceoptimizations")
-    ]
-    + [("v1", "Namespace", "", space) for space in (AGENTS, SPACE)]
-    + [("apiregistration.k8s.io/v1", "APIService", "", "v1alpha1.optiinfra.io")]  # of the definitions
-)
-"""What the documentation says stays after `helm uninstall`."""
-
-
-def where(node):
-    return ("--namespace", SPACE, "--kubeconfig", str(node.kubeconfig))
-
-
-def pods(node, component):
-    path = f"/api/v1/pods?labelSelector=app.kubernetes.io/component={component}"
-    return node.request("GET", path)["items"]
-
-
-def is_ready(pod):
-    conditions = pod["status"].get("conditions", [])
-    alive = "deletionTimestamp" not in pod["metadata"]
-    return alive and any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
-def all_ready(node, component, count):
-    found = pods(node, component)
-    assert len(found) == count, [(pod["metadata"]["name"], pod["status"].get("phase")) for pod in found]
-    assert all(is_ready(pod) for pod in found), [pod["status"].get("containerStatuses") for pod in found]
-    return found
-
-
-def page(node, pod, path, port):
-    where = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}:{port}/proxy{path}"
-    return node.request("GET", where)
-
-
-def metrics(node, pod):
-    name = pod["metadata"]["name"]
-    return node.kubectl("get", "--raw", f"/api/v1/namespaces/{SPACE}/pods/{name}:8080/proxy/metrics")
-
-
-def value(text, name, **labels):
-    """Return a sample of a page of metrics; 0 when it is not there."""
-    inner = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
-    match = re.search(rf"(?m)^{name}\{{{inner}\}} (\S+)$", text)
-    return float(match[1]) if match else 0.0
-
-
-def container_of(pod):
-    (status,) = pod["status"]["containerStatuses"]
-    return status
-
-
-def usage(node, pod):
-    return node.usage(container_of(pod)["containerID"])
-
-
-def seconds_to_ready(pod):
-    """Return whole seconds between the start of a pod's container and its condition Ready."""
-    began = dt.datetime.fromisoformat(container_of(pod)["state"]["running"]["startedAt"])
-    (ready,) = [each for each in pod["status"]["conditions"] if each["type"] == "Ready"]
-    return (dt.datetime.fromisoformat(ready["lastTransitionTime"]) - began).total_seconds()
-
-
-def inside(node, pod, program):
-    """Run a Python program in a pod's container, which has no shell, and return what it prints as JSON."""
-    space, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-    return json.loads(node.kubectl("exec", "--namespace", space, name, "--", PYTHON, "-c", program))
-
-
-def objects(node):
-    """List what is in the cluster besides what comes and goes by itself."""
-    kinds = node.kubectl("api-resources", "--verbs=list", "--output=name").split()
-    passing = {"events", "events.events.k8s.io", "leases.coordination.k8s.io", "componentstatuses"}
-    names = ",".join(kind for kind in kinds if kind not in passing)
-    lines = node.kubectl("get", names, "--all-namespaces", "--ignore-not-found", "--output=json")
-    found = set()
-    for item in json.loads(lines)["items"]:
-        meta = item["metadata"]
-        if (item["kind"], meta["name"]) in {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}:
-            continue  # of every namespace
-        found.add((item["apiVersion"], item["kind"], meta.get("namespace", ""), meta["name"]))
-    return found
+    with release(program, node) as began:
+        yield program, began
 
 
 RIGHTS = """
@@ -196,11 +83,11 @@ READ_ONLY, MISSING, NO_RIGHT = 30, 2, 13
 
 
 def test_default_values_give_a_running_operator_and_agents(installed, node, images, figures):
-    program, started = installed
+    program, began = installed
     agents = eventually(lambda: all_ready(node, "agent", 1), seconds=120, what="the agent is ready", every=0.1)
-    agents_ready = time.monotonic() - started
+    agents_ready = time.monotonic() - began
     operators = eventually(lambda: all_ready(node, "operator", 2), seconds=120, what="two operators", every=0.1)
-    operators_ready = time.monotonic() - started
+    operators_ready = time.monotonic() - began
     for pod in (*agents, *operators):
         assert container_of(pod)["restartCount"] == 0
     which = program.name
@@ -219,7 +106,7 @@ def test_default_values_give_a_running_operator_and_agents(installed, node, imag
 
 
 def test_one_operator_leads_and_reads_the_agent(installed, node):
-    eventually(lambda: all_ready(node, "operator", 2), seconds=120, what="two operators")
+    ready_operators(node)
     lease = eventually(
         lambda: node.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{SPACE}/leases/optiinfra-operator"),
         seconds=60,
@@ -236,7 +123,7 @@ def test_one_operator_leads_and_reads_the_agent(installed, node):
 
 
 def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed, node):
-    (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=120, what="the agent is ready")
+    pod = ready_agent(node)
     rights = inside(node, pod, RIGHTS)
     assert rights["uid"] == 0
     assert (rights["capabilities"], rights["bounding"], rights["no_new_privileges"]) == (0, 0, 1)
@@ -251,21 +138,21 @@ def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed
         assert rights["writable_groups"] == []
 
     before = pressure()
-    snapshot = eventually(lambda: warm(page(node, pod, "/v1/snapshot", 8003)), seconds=90, what="containers are read")
-    assert snapshot["memory"]["total_bytes"] == 1024 * memory("MemTotal")
-    assert snapshot["cpu"]["cores"] == os.cpu_count()
-    assert snapshot["cpu"]["busy_seconds_total"] == pytest.approx(busy_seconds(), abs=120)
-    assert snapshot["privilege"]["tier"] == 1
-    assert snapshot["sources"]["pod_resources"]["state"] == "ok"
+    found = eventually(lambda: warm(snapshot(node, pod)), seconds=90, what="containers are read")
+    assert found["memory"]["total_bytes"] == memory("MemTotal")
+    assert found["cpu"]["cores"] == os.cpu_count()
+    assert found["cpu"]["busy_seconds_total"] == pytest.approx(busy_seconds(), abs=120)
+    assert found["privilege"]["tier"] == 1
+    assert found["sources"]["pod_resources"]["state"] == "ok"
     if before is not None:
-        assert snapshot["sources"]["pressure"]["state"] == "ok"
+        assert found["sources"]["pressure"]["state"] == "ok"
     known = {pod["metadata"]["uid"] for pod in node.request("GET", "/api/v1/pods")["items"]}
-    assert set(snapshot["pods"]) <= known
-    assert pod["metadata"]["uid"] in snapshot["pods"]
+    assert set(found["pods"]) <= known
+    assert pod["metadata"]["uid"] in found["pods"]
 
     def agrees():
         used = usage(node, pod)
-        latest = page(node, pod, "/v1/snapshot", 8003)
+        latest = snapshot(node, pod)
         (row,) = latest["pods"][pod["metadata"]["uid"]]
         said = dict(zip(latest["container_fields"], row, strict=False))
         assert said["working_set_bytes"] == pytest.approx(used.working_set, rel=0.15)
@@ -279,7 +166,7 @@ def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed
 @pytest.mark.parametrize("tier", [0, 2])
 def test_each_tier_gives_what_it_says_and_no_more(installed, node, tier):
     program, _ = installed
-    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), "--set", f"agent.tier={tier}")
+    upgrade(program, node, f"agent.tier={tier}")
     space = SPACE if tier == 0 else AGENTS
 
     def moved():
@@ -292,28 +179,20 @@ def test_each_tier_gives_what_it_says_and_no_more(installed, node, tier):
     rights = inside(node, pod, RIGHTS)
     assert (rights["capabilities"], rights["no_new_privileges"], rights["seccomp"]) == (0, 1, 2)
     assert rights["root"] == READ_ONLY
-    snapshot = page(node, pod, "/v1/snapshot", 8003)
+    found = snapshot(node, pod)
     # This node's processes are in a namespace of their own, as those of kind are: the driver of a real GPU would number
     # them otherwise, so the agent does not take it for the host's, and says so.
-    assert snapshot["privilege"]["tier"] == min(tier, 1)
-    assert tier == 0 or "not in the host's PID namespace" in snapshot["privilege"]["missing"]["2"]
+    assert found["privilege"]["tier"] == min(tier, 1)
+    assert tier == 0 or "not in the host's PID namespace" in found["privilege"]["missing"]["2"]
     if tier == 0:
         assert rights["uid"] == 65532
         assert rights["host"] == []
-        assert snapshot["sources"]["pod_resources"]["state"] == "unavailable"
-        assert snapshot["sources"]["containers"]["state"] == "unavailable"
+        assert found["sources"]["pod_resources"]["state"] == "unavailable"
+        assert found["sources"]["containers"]["state"] == "unavailable"
     else:
         assert rights["uid"] == 0
         assert rights["processes"] > 5, "those of the node, too"
-    assert snapshot["memory"]["total_bytes"] == 1024 * memory("MemTotal")
-
-
-def warm(snapshot):
-    return snapshot if snapshot["sources"]["containers"]["state"] == "ok" and snapshot["pods"] else None
-
-
-def memory(name):
-    return int(re.search(rf"(?m)^{name}:\s+(\d+) kB$", Path("/proc/meminfo").read_text())[1])
+    assert found["memory"]["total_bytes"] == memory("MemTotal")
 
 
 def busy_seconds():
@@ -322,79 +201,19 @@ def busy_seconds():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def pressure():
-    path = Path("/proc/pressure/cpu")
-    return path.read_text() if path.exists() else None
-
-
-GPUS = [f"GPU-{number:08d}-0000-4000-8000-{number:012d}" for number in range(2)]
-"""As the stand-in for the driver's library names them."""
-
-
-@pytest.fixture(scope="module")
-def gpus(installed, node, tmp_path_factory):
-    """Give the node two GPUs that only the driver's library makes up."""
-    folder = tmp_path_factory.mktemp("nvml")
-    rules = folder / "rules"
-    rules.mkdir()
-    (rules / "nvml-rules").write_text("gpus 2\nvalue utilization -1 37\n")
-    fake.give(node, GPUS, library=nvml_stub.build(folder / "library") / "libnvidia-ml.so.1", rules=rules)
-    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=60, what="the kubelet offers two GPUs")
-    yield rules
-    node.request("DELETE", "/apis/node.k8s.io/v1/runtimeclasses/nvidia")
-
-
-def consumer(name, *, gpus=0, cpu="100m", memory="64Mi"):
-    """Return a pod that does nothing, with the image that is there anyway."""
-    limits = {"cpu": cpu, "memory": memory} | ({"nvidia.com/gpu": gpus} if gpus else {})
-    container = {
-        "name": "main",
-        "image": f"{IMAGES['agent']}:{VERSION}",
-        "command": [PYTHON, "-c", "import signal; signal.pause()"],
-        "resources": {"limits": limits},
-    }
-    spec = {
-        "containers": [container],
-        "terminationGracePeriodSeconds": 0,
-        "automountServiceAccountToken": False,
-    }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-
-
-@pytest.fixture
-def work(node):
-    """Make a namespace for pods of the test's own."""
-    name = "work"
-    node.kubectl("create", "namespace", name)
-    yield name
-    node.kubectl("delete", "namespace", name, "--wait=true")
-
-
-def started(node, space, pod):
-    node.request("POST", f"/api/v1/namespaces/{space}/pods", pod)
-    path = f"/api/v1/namespaces/{space}/pods/{pod['metadata']['name']}"
-
-    def running():
-        found = node.request("GET", path)
-        assert is_ready(found), found["status"]
-        return found
-
-    return eventually(running, seconds=90, what=f"{pod['metadata']['name']} runs")
-
-
 def test_gpus_are_attributed_to_the_containers_that_hold_them(installed, node, gpus, work):
     program, _ = installed
-    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), "--set", "agent.runtimeClassName=nvidia")
-    holder = started(node, work, consumer("holder", gpus=1))
+    upgrade(program, node, "agent.runtimeClassName=nvidia")
+    holder = run_pod(node, work, consumer("holder", gpus=1))
 
     def holders():
         (agent,) = all_ready(node, "agent", 1)
-        snapshot = page(node, agent, "/v1/snapshot", 8003)
-        assert snapshot["sources"]["nvml"]["state"] == "ok", snapshot["sources"]["nvml"]
-        assert snapshot["attribution"]["by"] == "kubelet"
-        assert [gpu["uuid"] for gpu in snapshot["gpus"]] == GPUS
-        assert {gpu["utilization_ratio"] for gpu in snapshot["gpus"]} == {0.37}
-        (one,) = snapshot["allocations"]
+        found = snapshot(node, agent)
+        assert found["sources"]["nvml"]["state"] == "ok", found["sources"]["nvml"]
+        assert found["attribution"]["by"] == "kubelet"
+        assert [gpu["uuid"] for gpu in found["gpus"]] == GPUS
+        assert {gpu["utilization_ratio"] for gpu in found["gpus"]} == {0.37}
+        (one,) = found["allocations"]
         return one
 
     found = eventually(holders, seconds=180, what="one GPU has a holder")
@@ -409,7 +228,7 @@ def test_gpus_are_attributed_to_the_containers_that_hold_them(installed, node, g
 
 
 def test_an_agent_that_is_killed_comes_back(installed, node, figures):
-    (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=120, what="the agent is ready")
+    pod = ready_agent(node)
     before = container_of(pod)["restartCount"]
     began = time.monotonic()
     node.run("/usr/bin/pkill", "-KILL", "-f", "/opt/optiinfra/bin/optiinfra-agent")
@@ -426,8 +245,7 @@ def test_an_agent_that_is_killed_comes_back(installed, node, figures):
 def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node, figures):
     """The kernel ends it at its limit; the node and the other pods do not notice."""
     program, _ = installed
-    small = ("--set", "agent.resources.limits.memory=16Mi", "--set", "agent.resources.requests.memory=16Mi")
-    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), *small)
+    upgrade(program, node, "agent.resources.limits.memory=16Mi", "agent.resources.requests.memory=16Mi")
 
     def ended():
         reasons = set()
@@ -440,16 +258,15 @@ def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node,
 
     eventually(ended, seconds=120, what="the kernel ended it")
     assert all(is_ready(pod) for pod in pods(node, "operator"))
-    limit = ("--set", "agent.resources.limits.memory=64Mi", "--set", "agent.resources.requests.memory=64Mi")
-    helm(program, "upgrade", "optiinfra", str(CHART), *where(node), *limit)
-    (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=180, what="64Mi are enough")
-    eventually(lambda: warm(page(node, pod, "/v1/snapshot", 8003)), seconds=90, what="it works within 64Mi")
+    upgrade(program, node, "agent.resources.limits.memory=64Mi", "agent.resources.requests.memory=64Mi")
+    pod = ready_agent(node, seconds=180)
+    eventually(lambda: warm(snapshot(node, pod)), seconds=90, what="it works within 64Mi")
     figures.add(TOPIC, "most memory of an agent limited to 64 MiB", round(usage(node, pod).peak / 2**20), "MiB")
     assert container_of(pod)["restartCount"] == 0
 
 
 def test_agents_register_with_a_token_of_their_own_audience(installed, node):
-    eventually(lambda: all_ready(node, "agent", 1), seconds=120, what="the agent is ready")
+    agent = ready_agent(node)
 
     def registered():
         return [
@@ -459,7 +276,6 @@ def test_agents_register_with_a_token_of_their_own_audience(installed, node):
         ]
 
     assert len(eventually(registered, seconds=120, what="the leader knows the agent")) == 1
-    (agent,) = all_ready(node, "agent", 1)
     program = (
         "import base64, json; token = open('/var/run/secrets/optiinfra/token').read().split('.')[1]; "
         "print(base64.urlsafe_b64decode(token + '=' * (-len(token) % 4)).decode())"
@@ -481,7 +297,7 @@ def test_agents_register_with_a_token_of_their_own_audience(installed, node):
 
 
 def test_a_running_pod_is_resized_in_place(node, work):
-    pod = started(node, work, consumer("resized", cpu="100m"))
+    pod = run_pod(node, work, consumer("resized", cpu="100m"))
     path = f"/api/v1/namespaces/{work}/pods/resized"
     wanted = {"name": "main", "resources": {"limits": {"cpu": "200m"}, "requests": {"cpu": "200m"}}}
     node.request(
