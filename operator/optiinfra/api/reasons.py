@@ -49,6 +49,7 @@ class Reason(StrEnum):
     PERMISSION_MISSING = "PermissionMissing"
     # engines, agents, metrics
     NO_PODS = "NoPods"
+    NODES_NOT_READY = "NodesNotReady"
     ENGINE_UNREACHABLE = "EngineUnreachable"
     ENGINE_PAGE_INVALID = "EnginePageInvalid"
     ENGINE_REFUSED = "EngineRefused"
@@ -218,6 +219,10 @@ EXPLANATIONS: Final = {
         "The operator may not make this change.", "Enable the actuation Role in the chart's values."
     ),
     Reason.NO_PODS: Explanation("The target has no running pods, so there is nothing to measure."),
+    Reason.NODES_NOT_READY: Explanation(
+        "Nodes of the target are not ready, so it is not known what runs there and what it does.",
+        "See the node's conditions and its kubelet; until it is back nothing is taken away.",
+    ),
     Reason.ENGINE_UNREACHABLE: Explanation(
         "No engine page could be read.", "Check spec.engine.port and the network policies between operator and pods."
     ),

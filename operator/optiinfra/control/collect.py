@@ -158,6 +158,7 @@ class Collector:
         approvals.read(service, now=UnixTime(self.clock()))
         for target in service.targets:
             self._fill(service, target)
+            target.lost = _lost_nodes(target, work.nodes)
         if not pool:
             service.prices = _prices_of_pods(service, work)
         first = next((target.problem for target in service.targets if target.problem is not None), None)
@@ -260,6 +261,12 @@ def _pool_of(node: NodeFacts, pools: list[Pool]) -> str:
         if all(node.labels.get(key) == value for key, value in pool.node_selector.items()):
             return pool.name
     return ""
+
+
+def _lost_nodes(target: TargetWork, nodes: Mapping[str, NodeFacts]) -> tuple[str, ...]:
+    """Return the nodes of a target's pods that are known not to be ready, by name."""
+    names = {pod.node for pod in target.facts.pods if pod.node} if target.facts is not None else set()
+    return tuple(sorted(name for name in names if name in nodes and not nodes[name].ready))
 
 
 def _prices_of_pods(service: ServiceWork, work: Work) -> PriceList:

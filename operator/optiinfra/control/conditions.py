@@ -1,5 +1,6 @@
 """Which conditions a round wants to see on an object: the verdicts of every step, in the words of the API."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from optiinfra.api.conditions import ConditionStatus, ConditionType, Wanted
@@ -109,7 +110,7 @@ def _target_metrics(target: TargetWork, silence: Problem | None) -> Wanted:
     if not facts.pods and facts.desired_replicas == 0:
         return Wanted(kind, _YES, Reason.NO_PODS, f"{name} is scaled to zero")
     if not any(pod.ready for pod in facts.pods):
-        return Wanted(kind, _NO, Reason.NO_PODS, f"{name}: no pod is ready")
+        return _none_ready(name, target.lost)
     if signals is None or signals.replicas_reporting == 0:
         if errors and silence is not None:
             text = f"{name}: {silence.message}. {EXPLANATIONS[silence.reason].remedy}"
@@ -130,7 +131,28 @@ def _target_metrics(target: TargetWork, silence: Problem | None) -> Wanted:
         why = f": pod {silent[0]}: {silent[1].detail or silent[1].reason}" if silent else ""
         # Replicas that start are no fault: the state is said without numbers, which change with each pod.
         return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"{name}: not every ready replica reports{why}")
-    return Wanted(kind, _YES, Reason.SUCCEEDED, f"{name}: every ready replica reports")
+    return _all_report(name, target.lost)
+
+
+def _none_ready(name: str, lost: Sequence[str]) -> Wanted:
+    kind = ConditionType.METRICS_AVAILABLE
+    if not lost:
+        return Wanted(kind, _NO, Reason.NO_PODS, f"{name}: no pod is ready")
+    remedy = EXPLANATIONS[Reason.NODES_NOT_READY].remedy
+    return Wanted(kind, _NO, Reason.NODES_NOT_READY, f"{name}: its pods are on {_few(lost)}, not ready. {remedy}")
+
+
+def _all_report(name: str, lost: Sequence[str]) -> Wanted:
+    kind, text = ConditionType.METRICS_AVAILABLE, f"{name}: every ready replica reports"
+    if not lost:
+        return Wanted(kind, _YES, Reason.SUCCEEDED, text)
+    return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"{text}; what is on {_few(lost)}, not ready, is not heard")
+
+
+def _few(nodes: Sequence[str]) -> str:
+    """Name a few nodes of what may be many."""
+    more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
+    return f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes[:5])}{more}"
 
 
 def _analysis(service: ServiceWork, problem: Problem | None) -> Wanted:
@@ -297,6 +319,10 @@ def _agents(cluster: ClusterWork) -> Wanted:
     heard = [node for node in holding if node.name in cluster.heard]
     if not heard:
         failed = next((node.agent_error for node in holding if node.agent_error is not None), None)
+        lost = sorted(node.name for node in holding if not node.ready)
+        if len(lost) == len(holding):
+            remedy = EXPLANATIONS[Reason.NODES_NOT_READY].remedy
+            return Wanted(kind, _NO, Reason.NODES_NOT_READY, f"no agent is heard: {_few(lost)} not ready. {remedy}")
         if failed is None and any(node.agent for node in holding):
             return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE)
         if failed is None:
@@ -304,6 +330,10 @@ def _agents(cluster: ClusterWork) -> Wanted:
         remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
         return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, f"{failed.detail}. {remedy}")
     if len(heard) < len(holding):
-        silent = sorted(node.name for node in holding if node.name not in cluster.heard)
+        silent = sorted(
+            node.name if node.ready else f"{node.name} (not ready)"
+            for node in holding
+            if node.name not in cluster.heard
+        )
         return Wanted(kind, _YES, Reason.PARTIAL_METRICS, f"no agent is heard on {', '.join(silent[:5])}")
     return Wanted(kind, _YES, Reason.SUCCEEDED, "the agents of all GPU nodes are heard")

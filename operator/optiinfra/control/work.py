@@ -112,6 +112,8 @@ class TargetWork:
     memory: TargetMemory
     problem: Problem | None = None
     facts: WorkloadFacts | None = None
+    lost: tuple[str, ...] = ()
+    """Nodes of its pods that are not ready: what runs there is not heard, whether it works or not."""
     busiest: Mapping[str, tuple[UnixTime, float]] = field(default_factory=dict)
     """By container name: when it was last measured, and the CPU cores of its busiest pod then."""
     busiest_source: str = ""

@@ -1,5 +1,6 @@
 """The first step of a round: facts put together, approvals read, and the right words for what is missing."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -374,6 +375,16 @@ async def test_nodes_are_joined_with_their_pool_and_their_agent():
     assert work.services[0].prices.gpu_hour == 9.5
     assert work.services[0].currency == "USD"
     assert set(work.clusters[0].prices) == {"", "h100", "free"}
+
+
+async def test_the_nodes_of_a_targets_pods_that_are_not_ready_are_known():
+    gone, other = (dataclasses.replace(node(name), ready=False) for name in ("n1", "n9"))
+    world = World(
+        all_nodes={"n1": gone, "n9": other}, pods={"app=vllm": (pod("vllm-1", node="n1"), pod("vllm-2", node="n5"))}
+    )
+    assert (await one(world)).targets[0].lost == ("n1",)
+    back = World(all_nodes={"n1": node("n1")}, pods={"app=vllm": (pod("vllm-1", node="n1"), pod("vllm-2", node=""))})
+    assert (await one(back)).targets[0].lost == ()
 
 
 async def test_without_a_cluster_object_a_gpu_has_no_price_and_the_currency_is_that_of_the_defaults():

@@ -229,6 +229,10 @@ def gpu_node(
     )
 
 
+def lost(node):
+    return replace(node, ready=False)
+
+
 @pytest.mark.parametrize(
     ("nodes", "status", "reason"),
     [
@@ -241,6 +245,10 @@ def gpu_node(
         ([gpu_node("a", heard=True), gpu_node("b", heard=True, lately=False)], YES, Reason.PARTIAL_METRICS),
         ([gpu_node("a", heard=True), gpu_node("b")], YES, Reason.PARTIAL_METRICS),
         ([gpu_node("a", heard=True), gpu_node("b", heard=True)], YES, Reason.SUCCEEDED),
+        ([lost(gpu_node("a"))], NO, Reason.NODES_NOT_READY),
+        ([lost(gpu_node("a", heard=True, lately=False, error=UNMEASURED))], NO, Reason.NODES_NOT_READY),
+        ([lost(gpu_node("a")), gpu_node("b", error=UNMEASURED)], NO, Reason.AGENT_UNREACHABLE),
+        ([lost(gpu_node("a")), gpu_node("b", heard=True)], YES, Reason.PARTIAL_METRICS),
     ],
 )
 def test_whether_the_agents_were_heard(nodes, status, reason):
@@ -256,3 +264,27 @@ def test_whether_the_agents_were_heard(nodes, status, reason):
     ready, reconciling, _ = states(work)
     assert (ready is YES) is (status is YES)
     assert (reconciling is YES) is (reason is Reason.COLLECTING)
+    silent_and_gone = [item.name for item in nodes if not item.ready]
+    if silent_and_gone and reason is not Reason.AGENT_UNREACHABLE:
+        assert silent_and_gone[0] in found.message
+        assert "not ready" in found.message
+
+
+def unready(*nodes):
+    return tuple(pod(f"vllm-{number}", node=name, ready=False) for number, name in enumerate(nodes))
+
+
+def test_pods_that_a_lost_node_took_along_are_unknown_and_not_gone():
+    gone = well(facts=facts(2, pods=unready("n1", "n2"), ready_replicas=0), signals=None, lost=("n1", "n2"))
+    measured = told(gone)[ConditionType.METRICS_AVAILABLE]
+    assert (measured.status, measured.reason) == (NO, Reason.NODES_NOT_READY)
+    assert "nodes n1, n2, not ready" in measured.message
+    assert states(gone) == (NO, NO, NO), "nobody has to mend the object"
+    ours = well(facts=facts(2, pods=unready("n1", "n2"), ready_replicas=0), signals=None)
+    assert told(ours)[ConditionType.METRICS_AVAILABLE].reason is Reason.NO_PODS, "the nodes are well"
+
+
+def test_a_lost_node_beside_others_is_named():
+    found = told(well(lost=tuple(f"n{number}" for number in range(7))))[ConditionType.METRICS_AVAILABLE]
+    assert (found.status, found.reason) == (YES, Reason.PARTIAL_METRICS)
+    assert "nodes n0, n1, n2, n3, n4 and 2 more, not ready, is not heard" in found.message
