@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from optiinfra.cluster.client import KubernetesClient, PatchKind
-from optiinfra.cluster.document import JsonObject, Key, integer, mapping, objects, text
+from optiinfra.cluster.document import JsonObject, Key, integer, mapping, objects, text, time_of
 from optiinfra.cluster.errors import Conflict
 from optiinfra.cluster.quantities import quantity, quantity_in
+from optiinfra.domain.units import UnixTime
 
 DISCOVERY_KEPT_S: Final = 600.0
 PENDING: Final = "PodResizePending"
@@ -61,6 +62,8 @@ class PodSize:
     """Reason of PodResizeInProgress: "Error" where the kubelet tries in vain; empty otherwise."""
     progress_message: str
     in_progress: bool
+    unready_since: UnixTime | None = None
+    """When it lost readiness, as the kubelet dates it; None while it is ready, and where that is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +175,14 @@ def parse(document: JsonObject) -> PodSize:
     conditions = {text(one, "type"): one for one in objects(status, "conditions")}
     pending, progress = conditions.get(PENDING, {}), conditions.get(IN_PROGRESS, {})
     waits, acts = text(pending, "status") == "True", text(progress, "status") == "True"
-    metadata = mapping(document, "metadata")
+    metadata, well = mapping(document, "metadata"), conditions.get("Ready", {})
+    ready = text(well, "status") == "True"
     return PodSize(
         key=Key(text(metadata, "namespace"), text(metadata, "name")),
         uid=text(metadata, "uid"),
         resource_version=text(metadata, "resourceVersion"),
         qos=text(status, "qosClass"),
-        ready=text(conditions.get("Ready", {}), "status") == "True",
+        ready=ready,
         terminating="deletionTimestamp" in metadata,
         containers=_containers(spec, status),
         pending_reason=(text(pending, "reason") or PENDING) if waits else "",
@@ -186,6 +190,7 @@ def parse(document: JsonObject) -> PodSize:
         progress_reason=text(progress, "reason") if acts else "",
         progress_message=text(progress, "message")[:512] if acts else "",
         in_progress=acts,
+        unready_since=None if ready else time_of(well, "lastTransitionTime"),
     )
 
 

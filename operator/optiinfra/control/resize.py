@@ -258,11 +258,14 @@ class Resizer:
         change, pods = change_of(record), pods_of(target, record)
         counts = {"done": len(pods_with(target, record, change.wish)), "pods": len(pods)}
         if record.pod and any(pod.name == record.pod for pod in pods):
-            answer = await self._answer(service, record, change)
+            answer = await self._answer(service, record, change, now=now)
             if answer is not None:
                 state, reason, message = answer
                 if state is ResizeState.ROLLED_BACK:
-                    await self._roll_back(service, target, record, reason=reason, message=message, now=now)
+                    harm = resize_trials.unready(target, record, message, now=now) if reason != INFEASIBLE else None
+                    await self._roll_back(
+                        service, target, record, reason=reason, message=message, now=now, verdict=harm
+                    )
                 else:
                     put(service, record, now=now, state=state, reason=reason, message=message, **counts)
                 return
@@ -327,7 +330,7 @@ class Resizer:
         return True
 
     async def _answer(
-        self, service: ServiceWork, record: ResizeStatus, change: SizeChange
+        self, service: ServiceWork, record: ResizeStatus, change: SizeChange, *, now: UnixTime
     ) -> tuple[ResizeState, str, str] | None:
         """Say what became of the pod under way; None once it has what it was asked for and is ready."""
         try:
@@ -350,9 +353,13 @@ class Resizer:
                 "InProgress",
                 f"the kubelet has not told of the new size of pod {record.pod} yet",
             )
-        if not pod.ready:
-            return ResizeState.WAITING, "NotReady", f"pod {record.pod} has the new size and is not ready"
-        return None
+        if pod.ready:
+            return None
+        text = f"pod {record.pod} has the new size and is not ready"
+        since = pod.unready_since
+        if since is None or now - since < resize_trials.UNREADY_FOR or not service.settings.policy.rollback:
+            return ResizeState.WAITING, "NotReady", text
+        return ResizeState.ROLLED_BACK, "NotReady", f"{text} for {now - since:.0f} s; it was when it was asked"
 
     @staticmethod
     def _waits(target: TargetWork) -> tuple[str, str] | None:

@@ -31,6 +31,8 @@ MOST_WINDOWS: Final = 4
 """Windows that are cut out of pods' pages at a time."""
 FIRST_PATIENCE: Final = LEAST_WINDOWS + 3
 """Windows for which the first pod is watched at the longest."""
+UNREADY_FOR: Final = Seconds(60.0)
+"""How long a pod may be without readiness after it got its new size; it was ready when it was asked."""
 _WATCHED: Final = (ResizeState.RESIZING, ResizeState.WAITING, ResizeState.RESIZED)
 
 
@@ -114,6 +116,15 @@ def leave(service: ServiceWork, target: TargetWork, record: ResizeStatus, verdic
         target.memory.record.unclear(rule, falls=False, stood_at=0, rest=Seconds(0.0), why=verdict.message, at=now)
 
 
+def unready(target: TargetWork, record: ResizeStatus, message: str, *, now: UnixTime) -> Verdict:
+    """Return the verdict on a size with which a pod is not ready any more, and end the trial where there is one."""
+    verdict = Verdict(Outcome.REGRESSED, "NotReady", message, roll_back=True)
+    trial = of(target, record.id)
+    if trial is not None:
+        end(target, trial, verdict, now=now)
+    return verdict
+
+
 def judge_first(target: TargetWork, trial: ResizeTrial, *, now: UnixTime) -> Verdict | None:
     """Judge the first pod beside those that have their old size; None where nobody waits for that (any more)."""
     if trial.first_judged or min(len(trial.first_before), len(trial.others_before)) < IN_COMMON:
@@ -125,17 +136,23 @@ def judge_first(target: TargetWork, trial: ResizeTrial, *, now: UnixTime) -> Ver
     name = "1 pod that was not touched" if many == 1 else f"{many} pods that were not touched"
     control = Candidate(name, trial.others_before, blocks(target, trial.others, until=now, since=trial.first_at))
     longest = min(trial.expectation.verify_window, FIRST_PATIENCE * span_of(target))
-    verdict = verification.judge(
-        Trialled(
-            direction=Direction.RESIZE,
-            expectation=trial.first_expectation,
-            before=trial.first_before,
-            after=after,
-            settled=True,
-            over=len(after) >= LEAST_WINDOWS or now - trial.first_at >= longest,
-            candidates=(control,),
+    over = len(after) >= LEAST_WINDOWS or now - trial.first_at >= longest
+    if over and not after and len(control.after) >= IN_COMMON:
+        # What it lacks may be just what it needs to answer; the others answer, so nothing else is to blame.
+        text = f"pod {trial.first} is not heard any more since it has the size, and the others are"
+        verdict = Verdict(Outcome.REGRESSED, "PodSilent", text, roll_back=True, control=name)
+    else:
+        verdict = verification.judge(
+            Trialled(
+                direction=Direction.RESIZE,
+                expectation=trial.first_expectation,
+                before=trial.first_before,
+                after=after,
+                settled=True,
+                over=over,
+                candidates=(control,),
+            )
         )
-    )
     trial.first_judged = verdict.outcome is not Outcome.TOO_EARLY
     if trial.first_judged:
         target.memory.trial_changed_at = now

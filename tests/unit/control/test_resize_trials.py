@@ -38,6 +38,7 @@ class World:
     slow: Any = lambda _name, _world: False
     at: float = float(NOW)
     sizes: dict[str, str] = field(default_factory=dict)
+    changed_at: float = 0.0
     served: dict[str, dict[float, float]] = field(default_factory=dict)
     pages: dict[str, list[EngineReading]] = field(default_factory=dict)
     memory: ObjectMemory = field(default_factory=ObjectMemory)
@@ -45,6 +46,8 @@ class World:
     resizes: tuple[Any, ...] = ()
     items: tuple[Any, ...] = ()
     revision: str = "r1"
+    unready: Any = lambda _name, _world: False
+    silent: Any = lambda _name, _world: False
     policy: dict[str, Any] = field(default_factory=lambda: {"verifyWindow": "5m", "cooldown": "1m"})
 
     # the API server
@@ -63,7 +66,7 @@ class World:
             f"uid-{key.name}",
             "1",
             "Burstable",
-            ready=True,
+            ready=not self.unready(key.name, self),
             terminating=False,
             containers={"app": container},
             pending_reason="",
@@ -71,10 +74,12 @@ class World:
             progress_reason="",
             progress_message="",
             in_progress=False,
+            unready_since=UnixTime(self.changed_at) if self.unready(key.name, self) else None,
         )
 
     async def resize(self, pod_size: PodSize, wish: Wish) -> bool:
         self.sizes[pod_size.key.name] = wish.request
+        self.changed_at = self.at
         return True
 
     # engines
@@ -87,6 +92,8 @@ class World:
                 latency = SLOW if self.slow(name, self) else QUICK
                 seen[latency] = seen.get(latency, 0.0) + 10.0
                 kept = self.pages.setdefault(name, [])
+                if self.silent(name, self):
+                    continue
                 kept.append(self._page(seen))
                 del kept[:-48]
 
@@ -197,6 +204,38 @@ async def test_harm_to_the_first_pod_alone_is_undone_before_another_is_touched()
     for _ in range(10):
         await world.round()
     assert world.resized == [], "not tried again on this revision"
+
+
+async def test_a_pod_that_is_not_ready_any_more_gets_its_size_back_and_is_called_harmed():
+    world = await World(unready=lambda name, world: name in world.resized).begun()
+    record = await world.round()
+    record = await world.round()
+    assert (record.state, record.reason) == (ResizeState.WAITING, "NotReady"), "readiness may come back by itself"
+    action = await world.until_done()
+    assert world.resized == []
+    assert set(world.sizes) == {"a"}, "no other pod was ever asked"
+    assert (action.state, action.outcome.verdict) == (ActionState.ROLLED_BACK, Judgement.REGRESSED)
+    assert action.outcome.reason == "NotReady"
+    assert world.memory.target("vllm").record.of(f"Resize/{action.reason}").bad == 1.0
+    assert world.memory.target("vllm").resize_trial is None
+
+
+async def test_without_rollback_a_pod_that_is_not_ready_is_waited_for():
+    world = World(unready=lambda name, world: name in world.resized)
+    world.policy["rollback"] = False
+    await world.begun()
+    for _ in range(8):
+        record = await world.round()
+    assert (record.state, record.reason, world.resized) == (ResizeState.WAITING, "NotReady", ["a"])
+
+
+async def test_a_first_pod_that_falls_silent_while_the_others_are_heard_was_harmed():
+    world = await World(silent=lambda name, world: name in world.resized).begun()
+    action = await world.until_done()
+    assert world.resized == []
+    assert set(world.sizes) == {"a"}, "no other pod was ever asked"
+    assert (action.state, action.outcome.reason) == (ActionState.ROLLED_BACK, "PodSilent")
+    assert "is not heard any more" in action.outcome.message
 
 
 async def test_what_all_pods_suffer_alike_is_not_the_resize_s_doing():
