@@ -7,7 +7,7 @@ import sys
 LOOK = """
 import json, sys
 from optiinfra import footprint
-with footprint.lean_imports():
+with footprint.lean_imports(described=False):
     import optiinfra.cli.operator
 import kubernetes.aio.config.kube_config
 import kopf
@@ -53,7 +53,8 @@ def run(look: str, *arguments: str) -> str:
 
 def test_the_operator_starts_without_what_nothing_needs_yet():
     unwanted = ["fastapi", "uvicorn", "kubernetes.watch", "kubernetes.dynamic", "oauthlib", "langchain_groq", "groq"]
-    unwanted.append("langsmith.types.run")
+    unwanted += ["langsmith.types.run", "langgraph_sdk.client", "websockets", "httpx", "charset_normalizer.api"]
+    unwanted += ["chardet.detector", "grpc", "rich", "pygments", "jsonschema", "matplotlib"]
     assert json.loads(run(LOOK, *unwanted)) == ["a", []]
 
 
@@ -80,4 +81,54 @@ def test_who_wants_more_of_a_package_than_its_modules_gets_it():
         "from langsmith.types import run_select_field\n"
         "assert Run is Same and run_select_field.RunSelectField is RunSelectField\n"
         "assert not hasattr(sys.modules['langsmith.types'], 'nothing_of_that_name')\n"
+    )
+
+
+def test_a_hollow_package_knows_its_version_and_becomes_whole_when_it_is_used():
+    run(
+        "import sys; from importlib import metadata; from optiinfra import footprint\n"
+        "with footprint.lean_imports():\n"
+        "    import requests, langgraph_sdk, charset_normalizer, kubernetes.aio\n"
+        "assert 'charset_normalizer.api' not in sys.modules and 'langgraph_sdk.client' not in sys.modules\n"
+        "assert charset_normalizer.__version__ == metadata.version('charset_normalizer')\n"
+        "assert not hasattr(kubernetes.aio, '__version__')\n"
+        "answer = requests.Response(); answer._content = 'gr\u00fc\u00dfe, \u4e16\u754c'.encode()\n"
+        "assert answer.apparent_encoding.lower().startswith('utf')\n"
+        "assert callable(langgraph_sdk.get_client) and 'langgraph_sdk.client' in sys.modules\n"
+    )
+
+
+def test_models_of_an_operator_are_the_same_but_for_descriptions_and_make_no_crds():
+    run(
+        "from optiinfra import footprint\n"
+        "with footprint.lean_imports(described=False):\n"
+        "    from optiinfra.api import crd\n"
+        "assert footprint.descriptions\n"
+        "fields = crd.ResourceOptimization.model_fields\n"
+        "assert fields and all(field.description is None for field in fields.values())\n"
+        "try: crd.rendered()\n"
+        "except crd.SchemaError as error: assert 'without descriptions' in str(error)\n"
+        "else: raise AssertionError('rendered without descriptions')\n"
+    )
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage_again():
+    run(
+        "import gc; from optiinfra import footprint\n"
+        "with footprint.lean_imports(): from optiinfra.cli import operator\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
+        "assert len(gc.get_objects()) < 20_000\n"
+    )
+
+
+def test_a_thread_for_each_core_is_asked_for_by_the_user_alone():
+    run(
+        "import os; from optiinfra import footprint\n"
+        "with footprint.lean_imports(): pass\n"
+        "assert os.environ['OPENBLAS_NUM_THREADS'] == '1'\n"
+    )
+    run(
+        "import os; from optiinfra import footprint; os.environ['OPENBLAS_NUM_THREADS'] = '3'\n"
+        "with footprint.lean_imports(): pass\n"
+        "assert os.environ['OPENBLAS_NUM_THREADS'] == '3'\n"
     )

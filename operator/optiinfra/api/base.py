@@ -14,6 +14,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from optiinfra import footprint
+
 VALIDATIONS = "x-kubernetes-validations"
 RULE_ERROR = "rule"
 """Type of the pydantic error that a broken rule raises; its context carries `field`."""
@@ -70,7 +72,7 @@ class ApiModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
-        use_attribute_docstrings=True,
+        use_attribute_docstrings=footprint.descriptions,
         allow_inf_nan=False,
     )
 

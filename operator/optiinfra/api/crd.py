@@ -63,7 +63,13 @@ class SchemaError(ApiError):
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the structural schema of a model."""
+    """Return the structural schema of a model.
+
+    Raises:
+        SchemaError: the model was imported without the descriptions of its fields, as a running operator imports it.
+    """
+    if not model.model_config.get("use_attribute_docstrings"):
+        raise SchemaError(f"{model.__name__} was imported without descriptions; run `optiinfra crds` on its own")
     raw = model.model_json_schema(by_alias=True, mode="validation", schema_generator=GenerateJsonSchema)
     return _structural(raw, raw.get("$defs", {}), path=model.__name__)
 
