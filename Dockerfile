@@ -1,7 +1,8 @@
 # Two images: `docker build --target operator .` and `--target agent` (or `make images`, which can also make the base).
-# BASE may be any image with Python 3.11 or newer and pip: an own mirror, or one that is pinned by digest. RUNTIME is what
+# BASE may be any image with Python 3.11 or newer and pip, such as a mirror of your own, best by digest. RUNTIME is what
 # the result stands on: it needs the same Python at the same path, and neither pip nor a shell.
-ARG BASE=python:3.11-slim-bookworm
+# Pinned, for all architectures; `make images ARGS=--pin` writes the digest that the tag has now.
+ARG BASE=python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 ARG RUNTIME=${BASE}
 
 # The wheel, built with the build tools of the lock file, by hash.

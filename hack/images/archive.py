@@ -3,15 +3,17 @@
 The same layers and configuration give the same bytes.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20
+TEXT_BYTES = 16 << 20
 _CREATED = "1980-01-01T00:00:00Z"
 
 
@@ -41,9 +43,11 @@ def write(path: Path, *, name: str, layers: Sequence[Path], settings: Mapping[st
 
 def size(path: Path) -> int:
     """Return the uncompressed bytes of all layers of an archive."""
-    with tarfile.open(path) as tar:
-        manifest = _member(tar, "manifest.json")
-        return sum(_uncompressed(tar, name) for name in manifest[0]["Layers"])
+    total = 0
+    for name in layers(path):
+        with opened(path, name) as layer:
+            total += sum(each.size for each in layer if each.isreg())
+    return total
 
 
 def configuration(path: Path) -> dict[str, Any]:
@@ -53,25 +57,42 @@ def configuration(path: Path) -> dict[str, Any]:
         return found
 
 
+def layers(path: Path) -> list[str]:
+    """Return the names of the layers of an archive, the lowest first."""
+    with tarfile.open(path) as tar:
+        return [str(name) for name in _member(tar, "manifest.json")[0]["Layers"]]
+
+
+@contextlib.contextmanager
+def opened(path: Path, layer: str) -> Iterator[tarfile.TarFile]:
+    """Open one layer of an archive, to be read from its beginning to its end."""
+    with tarfile.open(path) as tar:
+        entry = tar.getmember(layer)
+        file = tar.extractfile(entry.linkname if entry.issym() else entry)
+        if file is None:
+            raise ValueError(f"{layer} is no file of the archive")
+        # Whether it is compressed is up to whoever wrote it.
+        with file, tarfile.open(fileobj=file, mode="r|*") as content:
+            yield content
+
+
+def texts(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    """Yield path and content of the wanted text files of all layers, the lowest layer first."""
+    for layer in layers(path):
+        with opened(path, layer) as content:
+            for each in content:
+                name = each.name.removeprefix("./")
+                if each.isreg() and wanted(name) and (file := content.extractfile(each)):
+                    with file:
+                        yield name, file.read(TEXT_BYTES).decode("utf-8", "replace")
+
+
 def _member(tar: tarfile.TarFile, name: str) -> Any:
     file = tar.extractfile(name)
     if file is None:
         raise ValueError(f"{name} is no file of the archive")
     with file:
         return json.load(file)
-
-
-def _uncompressed(tar: tarfile.TarFile, name: str) -> int:
-    entry = tar.getmember(name)
-    file = tar.extractfile(entry.linkname if entry.issym() else entry)
-    if file is None:
-        raise ValueError(f"{name} is no file of the archive")
-    total = 0
-    # Whether it is compressed is up to whoever wrote it.
-    with file, tarfile.open(fileobj=file, mode="r|*") as layer:
-        for each in layer:
-            total += each.size if each.isreg() else 0
-    return total
 
 
 def _digest(path: Path) -> str:

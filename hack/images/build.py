@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.images import archive, debian
+from hack.images import archive, bill, compare, debian, registry
 from hack.images.tools import Tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,10 @@ class Image:
     """Bytes of all files of all layers."""
     digest: str
     """SHA-256 of the image's configuration, which names its layers by their digests: equal for equal images."""
+    bill: Path | None = None
+    """Its bill of materials."""
+    base_packages: int = 0
+    """How many packages of its base the bill names; 0: the base has no list of them."""
     seconds: float
 
     @property
@@ -47,9 +51,21 @@ class Image:
         return f"{megabytes} of at most {NEEDED[self.target] / 1e6:.0f}, {word} the aim of {AIM[self.target] / 1e6:.0f}"
 
 
-def build(tool: Tool, *, tags: dict[str, str], base: str | None, runtime: str | None, say: Say) -> list[Image]:
-    """Build the targets of `tags` under these names; `base` is DEBIAN, an image, or None for the Dockerfile's own."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def build(
+    tool: Tool,
+    *,
+    tags: dict[str, str],
+    base: str | None,
+    runtime: str | None,
+    say: Say,
+    folder: Path = FOLDER,
+    fresh: bool = False,
+) -> list[Image]:
+    """Build the targets of `tags` under these names; `base` is DEBIAN, an image, or None for the Dockerfile's own.
+
+    `fresh` means that nothing of an earlier build is used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     arguments = {"REVISION": _revision()}
     if base == DEBIAN:
         for name, path in debian.bases(say=say).items():
@@ -61,9 +77,10 @@ def build(tool: Tool, *, tags: dict[str, str], base: str | None, runtime: str | 
     for target, tag in tags.items():
         started = time.monotonic()
         say(f"building {tag} with {tool.name}")
-        tool.build(target, tag=tag, context=ROOT, arguments=arguments, local_base=base == DEBIAN)
-        path = FOLDER / f"{target}.tar"
+        tool.build(target, tag=tag, context=ROOT, arguments=arguments, local_base=base == DEBIAN, fresh=fresh)
+        path = folder / f"{target}.tar"
         tool.save(tag, path)
+        written, packages = bill.write(target, path)
         images.append(
             Image(
                 target=target,
@@ -71,10 +88,29 @@ def build(tool: Tool, *, tags: dict[str, str], base: str | None, runtime: str | 
                 path=path,
                 size=archive.size(path),
                 digest=_digest_of(path),
+                bill=written,
+                base_packages=packages,
                 seconds=time.monotonic() - started,
             )
         )
     return images
+
+
+def differences(
+    tool: Tool, images: list[Image], *, base: str | None, runtime: str | None, say: Say
+) -> dict[str, list[str]]:
+    """Build these images once more with nothing of before, and the bases made here too; return what differs."""
+    tags = {image.target: image.tag for image in images}
+    again = build(tool, tags=tags, base=base, runtime=runtime, say=say, folder=FOLDER / "again", fresh=True)
+    found = {one.tag: compare.differences(one.path, two.path) for one, two in zip(images, again, strict=True)}
+    if base == DEBIAN:
+        found |= {name: ["not the same bytes"] for name in debian.differences(say=say)}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def is_pinned(base: str | None) -> bool:
+    """Tell whether a base can only be one: made here by its packages' signatures, or named by digest."""
+    return base == DEBIAN or "@sha256:" in (base or "@".join(registry.base(ROOT / "Dockerfile")))
 
 
 def _digest_of(path: Path) -> str:

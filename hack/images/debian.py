@@ -1,18 +1,23 @@
 """A base for the images from Debian's packages alone: one to build with, and a smaller one that the result stands on.
 
 mmdebstrap makes both, signatures checked by apt. The second is unpacked and not installed: Python, the C++ runtime,
-certificates and what they need, without a shell, a package manager or anything else that could be run.
+certificates and what they need, without a shell, a package manager or anything else that could be run. It says what it
+is made of where scanners look (`inventory`).
 """
 
+import fcntl
+import filecmp
 import hashlib
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from hack.binaries.find import cache_folder
 from hack.cluster.errors import ClusterError
-from hack.images import archive
+from hack.images import archive, inventory
 from hack.node import overlaid
 
 SUITE = "bookworm"
@@ -32,9 +37,12 @@ _UNUSED = (
     "usr/lib/python3.11/lib2to3 usr/lib/python3.11/idlelib usr/lib/python3.11/turtledemo usr/share/doc usr/share/man "
     "usr/share/locale usr/share/lintian usr/share/bug usr/share/info usr/share/pixmaps usr/share/applications "
     "usr/share/zoneinfo/right usr/share/zoneinfo/posix usr/share/gcc* usr/share/gdb usr/lib/*/gconv "
-    "usr/share/ca-certificates usr/share/menu var/log/* etc/perl etc/kernel "
+    "usr/share/ca-certificates usr/share/menu var/log/* etc/perl etc/kernel etc/dpkg etc/cron.daily etc/logrotate.d "
+    "usr/libexec/dpkg usr/share/dpkg usr/bin/update-alternatives etc/debconf.conf etc/apt/apt.conf.d/70debconf "
+    "usr/lib/mime usr/share/bash-completion usr/share/polkit-1 "
     "usr/lib/*/audit usr/lib/*/libpython3.11.so* usr/bin/pdb3* usr/bin/pydoc3* usr/bin/pygettext3* usr/bin/py3versions"
 )
+_RELEASE = r'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
 _FINISH = (
     'cd "$1"',
     "mkdir -p etc/ssl/certs tmp",
@@ -43,6 +51,7 @@ _FINISH = (
     "printf 'root:x:0:0:root:/:/nonexistent\\nnonroot:x:65532:65532::/tmp:/nonexistent\\n' > etc/passwd",
     "printf 'root:x:0:\\nnonroot:x:65532:\\n' > etc/group",
     f"rm -rf {_UNUSED}",
+    f"printf '{_RELEASE}' > etc/os-release",
     "ln -sf python3.11 usr/bin/python3",
     "ln -sf python3.11 usr/bin/python",
     # Packages do this when they are installed; without it each start would compile what it imports.
@@ -58,14 +67,35 @@ def bases(*, say: Say) -> dict[str, Path]:
     """Return archives of both, made when they are not in the cache: by the name of the image."""
     folder = cache_folder(os.environ).parent / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    return {
-        name: _made(folder / f"{_digest(options)}.tar", name, options, say=say)
-        for name, options in ((BUILDER, _builder_options()), (RUNTIME, _runtime_options()))
-    }
+    with (folder / "lock").open("w") as lock:
+        # Whoever comes second finds them made; the lock goes with its holder, however that ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return {
+            name: _made(folder / f"{_digest(options)}.tar", name, options, say=say)
+            for name, options in ((BUILDER, _builder_options()), (RUNTIME, _runtime_options()))
+        }
+
+
+def differences(*, say: Say) -> list[str]:
+    """Make both once more and return the names of those that are not the same, byte for byte."""
+    found = []
+    for name, path in bases(say=say).items():
+        again = path.with_suffix(".again")
+        again.unlink(missing_ok=True)
+        options = _builder_options() if name == BUILDER else _runtime_options()
+        try:
+            if not filecmp.cmp(path, _made(again, name, options, say=say), shallow=False):
+                found.append(name)
+        finally:
+            again.unlink(missing_ok=True)
+    return found
 
 
 def _digest(options: list[str]) -> str:
-    return hashlib.sha256("\n".join((SUITE, *options)).encode()).hexdigest()[:12]
+    """Name a base by all that it is made from, wherever this checkout and its Python lie."""
+    script = Path(inventory.__file__)
+    words = "\n".join((SUITE, *options)).replace(sys.executable, "python").replace(str(script), script.name)
+    return hashlib.sha256(words.encode() + script.read_bytes()).hexdigest()[:12]
 
 
 def _builder_options() -> list[str]:
@@ -74,7 +104,10 @@ def _builder_options() -> list[str]:
 
 
 def _runtime_options() -> list[str]:
-    return ["--variant=extract", f"--include={_RUN_PACKAGES}", f"--extract-hook={'; '.join(('set -e', *_FINISH))}"]
+    finish = "; ".join(("set -e", *_FINISH))
+    listing = f'{shlex.join([sys.executable, inventory.__file__])} "$1"'
+    hooks = [f"--extract-hook={each}" for each in (finish, listing)]
+    return ["--variant=extract", f"--include={_RUN_PACKAGES}", *hooks]
 
 
 def _made(target: Path, name: str, options: list[str], *, say: Say) -> Path:

@@ -2,7 +2,8 @@
 
 docker and podman are asked whether they work, because a client without a server is often there. buildah has neither
 server nor service; its storage lies in the project's cache. RUN steps get the certificates of this machine, which a
-proxy that looks into TLS needs, as a mount: nothing of them is left in an image.
+proxy that looks into TLS needs, and its index of Python's packages as mounts: nothing of them is left in an image.
+docker has no such mounts: there both are up to its own configuration.
 """
 
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from hack.binaries.find import cache_folder
 from hack.cluster.errors import ClusterError
+from hack.images import indexes
 from hack.node import overlaid, requirements
 
 NAMES = ("docker", "podman", "buildah")
@@ -34,6 +36,10 @@ class Tool:
     name: str
     say: Say
 
+    def prepare(self) -> None:
+        """Fetch what it needs, and see that it starts."""
+        self._run("--version", seconds=ASK_SECONDS)
+
     def load(self, archive: Path, name: str) -> None:
         """Make an image of an archive known."""
         if self.name == "docker":
@@ -42,9 +48,11 @@ class Tool:
             self._run("pull", "--quiet", *self._policy(), f"docker-archive:{archive}")
         self.say(f"  {name} loaded")
 
-    def build(self, target: str, *, tag: str, context: Path, arguments: Mapping[str, str], local_base: bool) -> None:
-        """Build a target of the Dockerfile in `context`."""
-        options = ["--target", target, "--tag", tag]
+    def build(
+        self, target: str, *, tag: str, context: Path, arguments: Mapping[str, str], local_base: bool, fresh: bool
+    ) -> None:
+        """Build a target of the Dockerfile in `context`; `fresh`: with nothing of an earlier build."""
+        options = ["--target", target, "--tag", tag, *(["--no-cache"] if fresh else [])]
         for key, value in {"SOURCE_DATE_EPOCH": EPOCH, **arguments}.items():
             options += ["--build-arg", f"{key}={value}"]
         if self.name == "docker":
@@ -65,11 +73,14 @@ class Tool:
             self._run("push", "--quiet", *self._policy(), tag, f"docker-archive:{archive}:{tag}")
 
     def _mounts(self) -> list[str]:
+        lines, mounts = ["[global]", f"index-url = {indexes.url()}"], []
+        if Path(_CERTIFICATES, "ca-certificates.crt").exists():
+            lines.append(f"cert = {_CERTIFICATES}/ca-certificates.crt")
+            mounts += ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
         settings = _scratch() / "pip.conf"
-        settings.write_text(f"[global]\ncert = {_CERTIFICATES}/ca-certificates.crt\n", encoding="utf-8")
-        if not Path(_CERTIFICATES, "ca-certificates.crt").exists():
-            return []
-        return ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro", "--volume", f"{settings}:/etc/pip.conf:ro"]
+        settings.touch(mode=0o600)
+        settings.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        return [*mounts, "--volume", f"{settings}:/etc/pip.conf:ro"]
 
     def _policy(self) -> list[str]:
         """Name a policy for buildah that was unpacked and has none; podman has its own."""
