@@ -1,7 +1,8 @@
 """What the tests of a real node share: installing the chart and leaving nothing, looking into pods, and pods to watch.
 
-A `node` is a `hack.node.cluster.NodeCluster` that the fixture of tests/node/conftest.py has started; one serves all
-files of a run. Each file installs the chart itself, by `release`, which also sees to it that nothing of it stays.
+A `node` is a `hack.node.cluster.NodeCluster` that the fixture of tests/node/conftest.py has started, or a user's
+cluster (`hack.cluster.remote`) with `make e2e`; one serves all files of a run. Each file installs the chart itself, by
+`release`, which also sees to it that nothing of it stays. What only the machine of the node can show asks `on_machine`.
 """
 
 import contextlib
@@ -11,7 +12,10 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from hack.chart_checks import CHART, helm
+from hack.cluster.remote import RemoteCluster
 from tests.operator_process import eventually
 
 SPACE, AGENTS = "optiinfra", "optiinfra-agent"
@@ -32,6 +36,17 @@ KEPT = sorted(
     + [("apiregistration.k8s.io/v1", "APIService", "", "v1alpha1.optiinfra.io")]  # of the definitions
 )
 """What the documentation says stays after `helm uninstall`."""
+
+
+def on_machine(node):
+    """Tell whether the node is of this machine: its files, control groups and programs can be looked at and changed."""
+    return not isinstance(node, RemoteCluster)
+
+
+def needs_machine(node, why):
+    """Skip the rest of a test in a user's cluster, where this cannot be done from outside."""
+    if not on_machine(node):
+        pytest.skip(f"{why}: only on a node of this machine")
 
 
 # ---- the chart
@@ -114,10 +129,26 @@ def all_ready(node, component, count):
     return found
 
 
+def rolled_out(node):
+    """Return the agents once each node that is to have one has the newest, and all are ready; else AssertionError."""
+    path = "/apis/apps/v1/daemonsets?labelSelector=app.kubernetes.io/component=agent"
+    (found,) = node.request("GET", path)["items"]
+    status = found["status"]
+    assert status.get("observedGeneration") == found["metadata"]["generation"], "the controller has not seen it yet"
+    wanted = status["desiredNumberScheduled"]
+    assert wanted, "no node is to have one"
+    assert status.get("updatedNumberScheduled", 0) == wanted, status
+    return all_ready(node, "agent", wanted)
+
+
+def ready_agents(node, *, seconds=120, every=0.2):
+    """Wait for the agents of all nodes."""
+    return eventually(lambda: rolled_out(node), seconds=seconds, what="the agents are ready", every=every)
+
+
 def ready_agent(node, *, seconds=120):
-    """Wait for the one agent."""
-    (pod,) = eventually(lambda: all_ready(node, "agent", 1), seconds=seconds, what="the agent is ready")
-    return pod
+    """Wait for the agents of all nodes, of which a node of ours has one; return the first."""
+    return ready_agents(node, seconds=seconds)[0]
 
 
 def ready_operators(node, *, seconds=120):

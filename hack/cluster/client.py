@@ -52,11 +52,12 @@ class Client:
         finally:
             connection.close()
         if answer.status >= 300:
-            raise _error(answer.status, answer.reason, text)
+            raise error_of(answer.status, answer.reason, text)
         return text
 
 
-def _error(code: int, reason: str, text: str) -> ApiError:
+def error_of(code: int, reason: str, text: str) -> ApiError:
+    """Return the error for an answer that is not a success."""
     try:
         status = json.loads(text)
         return ApiError(code, str(status.get("reason") or reason), str(status.get("message") or text))
