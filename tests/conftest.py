@@ -22,7 +22,7 @@ from hack.cluster.errors import ApiError
 from hack.cluster.foreign import AnyCluster, ForeignCluster
 from hack.cluster.sessions import session_folder, sweep
 
-pytest_plugins = ["tests.figures", "tests.proofs", "tests.second_try"]
+pytest_plugins = ["tests.figures", "tests.second_try", "tests.proofs"]
 # No test is judged by time, an example of a property neither: other processes share the machine.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")

@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from tests.second_try import PASSED_LATE
+
 _FOLDER = "tests/node/"
 _PLACE = pytest.StashKey[str]()
 _ROWS = pytest.StashKey[dict[str, tuple[str, str]]]()
@@ -42,7 +44,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not rows:
         return
     terminalreporter.section(f"proved on {config.stash.get(_PLACE, 'no node')}")
-    for what, result in rows.values():
+    late = {report.nodeid for report in terminalreporter.stats.get(PASSED_LATE, ())}
+    for name, (what, result) in rows.items():
+        if name in late:
+            terminalreporter.write_line(f"{what[:_WIDTH]:<{_WIDTH}}  {PASSED_LATE}")
+            continue
         said = result if result in {"proved", "FAILED"} else f"not run: {result}"
         terminalreporter.write_line(f"{what[:_WIDTH]:<{_WIDTH}}  {said}")
 
