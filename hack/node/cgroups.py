@@ -94,6 +94,24 @@ def present(trees: tuple[Hierarchy, ...], name: str) -> list[Path]:
     return [tree.folder / name for tree in trees if (tree.folder / name).is_dir()]
 
 
+def keeps_to_itself(tree: Hierarchy) -> str:
+    """Return in words why a tree of version 2 cannot hand its controllers on, or nothing where it can.
+
+    What is mounted may not be the root of the tree but the group of a container, and a group that holds processes hands
+    no controllers on (cgroup-v2.rst, "No Internal Process Constraint"). Whose processes they are is not known here, so
+    they are not moved away.
+    """
+    given = (tree.folder / "cgroup.subtree_control").read_text(encoding="utf-8").split()
+    lacking = [name for name in NEEDED if name not in given]
+    is_root = not (tree.folder / "cgroup.type").exists()
+    if is_root or not lacking or not _processes(tree.folder):
+        return ""
+    return (
+        f"{tree.folder} is the group of a container and holds its processes, so that it hands {', '.join(lacking)} "
+        "on to no group below: start the container with --cgroupns=host, or move its processes to a group below"
+    )
+
+
 def hand_on(group: Path) -> None:
     """Give the controllers of version 2 on to the groups below."""
     offered = (group / "cgroup.controllers").read_text(encoding="utf-8").split()

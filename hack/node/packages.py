@@ -21,6 +21,8 @@ NODE = ("containerd", "runc", "containernetworking-plugins", "nftables", "iprout
 IMAGES = ("buildah", "mmdebstrap", "runc", "containernetworking-plugins")
 """runc, because a package has to be there that can run containers; buildah is not let use it."""
 FETCH_SECONDS = 300.0
+ANSWER_SECONDS = 15
+"""For a mirror to say something; where none can be reached, that is to be known soon."""
 _LINKED = ("bin", "sbin", "lib", "lib64")
 """Folders that are links into /usr on these systems, while their packages still name them."""
 _DONE = ".complete"
@@ -53,7 +55,8 @@ def _fetch(wanted: Sequence[str], scratch: Path, *, say: Say) -> list[Path]:
     archives = scratch / "archives"
     (archives / "partial").mkdir(parents=True)
     command = ["apt-get", "install", "--download-only", "--yes", "--no-install-recommends", "--quiet=2"]
-    options = [f"-oDir::Cache::archives={archives}", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=root"]
+    options = [f"-oAcquire::{kind}::Timeout={ANSWER_SECONDS}" for kind in ("http", "https")]
+    options += [f"-oDir::Cache::archives={archives}", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=root"]
     say(f"  fetching {', '.join(wanted)} and what they need by apt")
     try:
         _run([*command, *options, *wanted], what="apt-get")

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hack.node.cgroups import NEEDED, controllers, hierarchies
+from hack.node.cgroups import NEEDED, controllers, hierarchies, keeps_to_itself
 from hack.node.plan import HIDDEN
 
 _ADMINISTRATION = 21
@@ -64,4 +64,6 @@ def _groups() -> list[str]:
     if lacking:
         return [f"control groups without {', '.join(lacking)}"]
     closed = [str(tree.folder) for tree in trees if not os.access(tree.folder, os.W_OK)]
-    return [f"control groups may not be made in {closed[0]}"] if closed else []
+    if closed:
+        return [f"control groups may not be made in {closed[0]}"]
+    return [reason for tree in trees if tree.is_v2 and (reason := keeps_to_itself(tree))]
