@@ -17,6 +17,7 @@ KWOK = "0.8.0"
 VERTICAL_POD_AUTOSCALER = "1.8.1"
 KEDA = "2.21.0"
 COREDNS = "1.15.0"
+METRICS_SERVER = "0.9.0"
 HELM_3 = "3.22.0"
 HELM_4 = "4.3.1"
 PROMETHEUS = "3.15.0"
@@ -223,6 +224,16 @@ CATALOGUE: dict[str, Binary] = {
             minors=(_minor(COREDNS),),
             module="coredns",
             package="./server",
+            on_demand=True,
+        ),
+        Binary(
+            name="metrics-server",
+            version=METRICS_SERVER,
+            version_arguments=("--version",),
+            minors=(_minor(METRICS_SERVER),),
+            module="metrics-server",
+            package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+            linker_flags=(f"-X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER}",),
             on_demand=True,
         ),
         Binary(

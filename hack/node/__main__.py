@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dir", type=Path, default=default_folder(), help="state directory (%(default)s)")
         if name == "up":
             command.add_argument("--simulated", type=int, default=0, help="KWOK nodes beside it (%(default)s)")
+            command.add_argument("--metrics-server", action="store_true", help="serve metrics.k8s.io, for HPAs on CPU")
             command.add_argument("--audit", action="store_true", help="write an audit log")
         if name == "down":
             command.add_argument("--keep", action="store_true", help="keep the state directory")
@@ -63,6 +64,7 @@ def _up(arguments: argparse.Namespace) -> int:
     cluster = NodeCluster(
         arguments.dir,
         simulated=[Node(name=f"gpu-{number}", taint=True) for number in range(1, arguments.simulated + 1)],
+        metrics_server=arguments.metrics_server,
         audit=arguments.audit,
         say=lambda text: print(text, flush=True),
     )

@@ -17,7 +17,7 @@ from hack.cluster.cluster import API_SERVER, Cluster
 from hack.cluster.errors import ApiError, ClusterError
 from hack.cluster.nodes import Node
 from hack.cluster.record import Record
-from hack.node import cgroups, gpus, machine, packages, pause, sandbox
+from hack.node import cgroups, gpus, machine, metrics_server, packages, pause, sandbox
 from hack.node import configurations as of
 from hack.node.enter import NETWORK, NODE
 from hack.node.plan import Plan
@@ -46,10 +46,17 @@ class NodeCluster(Cluster):
     """A control plane and one real node; use it as a context manager, or call `up` and `down`.
 
     `simulated` nodes are KWOK's; their pods get ordinary addresses, of which every one leads to this node.
+    `metrics_server` gives the cluster metrics.k8s.io, which HPAs on CPU read.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, simulated: Sequence[Node] = (), audit: bool = False, say: Say = _silent
+        self,
+        folder: Path | None = None,
+        *,
+        simulated: Sequence[Node] = (),
+        metrics_server: bool = False,
+        audit: bool = False,
+        say: Say = _silent,
     ) -> None:
         super().__init__(
             folder or default_folder(),
@@ -59,6 +66,7 @@ class NodeCluster(Cluster):
             audit=audit,
             say=say,
         )
+        self._metrics_server = metrics_server
         self.left: list[str] = []
         """After `down`: what of the machine is not as it was before `up`."""
         self.as_before: dict[str, int] = {}
@@ -102,7 +110,7 @@ class NodeCluster(Cluster):
         """Start what does not run yet and wait until the node is ready."""
         if missing := unmet([self.folder, bin_folder()]):
             raise ClusterError(f"no real node here: {'; '.join(missing)}. {ELSEWHERE}")
-        ensure([KUBELET, PROXY, DNS], say=self._say)
+        ensure([KUBELET, PROXY, DNS, *([metrics_server.NAME] if self._metrics_server else [])], say=self._say)
         packages.tools(packages.NODE, say=self._say)
         earlier = Record.read(self.folder)
         if earlier is not None and not all(each.alive for each in earlier.processes):
@@ -120,7 +128,8 @@ class NodeCluster(Cluster):
         cgroups.remove(cgroups.hierarchies(), _group(record))
         before = self.folder / _BEFORE
         if before.exists():
-            self.as_before, self.left = machine.compare(before)
+            others = {f"{_GROUP}{slot}" for slot in addresses.SLOTS} - {_group(record)}
+            self.as_before, self.left = machine.compare(before, others=others)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         return True
@@ -168,6 +177,8 @@ class NodeCluster(Cluster):
     def _add_nodes(self) -> None:
         if not any(each.name == KUBELET for each in self._running().processes):
             self._make_node()
+        if self._metrics_server and not any(each.name == metrics_server.NAME for each in self._running().processes):
+            self._serve_metrics()
         super()._add_nodes()
 
     def _make_node(self) -> None:
@@ -184,6 +195,22 @@ class NodeCluster(Cluster):
         self._start(DNS, commands[DNS])
         self._wait("the node", self._is_ready)
         self._say(f"the node is ready after another {time.monotonic() - started:.1f} s")
+
+    def _serve_metrics(self) -> None:
+        started = time.monotonic()
+        serving = self.serving_certificate(metrics_server.HOST)
+        command = metrics_server.command(
+            self.binary(metrics_server.NAME),
+            kubeconfig=self.kubeconfig_for(metrics_server.USER),
+            keys=self._files.keys,
+            certificate=serving.certificate,
+            key=serving.key,
+        )
+        for path, body in metrics_server.objects(self.ca):
+            self.request("POST", path, body)
+        self._start(metrics_server.NAME, command)
+        self._wait("metrics.k8s.io", lambda: metrics_server.is_available(self.request("GET", metrics_server.API_PATH)))
+        self._say(f"metrics.k8s.io is served after another {time.monotonic() - started:.1f} s")
 
     def _has_containerd(self) -> bool:
         return bool(self.run("/usr/bin/ctr", "-a", of.CONTAINERD_SOCKET, "version"))

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Container
 from pathlib import Path
 
 from hack.node import cgroups
@@ -35,6 +36,7 @@ _FOLDERS = (
     "/usr/bin/containerd",
     "/usr/bin/runc",
 )
+_GROUPS = "control groups"
 _PROGRAMS = re.compile(r"^(kubelet|kube-proxy|containerd|containerd-shim.*|runc|buildah)$")
 _LIFETIMES = re.compile(r"\s+valid_lft.*$", re.MULTILINE)
 _SECONDS = 20.0
@@ -51,7 +53,7 @@ def look() -> Look:
         "rules": _ip("rule", "show"),
         "packet filters": _filters(),
         "mounts": _lines(Path("/proc/self/mounts")),
-        "control groups": sorted(str(path) for tree in cgroups.hierarchies() for path in _folders(tree.folder)),
+        _GROUPS: sorted(str(path) for tree in cgroups.hierarchies() for path in _folders(tree.folder)),
         "settings": [f"{name} = {Path(name).read_text().strip()}" for name in _SETTINGS if Path(name).exists()],
         "folders": [name for name in _FOLDERS if Path(name).exists()],
         "processes": _processes(),
@@ -63,10 +65,16 @@ def keep(path: Path) -> None:
     path.write_text(json.dumps(look(), indent=1), encoding="utf-8")
 
 
-def compare(path: Path) -> tuple[dict[str, int], list[str]]:
-    """Return how many things are as they were, by kind, and in words what is not."""
+def compare(path: Path, *, others: Container[str] = ()) -> tuple[dict[str, int], list[str]]:
+    """Return how many things are as they were, by kind, and in words what is not.
+
+    `others` are control groups, by name, of nodes that run beside this one: they come and go as they like.
+    """
     before: Look = json.loads(path.read_text(encoding="utf-8"))
     after = look()
+    for seen in (before, after):
+        if _GROUPS in seen:
+            seen[_GROUPS] = [line for line in seen[_GROUPS] if Path(line).name not in others]
     same = {kind: len(set(lines) & set(after[kind])) for kind, lines in before.items()}
     differences = [f"{kind}: new: {line}" for kind in before for line in after[kind] if line not in before[kind]]
     differences += [f"{kind}: gone: {line}" for kind in before for line in before[kind] if line not in after[kind]]

@@ -1,13 +1,14 @@
 """The parts of a real node that need neither root nor Kubernetes: what is written, parsed and refused."""
 
 import asyncio
+import base64
 import json
 import subprocess
 
 import pytest
 
 from hack.images import archive, build
-from hack.node import cgroups, device_plugin, gpu_runtime, machine, pause, relay, requirements
+from hack.node import cgroups, device_plugin, gpu_runtime, machine, metrics_server, pause, relay, requirements
 from hack.node.plan import Kept, Plan
 
 V1 = """\
@@ -106,6 +107,16 @@ def test_what_changed_on_the_machine_is_named(tmp_path, monkeypatch):
     assert differences == ["routes: new: c", "routes: gone: b"]
 
 
+def test_a_node_that_runs_beside_is_no_difference(tmp_path, monkeypatch):
+    groups = "control groups"
+    monkeypatch.setattr(machine, "look", lambda: {groups: ["/g/optiinfra-node-21", "/g/x"]})
+    machine.keep(tmp_path / "before.json")
+    monkeypatch.setattr(machine, "look", lambda: {groups: ["/g/optiinfra-node-20", "/g/optiinfra-node-22", "/g/x"]})
+    same, differences = machine.compare(tmp_path / "before.json", others={"optiinfra-node-21", "optiinfra-node-22"})
+    assert same == {groups: 1}
+    assert differences == [f"{groups}: new: /g/optiinfra-node-20"], "its own would be one"
+
+
 def test_a_machine_that_cannot_carry_a_node_is_told_why(monkeypatch, tmp_path):
     monkeypatch.setattr(requirements.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(requirements, "_capabilities", lambda: 0)
@@ -115,6 +126,21 @@ def test_a_machine_that_cannot_carry_a_node_is_told_why(monkeypatch, tmp_path):
         assert word in said
     assert "kind" in requirements.ELSEWHERE
     assert "hack.cluster" in requirements.ELSEWHERE
+
+
+def test_a_metrics_server_has_the_rights_that_it_needs_and_is_trusted_by_its_certificate(tmp_path):
+    authority = tmp_path / "ca.crt"
+    authority.write_text("made here\n")
+    objects = {path.rpartition("/")[2]: body for path, body in metrics_server.objects(authority)}
+    granted = {(tuple(rule["resources"]), tuple(rule["verbs"])) for rule in objects["clusterroles"]["rules"]}
+    assert granted == {(("nodes/metrics",), ("get",)), (("pods", "nodes"), ("get", "list", "watch"))}
+    service = objects["apiservices"]
+    assert base64.b64decode(service["spec"]["caBundle"]) == b"made here\n"
+    assert "insecureSkipTLSVerify" not in service["spec"]
+    assert objects["endpointslices"]["ports"][0]["port"] == objects["services"]["spec"]["ports"][0]["targetPort"]
+    assert not metrics_server.is_available(service)
+    service["status"] = {"conditions": [{"type": "Available", "status": "True"}]}
+    assert metrics_server.is_available(service)
 
 
 async def test_the_relay_carries_both_ways_and_ends_with_either_side():
