@@ -56,6 +56,7 @@ def test_what_a_container_uses_is_read_from_its_group(tree):
         ("memory.current", "5000\n"),
         ("memory.peak", "9000\n"),
         ("memory.stat", "anon 10\ninactive_file 2000\n"),
+        ("cgroup.procs", ""),
         ("cpu.stat", "usage_usec 1500000\nuser_usec 1\n"),
     ):
         (container / name).write_text(text)
