@@ -1,4 +1,4 @@
-"""`python -m hack.node up|down|status|run|load`: a real Kubernetes node on this machine, as root."""
+"""`python -m hack.node check|up|down|status|run|load`: a real Kubernetes node on this machine, as root."""
 
 import argparse
 import sys
@@ -8,13 +8,19 @@ from pathlib import Path
 from hack.binaries import BinaryError
 from hack.cluster.errors import ClusterError
 from hack.cluster.nodes import Node
+from hack.images import build
+from hack.node import trial
 from hack.node.cluster import NodeCluster, default_folder
+
+CANNOT = 3
+"""Exit code of `check` where there can be no node."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hack.node", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     texts = {
+        "check": "fetch what a node and its images need and try one; 3 and the reason where there can be none",
         "up": "start a control plane and the node",
         "down": "end both, remove their state, and say what of the machine is as it was",
         "status": "say what runs",
@@ -23,6 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, text in texts.items():
         command = commands.add_parser(name, help=text)
+        if name == "check":
+            command.add_argument("--base", default=build.DEBIAN, help="of the images (%(default)s)")
+            command.add_argument("--seconds", type=float, default=trial.SECONDS, help="at most (%(default).0f)")
+            continue
         command.add_argument("--dir", type=Path, default=default_folder(), help="state directory (%(default)s)")
         if name == "up":
             command.add_argument("--simulated", type=int, default=0, help="KWOK nodes beside it (%(default)s)")
@@ -42,6 +52,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         match arguments.command:
+            case "check":
+                return _check(arguments.base, arguments.seconds)
             case "up":
                 return _up(arguments)
             case "down":
@@ -57,6 +69,12 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check(base: str, seconds: float) -> int:
+    reason = trial.obstacle(base=base, say=lambda text: print(text, flush=True), seconds=seconds)
+    print(f"no real node here: {reason}" if reason else "a real node can run here", flush=True)
+    return CANNOT if reason else 0
 
 
 def _up(arguments: argparse.Namespace) -> int:
