@@ -59,7 +59,11 @@ class Mutated(Scene):
 
     @property
     def paths(self):
-        return {"object": self.path(self.space, "svc"), "cluster": f"{CLUSTER_OBJECTS}/{self.prefix}"}
+        return {
+            "object": self.path(self.space, "svc"),
+            "from scratch": self.path(self.made["scratch"], "svc"),
+            "cluster": f"{CLUSTER_OBJECTS}/{self.prefix}",
+        }
 
     def good(self, which):
         """The last good object."""
@@ -70,7 +74,7 @@ class Mutated(Scene):
         return {"targetRef": target, "engine": {"port": self.pages.port}, "interval": "5s", "scaling": scaling}
 
     def create(self, which, spec):
-        kind = "ResourceOptimization" if which == "object" else "ClusterResourceOptimization"
+        kind = "ClusterResourceOptimization" if which == "cluster" else "ResourceOptimization"
         path, name = self.paths[which].rsplit("/", 1)
         body = {"apiVersion": "optiinfra.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
         return self.cluster.request("POST", path, body)
@@ -100,6 +104,11 @@ class Mutated(Scene):
             return None
         return {each["type"]: (each["status"], each["reason"]) for each in conditions if each["type"] in TELLING}
 
+    def remove_all(self):
+        for path in self.paths.values():
+            with contextlib.suppress(ApiError):  # the sequence may have ended before it was there
+                self.cluster.request("DELETE", path)
+
     def settled(self, which):
         return eventually(
             lambda: self.told(which), seconds=60, what=f"the {which}'s status is of its newest generation"
@@ -124,15 +133,17 @@ def world(apiserver, tmp_path_factory):
         made = Mutated(apiserver, installation, operator, pages, prefix)
         stack.callback(made.remove)
         stack.callback(operator.kill)
-        made.engines(made.namespace("mutated"), "svc", Page(running=30))
-        made.hpa(made.space, "theirs", manager="argocd")
+        for what in ("mutated", "scratch"):  # the same around both, so that their states can be compared as they stand
+            made.engines(made.namespace(what), "svc", Page(running=30))
+            made.hpa(made.made[what], "theirs", manager="argocd")
         operator.start().wait_ready()
         yield made
 
 
 def one_sequence(world, sequence):
     """Make both objects, change them all the time, and judge what came of it."""
-    specs = {which: world.create(which, world.good(which))["spec"] for which in world.paths}
+    both = ("object", "cluster")
+    specs = {which: world.create(which, world.good(which))["spec"] for which in both}
     try:
         for which, change in sequence:
             changed = change.apply(specs[which])
@@ -142,24 +153,20 @@ def one_sequence(world, sequence):
         # What is decided an interval later is as good; what is decided a day later cannot be waited for.
         last = specs["object"] | {"interval": "5s"}
         assert world.put("object", last), "what was taken is taken again"
-        by_history = world.settled("object")
+        world.create("from scratch", last)
         world.settled("cluster")
-        world.cluster.request("DELETE", world.paths["object"])
-        world.create("object", last)
 
         def same():
-            from_scratch = world.settled("object")
-            now = by_history
-            assert from_scratch == now, f"{from_scratch} from scratch, {now} by history: {last}"
+            # Both are asked each time: what was read before the last change may count for a while.
+            from_scratch, by_history = world.settled("from scratch"), world.settled("object")
+            assert from_scratch == by_history, f"{from_scratch} from scratch, {by_history} by history: {last}"
             return True
 
-        eventually(same, seconds=60, what="the status follows from the object alone")
-        for which in world.paths:
+        eventually(same, seconds=120, what="the status follows from the object alone")
+        for which in both:
             recovered(world, which)
     finally:
-        for path in world.paths.values():
-            with contextlib.suppress(ApiError):  # the sequence may have ended before it was there
-                world.cluster.request("DELETE", path)
+        world.remove_all()
     assert world.operator.leading
     assert not world.operator.complaints()
 
