@@ -17,10 +17,13 @@ def main() -> int:
         "--base", help=f"image to build on, best by digest; {build.DEBIAN}: made here from Debian's packages"
     )
     parser.add_argument("--runtime", help="image that the result stands on, when it is another one")
+    parser.add_argument("--chart-names", action="store_true", help="name them as the chart's default values do")
     parser.add_argument("--compare", action="store_true", help="build twice, and fail when one byte differs")
     parser.add_argument("--pin", action="store_true", help="only pin the Dockerfile's base to what its tag is now")
     given = parser.parse_args()
     tags = {target: f"{given.image}/{target}:{given.tag}" for target in build.TARGETS}
+    if given.chart_names:
+        tags = build.chart_names()
     try:
         if given.pin:
             before, now = registry.pin(build.ROOT / "Dockerfile")

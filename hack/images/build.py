@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from hack.images import archive, bill, compare, debian, registry
 from hack.images.tools import Tool
 
@@ -106,6 +108,15 @@ def differences(
     if base == DEBIAN:
         found |= {name: ["not the same bytes"] for name in debian.differences(say=say)}
     return {name: lines for name, lines in found.items() if lines}
+
+
+def chart_names() -> dict[str, str]:
+    """Return the names, by target, under which the chart with its default values looks for the images."""
+    chart = ROOT / "charts" / "optiinfra"
+    values = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
+    version = yaml.safe_load((chart / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
+    sections = {"operator": values["image"], "agent": values["agent"]["image"]}
+    return {target: f"{section['repository']}:{section['tag'] or version}" for target, section in sections.items()}
 
 
 def is_pinned(base: str | None) -> bool:

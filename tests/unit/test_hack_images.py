@@ -12,6 +12,7 @@ import pytest
 
 from hack.cluster.errors import ClusterError
 from hack.images import archive, bill, build, compare, indexes, inventory, registry
+from tests.real_node import IMAGES, VERSION
 
 STATUS = """\
 Package: libc6
@@ -155,6 +156,10 @@ def test_a_base_is_pinned_in_its_place(tmp_path, monkeypatch):
         registry.pin(file)
     assert file.read_text() == f"# one\nARG BASE=python:3.11-slim@sha256:{'d' * 64}\nARG RUNTIME=${{BASE}}\n"
     assert registry.base(file) == ("python:3.11-slim", f"sha256:{'d' * 64}")
+
+
+def test_images_can_have_the_names_that_the_chart_asks_for():
+    assert build.chart_names() == {target: f"{name}:{VERSION}" for target, name in IMAGES.items()}
 
 
 def test_the_base_of_the_dockerfile_is_pinned():
