@@ -46,10 +46,10 @@ def floor_step(target: TargetWork, scaler: ScalerFacts, *, step: int, highest: i
         return _rise(target, scaler, wanted=wanted, step=step, highest=highest)
     if held is None:
         return FloorStep(None)
-    maximum = maximum_of(target, scaler)
+    maximum, original = maximum_of(target, scaler), scaler.original_min_replicas or 1
     if held > maximum:
-        original = scaler.original_min_replicas or 1
         return FloorStep(max(maximum, min(original, scaler.max_replicas)))
+    wanted = max(wanted, min(original, maximum))  # what the user has without us, whatever was decided
     if wanted < held and scaler.scaling_active is not True:
         text = f"{EXPLANATIONS[Reason.ONE_WAY_FLOOR]} ({scaler.scaling_active_reason or 'no condition yet'})"
         return FloorStep(held, Effect(effective=False, reason=Reason.ONE_WAY_FLOOR, message=text))

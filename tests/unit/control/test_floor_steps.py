@@ -1,6 +1,6 @@
 """The floor to hold now: what holds for every need, every HPA and every limit."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from optiinfra.api.reasons import Reason
@@ -22,6 +22,19 @@ counts = st.integers(1, 40)
     held=st.booleans(),
     active=st.none() | st.booleans(),
     waiting=st.booleans(),
+)
+@example(
+    wanted=1,
+    original=2,
+    above=1,
+    room=0,
+    own_maximum=None,
+    current=3,
+    step=8,
+    faster=None,
+    held=True,
+    active=True,
+    waiting=False,
 )
 def test_whatever_is_needed_the_floor_keeps_to_its_rules(
     wanted, original, above, room, own_maximum, current, step, faster, held, active, waiting
