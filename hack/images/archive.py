@@ -41,6 +41,31 @@ def write(path: Path, *, name: str, layers: Sequence[Path], settings: Mapping[st
                 tar.addfile(_entry(entry, layer.stat().st_size), source)
 
 
+def normalize(path: Path) -> None:
+    """Write an archive of uncompressed layers anew, with nothing in it that another build of the same would not have.
+
+    buildah's history tells of each step on which image of its cache it stood, by an id that is another one every time.
+    """
+    with tarfile.open(path) as source:
+        manifest = _member(source, "manifest.json")[0]
+        found = _member(source, manifest["Config"])
+        for step in found.get("history", ()):
+            step.pop("comment", None)
+        content = json.dumps(found, sort_keys=True).encode()
+        file = f"{hashlib.sha256(content).hexdigest()}.json"
+        names = [f"{each.removeprefix('sha256:')}.tar" for each in found["rootfs"]["diff_ids"]]
+        listed = json.dumps([{"Config": file, "RepoTags": manifest["RepoTags"], "Layers": names}]).encode()
+        fresh = path.with_suffix(".new")
+        with tarfile.open(fresh, "w") as target:
+            for entry, text in ((file, content), ("manifest.json", listed)):
+                target.addfile(_entry(entry, len(text)), io.BytesIO(text))
+            # The same layer twice is in the archive once.
+            for entry, member in dict(zip(names, manifest["Layers"], strict=True)).items():
+                layer = _resolved(source, member)
+                target.addfile(_entry(entry, layer.size), source.extractfile(layer))
+    fresh.replace(path)
+
+
 def size(path: Path) -> int:
     """Return the uncompressed bytes of all layers of an archive."""
     total = 0
@@ -67,8 +92,7 @@ def layers(path: Path) -> list[str]:
 def opened(path: Path, layer: str) -> Iterator[tarfile.TarFile]:
     """Open one layer of an archive, to be read from its beginning to its end."""
     with tarfile.open(path) as tar:
-        entry = tar.getmember(layer)
-        file = tar.extractfile(entry.linkname if entry.issym() else entry)
+        file = tar.extractfile(_resolved(tar, layer))
         if file is None:
             raise ValueError(f"{layer} is no file of the archive")
         # Whether it is compressed is up to whoever wrote it.
@@ -85,6 +109,11 @@ def texts(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]
                 if each.isreg() and wanted(name) and (file := content.extractfile(each)):
                     with file:
                         yield name, file.read(TEXT_BYTES).decode("utf-8", "replace")
+
+
+def _resolved(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
+    entry = tar.getmember(name)
+    return tar.getmember(entry.linkname) if entry.issym() else entry
 
 
 def _member(tar: tarfile.TarFile, name: str) -> Any:

@@ -41,6 +41,8 @@ class Image:
     """Its bill of materials."""
     base_packages: int = 0
     """How many packages of its base the bill names; 0: the base has no list of them."""
+    revision: str = ""
+    """Of the code that it was built from."""
     seconds: float
 
     @property
@@ -62,13 +64,14 @@ def build(
     say: Say,
     folder: Path = FOLDER,
     fresh: bool = False,
+    revision: str | None = None,
 ) -> list[Image]:
     """Build the targets of `tags` under these names; `base` is DEBIAN, an image, or None for the Dockerfile's own.
 
-    `fresh` means that nothing of an earlier build is used.
+    `fresh` means that nothing of an earlier build is used; `revision` is the code's, when it is not to be asked now.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = {"REVISION": _revision()}
+    arguments = {"REVISION": revision or _revision()}
     if base == DEBIAN:
         for name, path in debian.bases(say=say).items():
             tool.load(path, name)
@@ -92,6 +95,7 @@ def build(
                 digest=_digest_of(path),
                 bill=written,
                 base_packages=packages,
+                revision=arguments["REVISION"],
                 seconds=time.monotonic() - started,
             )
         )
@@ -103,7 +107,17 @@ def differences(
 ) -> dict[str, list[str]]:
     """Build these images once more with nothing of before, and the bases made here too; return what differs."""
     tags = {image.target: image.tag for image in images}
-    again = build(tool, tags=tags, base=base, runtime=runtime, say=say, folder=FOLDER / "again", fresh=True)
+    # The code is the same, whatever has been committed meanwhile.
+    again = build(
+        tool,
+        tags=tags,
+        base=base,
+        runtime=runtime,
+        say=say,
+        folder=FOLDER / "again",
+        fresh=True,
+        revision=images[0].revision,
+    )
     found = {one.tag: compare.differences(one.path, two.path) for one, two in zip(images, again, strict=True)}
     if base == DEBIAN:
         found |= {name: ["not the same bytes"] for name in debian.differences(say=say)}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hack.binaries.find import cache_folder
 from hack.cluster.errors import ClusterError
+from hack.images import archive as archives
 from hack.images import indexes
 from hack.node import overlaid, requirements
 
@@ -71,6 +72,7 @@ class Tool:
             self._run("save", "--output", str(archive), tag)
         else:
             self._run("push", "--quiet", *self._policy(), tag, f"docker-archive:{archive}:{tag}")
+            archives.normalize(archive)
 
     def _mounts(self) -> list[str]:
         lines, mounts = ["[global]", f"index-url = {indexes.url()}"], []

@@ -106,6 +106,28 @@ def test_two_builds_are_compared_byte_for_byte(tmp_path):
     assert compare.differences(one, turned) == ["layer 0: the same files in another order or with other headers"]
 
 
+def test_an_archive_does_not_tell_how_it_was_cached(tmp_path):
+    paths = [image(tmp_path / f"{name}.tar", {"./a": "a"}, Cmd=["a"]) for name in ("one", "two")]
+    for number, path in enumerate(paths):
+        with tarfile.open(path) as tar:
+            parts = {each.name: tar.extractfile(each).read() for each in tar}
+        (name,) = [each for each in parts if each.endswith(".json") and each != "manifest.json"]
+        told = json.loads(parts[name])
+        told["history"] = [{"created_by": "COPY", "comment": f"FROM {number}"}]
+        parts[name] = json.dumps(told).encode()
+        with tarfile.open(path, "w") as tar:
+            for each, content in reversed(parts.items()) if number else parts.items():
+                entry = tarfile.TarInfo(each)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    assert compare.differences(*paths) == ["configuration: history"]
+    for path in paths:
+        archive.normalize(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert archive.configuration(paths[0])["history"] == [{"created_by": "COPY"}]
+    assert archive.size(paths[0]) == 1
+
+
 @pytest.fixture
 def hub():
     """Serve a registry that wants a token, as Docker's does."""
