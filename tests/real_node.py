@@ -88,7 +88,8 @@ def release(program, node, *settings, chart=CHART):
 
 
 def _set(settings):
-    return [word for setting in settings for word in ("--set", setting)]
+    # A variable of a process is text, also where it looks like a number.
+    return [word for each in settings for word in ("--set-string" if ".environment." in each else "--set", each)]
 
 
 def objects(node):
