@@ -32,6 +32,12 @@ QUEUE_DEPTH = Gauge("optiinfra_queue_depth", "Objects waiting for a round, due o
 QUEUE_DUE = Gauge("optiinfra_queue_due", "Objects that are due now.", registry=REGISTRY)
 OBJECTS = Gauge("optiinfra_objects", "Custom resources known.", ["kind"], registry=REGISTRY)
 LAST_ROUND = Gauge("optiinfra_last_round_timestamp_seconds", "When the last round ended.", registry=REGISTRY)
+MEMORY_TRIMS = Counter(
+    "optiinfra_memory_trims",
+    "Times that free memory was given back to the system: after which burst, and whether there was any.",
+    ["burst", "outcome"],
+    registry=REGISTRY,
+)
 LEADER = Gauge("optiinfra_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
 KILL_SWITCH = Gauge(
     "optiinfra_kill_switch", "1 while the kill switch stops this replica: on, or unreadable.", registry=REGISTRY

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from optiinfra import footprint
+
 LOOK = """
 import json, sys
 from optiinfra import footprint
@@ -54,6 +56,7 @@ def run(look: str, *arguments: str) -> str:
 def test_the_operator_starts_without_what_nothing_needs_yet():
     unwanted = ["fastapi", "uvicorn", "kubernetes.watch", "kubernetes.dynamic", "oauthlib", "langchain_groq", "groq"]
     unwanted += ["langsmith.types.run", "langgraph_sdk.client", "websockets", "httpx", "charset_normalizer.api"]
+    unwanted += ["langsmith._internal._background_thread", "requests_toolbelt", "zstandard", "anyio", "multiprocessing"]
     unwanted += ["chardet.detector", "grpc", "rich", "pygments", "jsonschema", "matplotlib"]
     assert json.loads(run(LOOK, *unwanted)) == ["a", []]
 
@@ -131,4 +134,69 @@ def test_a_thread_for_each_core_is_asked_for_by_the_user_alone():
         "import os; from optiinfra import footprint; os.environ['OPENBLAS_NUM_THREADS'] = '3'\n"
         "with footprint.lean_imports(): pass\n"
         "assert os.environ['OPENBLAS_NUM_THREADS'] == '3'\n"
+    )
+
+
+def test_a_module_that_is_put_off_is_there_for_who_calls_it():
+    run(
+        "import sys; from optiinfra import footprint\n"
+        "with footprint.lean_imports():\n"
+        "    import langchain_core.tracers.langchain\n"
+        "    from langsmith import Client, RunTree\n"
+        "assert 'langsmith._internal._operations' not in sys.modules\n"
+        "assert RunTree(name='a', run_type='chain').name == 'a'\n"
+        "class Mine(Client): pass\n"
+        "assert 'langsmith._internal._operations' in sys.modules\n"
+        "from langsmith.client import Client as Real\n"
+        "assert isinstance(Real, type) and Mine.__mro__[1] is Real and issubclass(Mine, Client)\n"
+        "made = Client(api_url='http://127.0.0.1:9', api_key='x', auto_batch_tracing=False)\n"
+        "assert type(made) is Real and isinstance(made, Client) and not isinstance(1, Client)\n"
+    )
+
+
+def test_the_http_side_is_imported_lean_and_says_all_it_has():
+    run(
+        "import gc; from optiinfra import footprint\n"
+        "with footprint.lean_imports(described=False):\n"
+        "    from optiinfra.cli import operator\n"
+        "frozen = gc.get_freeze_count()\n"
+        "app, server = operator._import_web()\n"
+        "assert gc.isenabled() and gc.get_freeze_count() <= frozen\n"
+        "from fastapi.openapi.models import OpenAPI\n"
+        "assert not OpenAPI.__pydantic_complete__\n"
+        "document = app.create_app(operator=None, reviewer=None, forwarder=None).openapi()\n"
+        "assert document['paths']['/api/v1/optimize/run']['post']['responses']\n"
+    )
+
+
+def test_tls_connections_read_into_small_buffers():
+    run(
+        "import asyncio, ssl; from asyncio import sslproto; from optiinfra import footprint\n"
+        "footprint.small_tls_buffers()\n"
+        "async def main():\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    context, waiter = ssl.create_default_context(), loop.create_future()\n"
+        "    made = sslproto.SSLProtocol(loop, asyncio.Protocol(), context, waiter)\n"
+        "    assert len(made.get_buffer(-1)) == footprint.TLS_BUFFER < 256 * 1024\n"
+        "asyncio.run(main())\n"
+    )
+
+
+def test_other_c_libraries_have_nothing_to_trim_and_that_is_no_error(monkeypatch):
+    monkeypatch.setattr(footprint.ctypes, "CDLL", lambda _name: object())
+    assert footprint.trim() is False
+
+
+def test_free_memory_between_what_is_used_goes_back_to_the_system():
+    run(
+        "import ctypes; from optiinfra import footprint\n"
+        "c = ctypes.CDLL(None)\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "with footprint.lean_imports(): pass\n"
+        "if hasattr(c, 'malloc_trim'):\n"
+        "    blocks = [bytearray(b'x') * 64000 for _ in range(1000)]\n"
+        "    full = resident()\n"
+        "    del blocks[1::2], blocks[:-1:2]\n"
+        "    footprint.trim()\n"
+        "    assert resident() < full - 32_000_000\n"
     )

@@ -21,7 +21,7 @@ from typing import Any
 import click
 from aiohttp import web
 
-from optiinfra import handlers, logs
+from optiinfra import footprint, handlers, logs
 from optiinfra.cluster.access import Access, Attributes, RequestHeaders
 from optiinfra.cluster.errors import Absent, ClusterError, Denied
 from optiinfra.cluster.proxy import LeaderProxy
@@ -35,7 +35,7 @@ from optiinfra.web.ports import Caller, Component, Decision, Preview, PreviewedT
 
 _LOG = logging.getLogger(__name__)
 _HTTP_WAITS = 2.0
-"""Seconds that HTTP may come after the first statuses, as on a replica that does not lead and has none to write."""
+"""Seconds that HTTP waits for the first statuses at most."""
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries to read what external metrics cannot be served without."""
 
@@ -224,9 +224,7 @@ async def _serve(
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_HTTP_WAITS):
             await view.operator.told.wait()
-    app_module, server_module = await asyncio.to_thread(
-        lambda: [importlib.import_module(f"optiinfra.web.{name}") for name in ("app", "server")]
-    )
+    app_module, server_module = await asyncio.to_thread(_import_web)
     app = app_module.create_app(
         operator=view,
         reviewer=reviewer if settings.http_authentication else None,
@@ -234,7 +232,15 @@ async def _serve(
     )
     async with server_module.serving(app, host=settings.http_host, port=settings.http_port) as port:
         _LOG.info("operator started", extra={"port": port, "identity": settings.identity})
+        view.operator.loop.trimmer.after_start()
         await asyncio.wait({until})
+
+
+def _import_web() -> tuple[Any, Any]:
+    with footprint.lean_imports(lasting=False):
+        importlib.import_module("fastapi.openapi.models")  # for the document that hardly anybody asks for
+    # Not our own models: FastAPI takes aliases amiss of those that are not built yet.
+    return importlib.import_module("optiinfra.web.app"), importlib.import_module("optiinfra.web.server")
 
 
 def _take_signals(stop: asyncio.Event) -> None:
@@ -264,6 +270,7 @@ def operator() -> None:
         raise click.ClickException(str(error)) from error
     logs.configure(settings.log_level)
     gc.freeze()  # modules and models stay: no later collection walks through them
+    footprint.small_tls_buffers()
     if settings.kubeconfig is not None:
         os.environ["KUBECONFIG"] = str(settings.kubeconfig)  # Kopf's own login reads it
     try:

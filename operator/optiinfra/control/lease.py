@@ -73,6 +73,8 @@ class Elector:
     """Monotonic seconds."""
     on_leading: Callable[[], None]
     """Called once, when the Lease was taken."""
+    on_following: Callable[[], None] = lambda: None
+    """Called whenever another replica is seen to hold it."""
     leader: str = ""
     """Identity of the present holder as far as known; may be ourselves."""
     _deadline: float = field(default=float("-inf"))
@@ -131,6 +133,7 @@ class Elector:
                 self._deadline = float("-inf")
                 return
             if record is not None and record.holder and record.holder != self.identity and not self._expired():
+                self.on_following()
                 return
             written = await self.store.write(self._wanted(record), previous=record)
         except Conflict:

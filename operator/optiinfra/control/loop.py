@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from optiinfra.control.queue import KeyedQueue
 from optiinfra.control.registry import Broken, Registry
 from optiinfra.control.sizing_rules import SizingRulesTable
 from optiinfra.control.targets import TargetTable
+from optiinfra.control.trimming import Trimmer
 from optiinfra.control.usage import Owner, UsageTable
 from optiinfra.control.work import Late, Rehearsed, Work
 from optiinfra.domain.units import UnixTime
@@ -95,6 +96,7 @@ class ControlLoop:
     promises: Promises = field(default_factory=Promises)
     previews: dict[ObjectKey, asyncio.Future[Rehearsed]] = field(default_factory=dict)
     """Those who asked what the next round of an object would do."""
+    trimmer: Trimmer = field(default_factory=Trimmer)
     _reading: set[asyncio.Task[None]] = field(default_factory=set)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -271,24 +273,29 @@ class ControlLoop:
     async def _rounds(self, workflow: RoundWorkflow[Work]) -> None:
         while True:
             keys = await self.queue.next_batch(BATCH)
-            previews = {key: self.previews.pop(key) for key in keys if key in self.previews}
-            # A round that only previews an object reports nothing of it: what was promised waits for the next one.
-            tickets = {key: self.tickets.pop(key) for key in keys if key in self.tickets and key not in previews}
-            work = Work(_round_id(), UnixTime(time.time()), tuple(keys), tickets, previews)
-            try:
-                await workflow.run(work)
-                metrics.ROUNDS.labels("ok").inc()
-            except RoundFailed as error:
-                metrics.ROUNDS.labels("failed").inc()
-                _LOG.exception("round failed", extra={"round": work.round_id, "step": error.step})
-            finally:
-                self.last_round = time.monotonic()
-                metrics.ROUND_OBJECTS.inc(len(keys))
-                metrics.LAST_ROUND.set(time.time())
-                late = {key for one in work.late for key in one.work.keys}
-                self._settle(work, [key for key in keys if key not in late])
-                for one in work.late:
-                    self._follow(one)
+            # A call of its own: else what a round made, 100 KiB an object, would be held until the next one begins.
+            await self._round(workflow, keys)
+            self.trimmer.after_round(len(keys))
+
+    async def _round(self, workflow: RoundWorkflow[Work], keys: Sequence[ObjectKey]) -> None:
+        previews = {key: self.previews.pop(key) for key in keys if key in self.previews}
+        # A round that only previews an object reports nothing of it: what was promised waits for the next one.
+        tickets = {key: self.tickets.pop(key) for key in keys if key in self.tickets and key not in previews}
+        work = Work(_round_id(), UnixTime(time.time()), tuple(keys), tickets, previews)
+        try:
+            await workflow.run(work)
+            metrics.ROUNDS.labels("ok").inc()
+        except RoundFailed as error:
+            metrics.ROUNDS.labels("failed").inc()
+            _LOG.exception("round failed", extra={"round": work.round_id, "step": error.step})
+        finally:
+            self.last_round = time.monotonic()
+            metrics.ROUND_OBJECTS.inc(len(keys))
+            metrics.LAST_ROUND.set(time.time())
+            late = {key for one in work.late for key in one.work.keys}
+            self._settle(work, [key for key in keys if key not in late])
+            for one in work.late:
+                self._follow(one)
 
     def _follow(self, late: Late) -> None:
         """Let an object that left its round come to its end, and only then have another one."""

@@ -102,7 +102,7 @@ class Operator:
     external: ExternalApi
     started: float = field(default_factory=time.monotonic)
     told: asyncio.Event = field(default_factory=asyncio.Event)
-    """This replica leads, and no object is without any status any more."""
+    """Nobody waits for a first status of this replica's: it leads and every object has one, or another one leads."""
 
     # life
 
@@ -114,6 +114,7 @@ class Operator:
         """
         leading = asyncio.Event()
         self.elector.on_leading = leading.set
+        self.elector.on_following = self.told.set
         metrics.SILENT_MIRRORS.set_function(lambda: len(self.inventory.silent()))
         async with asyncio.TaskGroup() as group:
             tasks = [

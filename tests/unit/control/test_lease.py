@@ -141,6 +141,23 @@ def test_the_first_replica_leads_and_the_second_follows_and_knows_whom():
     virtual.run(story)
 
 
+def test_a_follower_is_told_at_its_first_look_and_a_leader_never():
+    async def story() -> None:
+        server, seen = Server(), []
+        a = start(server, "a@1:80")
+        a.elector.on_following = lambda: seen.append("a")
+        await asyncio.sleep(1.0)
+        assert seen == []
+        b = start(server, "b@2:80")
+        b.elector.on_following = lambda: seen.append("b")
+        await asyncio.sleep(1.0)
+        assert seen == ["b"]
+        await b.end()
+        await a.end()
+
+    virtual.run(story)
+
+
 def test_of_two_that_start_together_one_leads():
     async def story() -> None:
         server = Server()
