@@ -4,6 +4,7 @@ Memory is what the control group is charged with; the working set is that withou
 the kubelet's own definition. CPU is time since the container's start. As everywhere in the node, by cgroupfs.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class Usage:
     """Bytes."""
     peak: int
     """Bytes, the most ever."""
+    resident: int
+    """Bytes that are resident of its processes, shared ones and the code's own included (VmRSS of /proc)."""
     cpu_seconds: float
 
 
@@ -35,6 +38,7 @@ def of_container(trees: tuple[Hierarchy, ...], group: str, container: str) -> Us
         memory=used,
         working_set=max(0, used - _entry(memory / "memory.stat", "total_inactive_file")),
         peak=_number(memory / "memory.max_usage_in_bytes"),
+        resident=_resident(memory),
         cpu_seconds=_number(cpu / "cpuacct.usage") / 1e9,
     )
 
@@ -45,8 +49,19 @@ def _v2(folder: Path) -> Usage:
         memory=used,
         working_set=max(0, used - _entry(folder / "memory.stat", "inactive_file")),
         peak=_number(folder / "memory.peak"),
+        resident=_resident(folder),
         cpu_seconds=_entry(folder / "cpu.stat", "usage_usec") / 1e6,
     )
+
+
+def _resident(folder: Path) -> int:
+    total = 0
+    for pid in (folder / "cgroup.procs").read_text(encoding="utf-8").split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            lines = Path("/proc", pid, "status").read_text(encoding="ascii").splitlines()
+            # A process that ends has no memory any more, and no such line.
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return total
 
 
 def _tree(trees: tuple[Hierarchy, ...], controller: str) -> Path:
