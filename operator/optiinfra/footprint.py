@@ -21,9 +21,12 @@ _HOLLOW = ("kubernetes", "kubernetes.aio", "langsmith.types", "langgraph_sdk", "
 of APIs that are not asked; tables to guess an encoding by): 0.7 s and 18 MiB, for a few modules that are imported by
 their own names anyway, or for the number of a version."""
 
-_PUT_OFF = {"langsmith.client": ("Client", "ID_TYPE", "RUN_TYPE_T", "ReplicaAuth", "_dumps_json", "_ensure_uuid")}
-"""Modules that others import for these names and call only when they trace runs, which nobody here does: two packages
-for HTTP, one for processes, one for compression, 3 MiB."""
+_PUT_OFF = {
+    "langsmith._httpx": ("AsyncBaseTransport", "BaseTransport", "Proxy", "Response", "Timeout", "URL", "httpx"),
+    "langsmith.client": ("Client", "ID_TYPE", "RUN_TYPE_T", "ReplicaAuth", "_dumps_json", "_ensure_uuid"),
+}
+"""Modules that others import for these names and call only when they trace runs, which nobody here does: packages for
+HTTP, for multipart forms and for compression, 4 MiB."""
 
 _M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
 """glibc's numbers of the options."""
@@ -159,6 +162,8 @@ class _Later:
         return self._real()(*arguments, **named)
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # typing asks each type for some that it need not have
+            raise AttributeError(attribute)
         return getattr(self._real(), attribute)
 
     def __instancecheck__(self, instance: object) -> bool:
