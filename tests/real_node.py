@@ -25,6 +25,8 @@ VERSION = re.search(r"(?m)^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text
 PYTHON = "/opt/optiinfra/bin/python"
 TOPIC = "real node"
 """Of figures."""
+PATIENCE = 300.0
+"""Seconds for pods to get ready or go: a machine that is busy with other work starves them, and no time is judged."""
 GPUS = [f"GPU-{number:08d}-0000-4000-8000-{number:012d}" for number in range(2)]
 """As the stand-in for the driver's library names them."""
 KEPT = sorted(
@@ -80,7 +82,7 @@ def release(program, node, *settings, chart=CHART):
         assert sorted(objects(node) - before) == KEPT
         return True
 
-    eventually(all_gone, seconds=120, what="everything of the release is gone")
+    eventually(all_gone, seconds=PATIENCE, what="everything of the release is gone")
     definitions = [name for _, kind, _, name in KEPT if kind == "CustomResourceDefinition"]
     node.kubectl("delete", "customresourcedefinition", *definitions)
     node.kubectl("delete", "namespace", SPACE, AGENTS, "--wait=true")
@@ -142,19 +144,21 @@ def rolled_out(node):
     return all_ready(node, "agent", wanted)
 
 
-def ready_agents(node, *, seconds=120, every=0.2):
+def ready_agents(node, *, seconds=PATIENCE, every=0.2):
     """Wait for the agents of all nodes."""
     return eventually(lambda: rolled_out(node), seconds=seconds, what="the agents are ready", every=every)
 
 
-def ready_agent(node, *, seconds=120):
+def ready_agent(node, *, seconds=PATIENCE):
     """Wait for the agents of all nodes, of which a node of ours has one; return the first."""
     return ready_agents(node, seconds=seconds)[0]
 
 
-def ready_operators(node, *, seconds=120):
+def ready_operators(node, *, seconds=PATIENCE, every=0.2):
     """Wait for both operators."""
-    return eventually(lambda: all_ready(node, "operator", 2), seconds=seconds, what="two operators are ready")
+    return eventually(
+        lambda: all_ready(node, "operator", 2), seconds=seconds, what="two operators are ready", every=every
+    )
 
 
 def container_of(pod):
@@ -207,7 +211,7 @@ def run_pod(node, space, pod):
         assert is_ready(found), found["status"]
         return found
 
-    return eventually(running, seconds=90, what=f"{pod['metadata']['name']} runs")
+    return eventually(running, seconds=PATIENCE, what=f"{pod['metadata']['name']} runs")
 
 
 # ---- what operator and agent say

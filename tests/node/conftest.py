@@ -25,7 +25,7 @@ from hack.node.cluster import NAME, NodeCluster
 from hack.node.requirements import unmet
 from tests import nvml_stub, proofs
 from tests.operator_process import eventually
-from tests.real_node import AGENTS, GPUS, IMAGES, SPACE, VERSION, consumer, on_machine, run_pod
+from tests.real_node import AGENTS, GPUS, IMAGES, PATIENCE, SPACE, VERSION, consumer, on_machine, run_pod
 
 E2E = "OPTIINFRA_E2E_KUBECONFIG"
 _numbers = itertools.count(1)
@@ -127,7 +127,7 @@ def gpus(node, tmp_path_factory):
     rules.mkdir()
     (rules / "nvml-rules").write_text("gpus 2\nvalue utilization -1 37\n")
     fake.give(node, GPUS, library=nvml_stub.build(folder / "library") / "libnvidia-ml.so.1", rules=rules)
-    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=60, what="the kubelet offers two GPUs")
+    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=PATIENCE, what="the kubelet offers two GPUs")
     return rules
 
 

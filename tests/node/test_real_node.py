@@ -19,6 +19,7 @@ from tests.operator_process import eventually
 from tests.real_node import (
     AGENTS,
     GPUS,
+    PATIENCE,
     SPACE,
     TOPIC,
     all_ready,
@@ -98,7 +99,7 @@ def test_default_values_give_a_running_operator_and_agents(installed, node, imag
     program, began = installed
     agents = ready_agents(node, every=0.1)
     agents_ready = time.monotonic() - began
-    operators = eventually(lambda: all_ready(node, "operator", 2), seconds=120, what="two operators", every=0.1)
+    operators = ready_operators(node, every=0.1)
     operators_ready = time.monotonic() - began
     for pod in (*agents, *operators):
         assert container_of(pod)["restartCount"] == 0
@@ -133,7 +134,7 @@ def test_one_operator_leads_and_reads_the_agent(installed, node):
         texts = [metrics(node, pod) for pod in pods(node, "operator")]
         return any(value(text, "optiinfra_scrapes_total", outcome="ok", source="agent") for text in texts)
 
-    eventually(read_by_the_leader, seconds=120, what="the leader has read the agent")
+    eventually(read_by_the_leader, seconds=PATIENCE, what="the leader has read the agent")
 
 
 def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed, node):
@@ -151,7 +152,7 @@ def test_an_agent_of_the_default_tier_sees_the_host_and_may_do_nothing(installed
     if any(each.get("features", {}).get("recursiveReadOnlyMounts") for each in handlers):
         assert rights["writable_groups"] == []
 
-    found = eventually(lambda: warm(snapshot(node, pod)), seconds=90, what="containers are read")
+    found = eventually(lambda: warm(snapshot(node, pod)), seconds=PATIENCE, what="containers are read")
     assert found["privilege"]["tier"] == 1
     assert found["sources"]["pod_resources"]["state"] == "ok"
     known = {pod["metadata"]["uid"] for pod in node.request("GET", "/api/v1/pods")["items"]}
@@ -163,7 +164,7 @@ def test_what_an_agent_says_is_what_the_machine_and_the_kernel_say(installed, no
     needs_machine(node, "its own files are read beside it")
     pod = ready_agent(node)
     before = pressure()
-    found = eventually(lambda: warm(snapshot(node, pod)), seconds=90, what="containers are read")
+    found = eventually(lambda: warm(snapshot(node, pod)), seconds=PATIENCE, what="containers are read")
     assert found["memory"]["total_bytes"] == memory("MemTotal")
     assert found["cpu"]["cores"] == os.cpu_count()
     assert found["cpu"]["busy_seconds_total"] == pytest.approx(busy_seconds(), abs=120)
@@ -180,7 +181,7 @@ def test_what_an_agent_says_is_what_the_machine_and_the_kernel_say(installed, no
         return True
 
     # It reads containers twice a minute, and a program of another test may have run in this very container.
-    eventually(agrees, seconds=120, what="the agent says of itself what the kernel counts")
+    eventually(agrees, seconds=PATIENCE, what="the agent says of itself what the kernel counts")
 
 
 @pytest.mark.parametrize("tier", [0, 2])
@@ -195,7 +196,7 @@ def test_each_tier_gives_what_it_says_and_no_more(installed, node, tier):
         assert bool(pod["spec"].get("hostPID")) == (tier == 2)
         return pod
 
-    pod = eventually(moved, seconds=180, what=f"the agent of tier {tier} is ready")
+    pod = eventually(moved, seconds=PATIENCE, what=f"the agent of tier {tier} is ready")
     rights = inside(node, pod, RIGHTS)
     assert (rights["capabilities"], rights["no_new_privileges"], rights["seccomp"]) == (0, 1, 2)
     assert rights["root"] == READ_ONLY
@@ -238,14 +239,14 @@ def test_gpus_are_attributed_to_the_containers_that_hold_them(installed, node, g
         (one,) = found["allocations"]
         return one
 
-    found = eventually(holders, seconds=180, what="one GPU has a holder")
+    found = eventually(holders, seconds=PATIENCE, what="one GPU has a holder")
     assert (found["namespace"], found["pod"], found["container"]) == (work, "holder", "main")
     given = inside(node, holder, "import json, os; print(json.dumps(os.environ['NVIDIA_VISIBLE_DEVICES']))")
     assert given in json.dumps(found)
 
     node.restart("kubelet")
-    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=90, what="the plugin has registered again")
-    after = eventually(holders, seconds=180, what="the holder is still known after a restart of the kubelet")
+    eventually(lambda: fake.allocatable(node, NAME) == 2, seconds=PATIENCE, what="the plugin has registered again")
+    after = eventually(holders, seconds=PATIENCE, what="the holder is still known after a restart of the kubelet")
     assert after == found
 
 
@@ -261,7 +262,7 @@ def test_an_agent_that_is_killed_comes_back(installed, node, figures):
         assert container_of(found)["restartCount"] > before
         return found
 
-    eventually(again, seconds=120, what="the agent is ready again")
+    eventually(again, seconds=PATIENCE, what="the agent is ready again")
     figures.add(TOPIC, "killed agent Ready again after", round(time.monotonic() - began, 1), "s")
 
 
@@ -279,11 +280,11 @@ def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node,
         assert "OOMKilled" in reasons, reasons
         return True
 
-    eventually(ended, seconds=120, what="the kernel ended it")
+    eventually(ended, seconds=PATIENCE, what="the kernel ended it")
     assert all(is_ready(pod) for pod in pods(node, "operator"))
     upgrade(program, node, "agent.resources.limits.memory=64Mi", "agent.resources.requests.memory=64Mi")
-    pod = ready_agent(node, seconds=180)
-    eventually(lambda: warm(snapshot(node, pod)), seconds=90, what="it works within 64Mi")
+    pod = ready_agent(node)
+    eventually(lambda: warm(snapshot(node, pod)), seconds=PATIENCE, what="it works within 64Mi")
     assert container_of(pod)["restartCount"] == 0
     if on_machine(node):
         figures.add(TOPIC, "most memory of an agent limited to 64 MiB", round(usage(node, pod).peak / 2**20), "MiB")
@@ -299,7 +300,7 @@ def test_agents_register_with_a_token_of_their_own_audience(installed, node):
             if value(text := metrics(node, pod), "optiinfra_agents", state="Registered")
         ]
 
-    assert len(eventually(registered, seconds=120, what="the leader knows the agent")) == 1
+    assert len(eventually(registered, seconds=PATIENCE, what="the leader knows the agent")) == 1
     program = (
         "import base64, json; token = open('/var/run/secrets/optiinfra/token').read().split('.')[1]; "
         "print(base64.urlsafe_b64decode(token + '=' * (-len(token) % 4)).decode())"
