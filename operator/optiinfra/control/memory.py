@@ -219,6 +219,8 @@ class ObjectMemory:
     targets: dict[str, TargetMemory] = field(default_factory=dict)
     early_rounds: int = 0
     """Rounds that first pages asked for."""
+    collecting_since: float | None = None
+    """Since when nothing is known of it yet; None once something is."""
     uid: str = ""
     """Of the object that this is the memory of; empty while it was not seen."""
     restored: bool = False

@@ -23,6 +23,7 @@ from optiinfra.control.actuation import Actuator, published_name
 from optiinfra.control.analyze import AnalysisTimes, analyze
 from optiinfra.control.cluster_report import cluster_status
 from optiinfra.control.collect import Collector
+from optiinfra.control.early import too_early
 from optiinfra.control.execute import execute, wants_execution
 from optiinfra.control.insights import InsightsWorker
 from optiinfra.control.keys import ObjectKey
@@ -167,10 +168,11 @@ class Steps:
             status = service_status(
                 item, round_id=work.id_for(item.key), now=work.at, insight=self.insights.state(item.key, item.settings)
             )
+            asked = work.tickets.get(item.key, ())
+            if too_early(item, status, now=work.at) and not asked:
+                return news
             old, fresh = item.obj.status.conditions, _fresh(item.obj.status.recommendations, status.recommendations)
-            if await self.reporter.report(
-                item.key, item.obj, status, now=work.at, asked=work.tickets.get(item.key, ())
-            ):
+            if await self.reporter.report(item.key, item.obj, status, now=work.at, asked=asked):
                 work.kept.add(item.key)
                 told = tuple(item.actions)
                 for action in told:
