@@ -34,7 +34,8 @@ RELEASE = "optiinfra"
 FOREIGN_GROUPS = ("monitoring.coreos.com/", "cert-manager.io/")
 """Groups whose schemas do not come with Kubernetes."""
 FOREIGN_METRICS = frozenset({"aggregator_unavailable_apiservice", "up"})
-_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 300
+"""Also for an uninstall that waits for what it gives back, on a machine that does other things."""
 _METRIC = re.compile(r"\b([a-z][a-z0-9_]*)\s*\{")
 _KEYWORDS = frozenset({"sum", "max", "count", "by", "or", "and", "unless"})
 
