@@ -108,10 +108,10 @@ test-controllers: venv binaries ## Run the tests against the full control plane 
 
 # KUBECONFIG from the environment does not count: the tests write into the cluster it names.
 .PHONY: e2e
-e2e: ## Run the end-to-end tests on your own cluster: make e2e KUBECONFIG=path
+e2e: ## Run the tests of a real node on your own cluster, its images loaded: make e2e KUBECONFIG=path
 	@test "$(origin KUBECONFIG)" = "command line" || { echo "name the cluster: make e2e KUBECONFIG=path" >&2; exit 2; }
 	@$(MAKE) --no-print-directory venv
-	@OPTIINFRA_E2E_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest tests -m e2e $(ARGS)
+	@OPTIINFRA_E2E_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest tests/node -m e2e $(ARGS)
 
 .PHONY: test-node
 test-node: venv binaries ## Install the chart on a real node, with images built here (root; minutes)
