@@ -27,8 +27,8 @@ TOPIC = "Acting on a real node"
 SLOW = {"slots": 4, "tokens": 10, "cpu_ms": 2, "pause_ms": 100}
 """Four requests at once, one second each, hardly any CPU: as with a GPU, what is full is not what CPU shows."""
 SMALL = {"requests": {"cpu": "200m", "memory": "48Mi"}, "limits": {"cpu": "300m", "memory": "96Mi"}}
-BUSY_RATE, CALM_RATE = 8.0, 0.4
-"""Requests a second: twice what one of them serves, and a tenth of that."""
+BUSY_RATE, CALM_RATE = 6.0, 0.4
+"""Requests a second: half as much again as one of them serves, and a tenth of that."""
 _WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 QUICK = {
     "OPTIINFRA_INTERVAL_SECONDS": "2",

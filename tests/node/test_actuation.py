@@ -94,7 +94,9 @@ def test_signal_is_followed_by_the_users_hpa_and_writes_nothing(space, figures):
     space.wait_ready(MOST)
     figures.add(TOPIC, "Signal: from load to three replicas ready", round(time.monotonic() - began, 1), "s")
     assert cpu_seen(space) <= 80, "by CPU alone nobody would have added any"
-    space.wait_effective("Effective", "AtLimit", "Followed")
+    space.wait_effective("Succeeded", "AtLimit")
+    assert not {one for one in managers(space.hpa()) if OURS in one}
+    space.assert_written()
     began = time.monotonic()
     space.send(CALM_RATE)
     space.wait_ready(1, seconds=420)
@@ -271,7 +273,7 @@ def test_another_operator_takes_over_and_holds_what_was_held(held, node, figures
     assert not late, "who no longer leads writes nothing"
 
 
-def test_the_floor_is_given_back_when_it_is_calm_and_when_the_object_goes(held, figures):
+def test_the_floor_falls_when_it_is_calm_and_rises_again(held, figures):
     held.wait()
     space = held.space
     began = time.monotonic()
@@ -286,6 +288,15 @@ def test_the_floor_is_given_back_when_it_is_calm_and_when_the_object_goes(held, 
     figures.add(TOPIC, "Floor: from calm to one replica", round(time.monotonic() - began, 1), "s")
     space.send(BUSY_RATE)
     held.wait()
-    space.forget()
+
+
+def test_the_floor_is_given_back_when_the_object_goes(held, figures):
+    held.space.send(BUSY_RATE)
+    held.wait()
+    began = time.monotonic()
+    held.space.forget()
     eventually(held.given_back, seconds=120, what="the object's going gives the floor back")
-    space.assert_written("horizontalpodautoscalers")
+    figures.add(
+        TOPIC, "Floor: from the object's going to minReplicas given back", round(time.monotonic() - began, 1), "s"
+    )
+    held.space.assert_written("horizontalpodautoscalers")
