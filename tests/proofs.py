@@ -21,13 +21,12 @@ def place(config: pytest.Config, text: str) -> None:
     config.stash[_PLACE] = text
 
 
-@pytest.hookimpl(hookwrapper=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """Keep the result of each test, which its set-up or its tear-down may decide as well."""
-    outcome = yield
-    report = outcome.get_result()
+    report = yield
     if not item.nodeid.startswith(_FOLDER):
-        return
+        return report
     rows = item.config.stash.setdefault(_ROWS, {})
     if report.failed:
         rows[item.nodeid] = (_what(item), "FAILED")
@@ -36,6 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         rows[item.nodeid] = (_what(item), reason.removeprefix("Skipped: "))
     elif report.when == "call":
         rows.setdefault(item.nodeid, (_what(item), "proved"))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
