@@ -325,9 +325,13 @@ def _agents(cluster: ClusterWork) -> Wanted:
             return Wanted(kind, _NO, Reason.NODES_NOT_READY, f"no agent is heard: {_few(lost)} not ready. {remedy}")
         if failed is None and any(node.agent for node in holding):
             return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE)
+        remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
+        if failed is None and cluster.heard:
+            # Agents run in this cluster and on none of these: nobody is to be waited for.
+            text = f"no agent runs on {_few(sorted(node.name for node in holding))}. {remedy}"
+            return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, text)
         if failed is None:
             return Wanted(kind, _UNKNOWN, Reason.COLLECTING, "waiting for the agents of the GPU nodes")
-        remedy = EXPLANATIONS[Reason.AGENT_UNREACHABLE].remedy
         return Wanted(kind, _NO, Reason.AGENT_UNREACHABLE, f"{failed.detail}. {remedy}")
     if len(heard) < len(holding):
         silent = sorted(

@@ -239,6 +239,7 @@ def lost(node):
         ([], YES, Reason.SUCCEEDED),
         ([gpu_node("cpu", gpus=0.0)], YES, Reason.SUCCEEDED),
         ([gpu_node("a")], UNKNOWN, Reason.COLLECTING),
+        ([gpu_node("a"), gpu_node("cpu", heard=True, gpus=0.0)], NO, Reason.AGENT_UNREACHABLE),
         ([gpu_node("a", error=UNMEASURED)], NO, Reason.AGENT_UNREACHABLE),
         ([gpu_node("a", heard=True, lately=False, error=UNMEASURED)], NO, Reason.AGENT_UNREACHABLE),
         ([gpu_node("a", heard=True, lately=False)], NO, Reason.AGENT_UNREACHABLE),
