@@ -82,10 +82,10 @@ node-down: venv ## End it, and say what of the machine is as it was
 
 # ---- check it
 
-# One pytest run, so that its last line counts every tier. The tests wait more than they compute; a file stays in one
+# One pytest run, so that its last line counts every tier but that of the real node. The tests wait more than they compute; a file stays in one
 # process, with its clusters.
 .PHONY: test
-test: venv binaries lint audit sbom ## Run every check and every test (what .ci/run runs; WORKERS=0: one after the other)
+test: venv binaries lint audit sbom ## Run every check and every test that needs no real node (WORKERS=0: one after the other)
 	@$(BIN)/python -m pytest tests/unit tests/apiserver tests/controllers \
 	  --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --second-try $(ARGS)
 
@@ -114,8 +114,8 @@ e2e: ## Run the tests of a real node on your own cluster, its images loaded: mak
 	@OPTIINFRA_E2E_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest tests/node -m e2e $(ARGS)
 
 .PHONY: test-node
-test-node: venv binaries ## Install the chart on a real node, with images built here (root; minutes)
-	@$(BIN)/python -m pytest tests/node -m soak $(ARGS)
+test-node: venv binaries ## Run all tests on a real node, with images built here (root; half an hour)
+	@$(BIN)/python -m pytest tests/node -m "soak or not soak" $(ARGS)
 
 .PHONY: lint
 lint: venv ## Check style, types, layers, generated files and the chart

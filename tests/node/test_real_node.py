@@ -47,7 +47,7 @@ from tests.real_node import (
     warm,
 )
 
-pytestmark = [pytest.mark.soak, pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 def pytest_generate_tests(metafunc):
