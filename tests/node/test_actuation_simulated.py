@@ -108,7 +108,7 @@ def test_what_nobody_measures_is_unknown_with_a_reason(node, cluster, figures):
 
 def test_agents_that_are_only_played_are_told_as_silent(node, cluster):
     """With the chart's default the agents go everywhere, and KWOK calls two of them ready: they answer nobody."""
-    words = ("--reuse-values", "--set", "agent.nodeSelector=null")
+    words = ("--reuse-values", "--set", f"{ONLY_REAL.rpartition('=')[0]}=null")
     helm(ensure(["helm"])["helm"], "upgrade", "optiinfra", str(CHART), *where(node), *words)
     eventually(lambda: daemon_set(node).get("numberReady") == 3, seconds=180, what="KWOK plays two agents")
 
