@@ -40,6 +40,17 @@ async def test_a_lease_is_created_renewed_and_read_back(client, namespace):
     assert (third.holder, third.acquired) == ("b", 1_795_000_010.0)
 
 
+async def test_labels_of_whoever_installed_it_stay(client, namespace, apiserver):
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    labels = {"app.kubernetes.io/managed-by": "Helm"}
+    apiserver.request("POST", path, {"metadata": {"name": "operator", "labels": labels}, "spec": {}})
+    store = leases(client, namespace)
+    first = await store.write(record("a"), previous=await store.read())
+    await store.write(record("b"), previous=first)
+    found = apiserver.request("GET", f"{path}/operator")
+    assert (found["metadata"]["labels"], found["spec"]["holderIdentity"]) == (labels, "b")
+
+
 async def test_of_two_writers_one_gets_a_conflict(client, namespace):
     store = leases(client, namespace)
     first = await store.write(record("a"), previous=None)

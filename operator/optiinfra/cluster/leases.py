@@ -25,6 +25,8 @@ class LeaseRecord:
     duration_seconds: int
     transitions: int
     annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """As they are read: whoever installed it finds it by them, and Helm 4 removes nothing without its own."""
     resource_version: str = ""
     uid: str = ""
     acquired: UnixTime | None = None
@@ -62,6 +64,8 @@ class Leases:
             metadata["annotations"] = dict(record.annotations)
         if previous is not None:
             metadata |= {"resourceVersion": previous.resource_version, "uid": previous.uid}
+            if previous.labels:
+                metadata["labels"] = dict(previous.labels)
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -88,6 +92,7 @@ def _parse(document: JsonObject) -> LeaseRecord:
         duration_seconds=integer(document, "spec", "leaseDurationSeconds"),
         transitions=integer(document, "spec", "leaseTransitions"),
         annotations=labels_of(document, "metadata", "annotations"),
+        labels=labels_of(document, "metadata", "labels"),
         resource_version=text(document, "metadata", "resourceVersion"),
         uid=text(document, "metadata", "uid"),
         acquired=time_of(document, "spec", "acquireTime"),
