@@ -115,7 +115,6 @@ class NodeCluster(Cluster):
         earlier = Record.read(self.folder)
         if earlier is not None and not all(each.alive for each in earlier.processes):
             self.down()
-        _remove_abandoned()
         super().up(owned=owned)
         return self
 
@@ -124,8 +123,12 @@ class NodeCluster(Cluster):
         record = Record.read(self.folder)
         if record is None:
             return False
-        super().down(keep=True)
+        # Before etcd ends, whose command line keeps the slot: a start that gets the slot has groups of the same name.
+        for process in record.processes:
+            if process.name == sandbox.FIRST:
+                process.stop(grace=0)
         cgroups.remove(cgroups.hierarchies(), _group(record))
+        super().down(keep=True)
         before = self.folder / _BEFORE
         if before.exists():
             others = {f"{_GROUP}{slot}" for slot in addresses.SLOTS} - {_group(record)}
@@ -137,6 +140,8 @@ class NodeCluster(Cluster):
     # ---- inside
 
     def _prepare(self) -> None:
+        # While the lock of all starts is held: a group that another start has just made is in use by nothing yet.
+        _remove_abandoned()
         record = self._running()
         machine.keep(self.folder / _BEFORE)
         trees = cgroups.hierarchies()
