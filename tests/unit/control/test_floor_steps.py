@@ -36,6 +36,19 @@ counts = st.integers(1, 40)
     active=True,
     waiting=False,
 )
+@example(
+    wanted=1,
+    original=2,
+    above=0,
+    room=0,
+    own_maximum=None,
+    current=2,
+    step=1,
+    faster=None,
+    held=True,
+    active=None,
+    waiting=False,
+)
 def test_whatever_is_needed_the_floor_keeps_to_its_rules(
     wanted, original, above, room, own_maximum, current, step, faster, held, active, waiting
 ):
@@ -71,6 +84,7 @@ def test_whatever_is_needed_the_floor_keeps_to_its_rules(
         beyond = minimum > most
         assert beyond or minimum - found.value <= step
         assert beyond or active is True, "who cannot rise again by himself must not fall"
-    if found.value == minimum and wanted < minimum and held and active is not True and minimum <= most:
+    below = max(wanted, min(original, most)) < minimum  # what the user had without us is no fall
+    if found.value == minimum and below and held and active is not True and minimum <= most:
         assert found.effect is not None
         assert found.effect.reason is Reason.ONE_WAY_FLOOR
