@@ -372,7 +372,10 @@ def lost_agent(world):
     labels = dict(part.split("=") for part in world.operator.environment["OPTIINFRA_AGENT_SELECTOR"].split(","))
     node = {
         "metadata": {"name": AGENT_NODE},
-        "status": {"capacity": {"nvidia.com/gpu": "1", "cpu": "8", "memory": "64Gi", "pods": "20"}},
+        "status": {
+            "capacity": {"nvidia.com/gpu": "1", "cpu": "8", "memory": "64Gi", "pods": "20"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     }
     cluster.request("POST", "/api/v1/nodes", node)
     accounts = f"/api/v1/namespaces/{operator_namespace}/serviceaccounts"

@@ -11,6 +11,8 @@ from optiinfra.cluster.errors import Expired, Unavailable
 from optiinfra.cluster.watch import Reflector
 from tests.unit.control import virtual
 
+LONGEST_PAUSE = 0.5 + 1e-6
+"""Of a first try; the virtual clock adds up seconds that binary fractions only come near to."""
 BOOKMARK = json.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "2"}}}).encode() + b"\n"
 
 
@@ -51,16 +53,16 @@ class Server:
 
 def test_who_gets_no_watch_asks_less_and_less():
     pauses = Server(seconds=0.0).pauses(300.0)
-    assert max(pauses[:2]) <= 1.0
+    assert max(pauses[:2]) <= 2.0 * LONGEST_PAUSE
     assert min(pauses[-3:]) >= 15.0
 
 
 def test_a_watch_that_was_silent_for_long_is_followed_by_another_at_once():
-    assert max(Server(seconds=48.0).pauses(1000.0)) <= 0.5
+    assert max(Server(seconds=48.0).pauses(1000.0)) <= LONGEST_PAUSE
 
 
 def test_a_watch_that_said_something_before_it_broke_was_a_good_one():
-    assert max(Server(seconds=2.0, says=BOOKMARK).pauses(300.0)) <= 0.5
+    assert max(Server(seconds=2.0, says=BOOKMARK).pauses(300.0)) <= LONGEST_PAUSE
 
 
 def test_a_server_that_expires_every_watch_is_not_asked_for_lists_without_a_pause():
