@@ -6,7 +6,6 @@
 import contextlib
 import datetime as dt
 import json
-import os
 
 import pytest
 import yaml
@@ -14,12 +13,12 @@ import yaml
 from hack.binaries import ensure
 from hack.chart_checks import CHART, helm
 from hack.cluster.errors import ApiError
-from hack.cluster.sessions import session_folder, sweep
+from hack.cluster.sessions import session_folder
 from hack.node.cluster import NodeCluster
 from tests import stand_in
 from tests.engine_pages import MERGE, OWN_RESOURCES
 from tests.operator_process import eventually
-from tests.real_node import SPACE, ready_operators, where
+from tests.real_node import SPACE, ready_operators, started, where
 
 ACCOUNT = f"system:serviceaccount:{SPACE}:optiinfra-operator"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{SPACE}/leases/optiinfra-operator"
@@ -46,16 +45,9 @@ def acting_node(images, *, simulated=()):
     """Start a node of one's own, with images loaded; afterwards the machine has to be as it was."""
     if not images:
         pytest.skip("acts, and looks at it from the machine: not in a user's cluster")
-    sweep()
     cluster = NodeCluster(session_folder("acting"), simulated=simulated, metrics_server=True, audit=True, say=print)
-    cluster.up(owned=True)
-    try:
-        for image in images.values():
-            cluster.load(image.path)
+    with started(cluster, images):
         yield cluster
-    finally:
-        cluster.down(keep=bool(os.environ.get("OPTIINFRA_KEEP")))
-    assert not [line for line in cluster.left if "optiinfra" in line or "node0" in line]
 
 
 def install(node, *settings, **environment):

@@ -8,6 +8,7 @@ cluster (`hack.cluster.remote`) with `make e2e`; one serves all files of a run. 
 import contextlib
 import datetime as dt
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from hack.chart_checks import CHART, helm
 from hack.cluster.remote import RemoteCluster
+from hack.cluster.sessions import sweep
 from tests.operator_process import eventually
 
 SPACE, AGENTS = "optiinfra", "optiinfra-agent"
@@ -49,6 +51,20 @@ def needs_machine(node, why):
     """Skip the rest of a test in a user's cluster, where this cannot be done from outside."""
     if not on_machine(node):
         pytest.skip(f"{why}: only on a node of this machine")
+
+
+@contextlib.contextmanager
+def started(cluster, images):
+    """Start a node of this machine, with images loaded; afterwards the machine has to be as it was."""
+    sweep()
+    cluster.up(owned=True)
+    try:
+        for image in images.values():
+            cluster.load(image.path)
+        yield cluster
+    finally:
+        cluster.down(keep=bool(os.environ.get("OPTIINFRA_KEEP")))
+    assert not [line for line in cluster.left if "optiinfra" in line or "node0" in line]
 
 
 # ---- the chart

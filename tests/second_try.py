@@ -6,7 +6,8 @@ test runs when it is collected, of any folder. A fault of ours fails twice. What
 secret either: the closing line counts it by itself, its first failure is printed in full, and it is to be looked at
 like any other failure.
 
-Asked for by `--second-try` (`make test` does). It refuses where more than six files failed: that is no accident.
+Asked for by `--second-try` (`make test` does). It refuses where more than six files failed, which is no accident, and
+where a test marked `safety` did: what happens once in fifty times is just what those look for.
 """
 
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 LIMIT_FILES = 6
+SAFETY = "safety"
 SECONDS = 1500
 PASSED_LATE = "passed only at a second try"
 _FAILED = ("failed", "error")
@@ -36,7 +38,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     reports = [report for kind in _FAILED for report in reporter.stats.get(kind, ())]
     files = {report.nodeid.partition("::")[0] for report in reports}
-    if session.exitstatus != pytest.ExitCode.TESTS_FAILED or len(files) > LIMIT_FILES:
+    final = len(files) > LIMIT_FILES or any(SAFETY in report.keywords for report in reports)
+    if session.exitstatus != pytest.ExitCode.TESTS_FAILED or final:
         return
     reporter.ensure_newline()
     reporter.section("second try, alone: " + ", ".join(sorted(files)))

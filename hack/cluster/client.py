@@ -29,31 +29,40 @@ class Client:
         self, method: str, path: str, body: object = None, *, content_type: str = "application/json"
     ) -> dict[str, Any]:
         """Send a request and return its JSON answer; raise ApiError on an answer that is not a success."""
-        text = self.text(method, path, body, content_type=content_type)
-        try:
-            answer = json.loads(text)
-        except ValueError as error:
-            raise ClusterError(f"{method} {path}: the answer is not JSON: {text[:200]}") from error
-        if not isinstance(answer, dict):
-            raise ClusterError(f"{method} {path}: the answer is not a JSON object: {text[:200]}")
-        return answer
+        return document_of(f"{method} {path}", self.text(method, path, body, content_type=content_type))
 
     def text(self, method: str, path: str, body: object = None, *, content_type: str = "application/json") -> str:
         """Send a request and return its answer as text; raise ApiError when it is not a success."""
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS, context=self._tls)
-        try:
-            content = None if body is None else json.dumps(body)
-            headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": content_type})
-            connection.request(method, path, body=content, headers=headers)
-            answer = connection.getresponse()
-            text = answer.read(ANSWER_BYTES).decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            raise ClusterError(f"{method} {path}: {error}") from error
-        finally:
-            connection.close()
-        if answer.status >= 300:
-            raise error_of(answer.status, answer.reason, text)
-        return text
+        return exchange(connection, method, path, body, content_type=content_type)
+
+
+def exchange(connection: http.client.HTTPConnection, method: str, path: str, body: object, *, content_type: str) -> str:
+    """Send the one request of a connection, and close it; raise ApiError on an answer that is not a success."""
+    try:
+        content = None if body is None else json.dumps(body)
+        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": content_type})
+        connection.request(method, path, body=content, headers=headers)
+        answer = connection.getresponse()
+        text = answer.read(ANSWER_BYTES).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise ClusterError(f"{method} {path}: {error}") from error
+    finally:
+        connection.close()
+    if answer.status >= 300:
+        raise error_of(answer.status, answer.reason, text)
+    return text
+
+
+def document_of(asked: str, text: str) -> dict[str, Any]:
+    """Return the JSON object that was answered; raise ClusterError when it is none."""
+    try:
+        answer = json.loads(text)
+    except ValueError as error:
+        raise ClusterError(f"{asked}: the answer is not JSON: {text[:200]}") from error
+    if not isinstance(answer, dict):
+        raise ClusterError(f"{asked}: the answer is not a JSON object: {text[:200]}")
+    return answer
 
 
 def error_of(code: int, reason: str, text: str) -> ApiError:

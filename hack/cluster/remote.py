@@ -5,7 +5,6 @@ listens on a socket in a folder of ours that nobody else may enter, for as long 
 """
 
 import http.client
-import json
 import socket
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Self
 
 from hack.binaries import ensure
 from hack.cluster import processes
-from hack.cluster.client import ANSWER_BYTES, TIMEOUT_SECONDS, error_of
+from hack.cluster.client import TIMEOUT_SECONDS, document_of, exchange
 from hack.cluster.errors import ClusterError
 from hack.cluster.kubectl import run_kubectl
 
@@ -58,21 +57,8 @@ class RemoteCluster:
         self, method: str, path: str, body: object = None, *, content_type: str = "application/json"
     ) -> dict[str, Any]:
         """Send a request and return its JSON answer; raise ApiError on an answer that is not a success."""
-        connection = _Connection(self._socket)
-        try:
-            content = None if body is None else json.dumps(body)
-            headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": content_type})
-            connection.request(method, path, body=content, headers=headers)
-            answer = connection.getresponse()
-            text = answer.read(ANSWER_BYTES).decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            raise ClusterError(f"{method} {path}: {error}") from error
-        finally:
-            connection.close()
-        if answer.status >= 300:
-            raise error_of(answer.status, answer.reason, text)
-        found: dict[str, Any] = json.loads(text)
-        return found
+        text = exchange(_Connection(self._socket), method, path, body, content_type=content_type)
+        return document_of(f"{method} {path}", text)
 
     def _end(self) -> None:
         if self._proxy is not None:

@@ -33,7 +33,7 @@ from tests.engine_pages import MERGE, hpa_path
 from tests.fault_scene import MAXIMUM, difference, fault_scene, state_of, wait_quiet, wait_state
 from tests.operator_process import eventually
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.safety, pytest.mark.timeout(400)]
 
 HPAS = frozenset({"horizontalpodautoscalers"})
 STATUSES = frozenset({"resourceoptimizations/status"})

@@ -18,7 +18,7 @@ from hack.real_vpa.stage import CRDS as VPA_CRDS
 from tests.neighbours import MAXIMUM, Ground, neighbourhood, second_operator
 from tests.operator_process import eventually
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.safety, pytest.mark.timeout(900)]
 SIDE_BY_SIDE = 10
 HELD_WELL = ("AtLimit", "Succeeded")
 ONCE = {"takeover": "Once"}

@@ -17,7 +17,7 @@ import pytest
 from hack.binaries import bin_folder
 from hack.cluster.errors import ApiError, ClusterError
 from hack.cluster.remote import RemoteCluster
-from hack.cluster.sessions import session_folder, sweep
+from hack.cluster.sessions import session_folder
 from hack.images import build, tools
 from hack.node import gpus as fake
 from hack.node.cgroups import hierarchies
@@ -25,7 +25,7 @@ from hack.node.cluster import NAME, NodeCluster
 from hack.node.requirements import unmet
 from tests import nvml_stub, proofs
 from tests.operator_process import eventually
-from tests.real_node import AGENTS, GPUS, IMAGES, PATIENCE, SPACE, VERSION, consumer, on_machine, run_pod
+from tests.real_node import AGENTS, GPUS, IMAGES, PATIENCE, SPACE, VERSION, consumer, on_machine, run_pod, started
 
 E2E = "OPTIINFRA_E2E_KUBECONFIG"
 _numbers = itertools.count(1)
@@ -55,19 +55,10 @@ def node(request, images):
 
 
 def _ours(config, images):
-    """Start a node; afterwards the machine has to be as it was."""
-    sweep()
-    cluster = NodeCluster(session_folder("node"), say=print)
-    cluster.up(owned=True)
     version = "2" if hierarchies()[0].is_v2 else "1"
-    proofs.place(config, f"a node of hack.node, Linux {platform.release()}, cgroup v{version}")
-    try:
-        for image in images.values():
-            cluster.load(image.path)
+    with started(NodeCluster(session_folder("node"), say=print), images) as cluster:
+        proofs.place(config, f"a node of hack.node, Linux {platform.release()}, cgroup v{version}")
         yield cluster
-    finally:
-        cluster.down(keep=bool(os.environ.get("OPTIINFRA_KEEP")))
-    assert not [line for line in cluster.left if "optiinfra" in line or "node0" in line]
 
 
 def _users(config, kubeconfig):
