@@ -85,7 +85,7 @@ node-down: venv ## End it, and say what of the machine is as it was
 # One pytest run, so that its last line counts every tier but that of the real node. The tests wait more than they
 # compute; a file stays in one process, with its clusters.
 .PHONY: test
-test: venv binaries lint audit sbom ## Run every check and every test that needs no real node (what .ci/run runs; WORKERS=0: one after the other)
+test: venv binaries lint audit sbom ## Run every check and every test that needs no real node (WORKERS=0: one after the other)
 	@$(BIN)/python -m pytest tests/unit tests/apiserver tests/controllers \
 	  --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --second-try $(ARGS)
 
