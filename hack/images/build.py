@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -83,8 +84,7 @@ def build(
         started = time.monotonic()
         say(f"building {tag} with {tool.name}")
         tool.build(target, tag=tag, context=ROOT, arguments=arguments, local_base=base == DEBIAN, fresh=fresh)
-        path = folder / f"{target}.tar"
-        tool.save(tag, path)
+        path = _saved(tool, tag, folder / f"{target}.tar")
         written, packages = bill.write(target, path)
         images.append(
             Image(
@@ -136,6 +136,16 @@ def chart_names() -> dict[str, str]:
 def is_pinned(base: str | None) -> bool:
     """Tell whether a base can only be one: made here by its packages' signatures, or named by digest."""
     return base == DEBIAN or "@sha256:" in (base or "@".join(registry.base(ROOT / "Dockerfile")))
+
+
+def _saved(tool: Tool, tag: str, path: Path) -> Path:
+    """Save under a name of this process's own first: another build's archive may be being read under this one."""
+    fresh = path.with_name(f"{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        tool.save(tag, fresh)
+        return fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _digest_of(path: Path) -> str:
