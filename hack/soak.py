@@ -61,7 +61,7 @@ PARTS = {
     "watches-1": Part("each kind of fault of watches", 14, WATCHES, environment={SEEDS: "1"}),
     "watches-2": Part("the same by another seed", 14, WATCHES, environment={SEEDS: "2"}),
     "gap": Part("deletions in a gap of the watch", 3, GAP),
-    "crashes": Part("a crash before and after every write of a scenario", 30, CRASHES, short=SHORT),
+    "crashes": Part("a crash before and after every write of two scenarios", 45, CRASHES, short=SHORT),
     "fights": Part("the operator among other writers", 12, ("tests/controllers/test_never_fights.py",)),
     "mutations": Part("mutated objects", 10, ("tests/apiserver/test_mutated_specs.py",)),
     "keda": Part("the real KEDA", 10, ("tests/controllers/test_keda.py",)),

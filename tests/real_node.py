@@ -86,7 +86,7 @@ def release(program, node, *settings, chart=CHART):
 
     At the end it is uninstalled, and only what is documented may stay, which is then removed as well.
     """
-    before = objects(node)
+    before = ours_or_lasting(node)
     began = time.monotonic()
     try:
         helm(program, "install", "optiinfra", str(chart), *where(node), "--create-namespace", *_set(settings))
@@ -95,14 +95,15 @@ def release(program, node, *settings, chart=CHART):
         helm(program, "uninstall", "optiinfra", *where(node), "--wait", "--ignore-not-found")
 
     def all_gone():
-        assert sorted(objects(node) - before) == KEPT
+        left = sorted(ours_or_lasting(node) - before)
+        assert left == KEPT, left
         return True
 
     eventually(all_gone, seconds=PATIENCE, what="everything of the release is gone")
     definitions = [name for _, kind, _, name in KEPT if kind == "CustomResourceDefinition"]
     node.kubectl("delete", "customresourcedefinition", *definitions)
     node.kubectl("delete", "namespace", SPACE, AGENTS, "--wait=true")
-    eventually(lambda: not objects(node) - before, seconds=60, what="what the chart keeps is gone, too")
+    eventually(lambda: not ours_or_lasting(node) - before, seconds=60, what="what the chart keeps is gone, too")
 
 
 def _set(settings):
@@ -123,6 +124,11 @@ def objects(node):
             continue  # of every namespace
         found.add((item["apiVersion"], item["kind"], meta.get("namespace", ""), meta["name"]))
     return found
+
+
+def ours_or_lasting(node):
+    """List these without the pods of others, which come and go with the replicas of whatever made them."""
+    return {item for item in objects(node) if item[1] != "Pod" or item[2] in {SPACE, AGENTS}}
 
 
 # ---- pods

@@ -1,8 +1,8 @@
 """The long part of the faults: a crash before and after every write of a scenario, and each kind of fault by seeds.
 
-For the crashes there is one object for each point, all in one run: the operator dies at every point once, and every
-object lives through the deaths of all others as well. The oracle is that of `test_faults_quick.py`, with a minute of
-silence at the end.
+For the crashes there is one object for each point, all of an actuation in one run: the operator dies at every point
+once, and every object lives through the deaths of all others as well. The oracle is that of `test_faults_quick.py`,
+with a minute of silence at the end.
 """
 
 import collections
@@ -240,38 +240,42 @@ def test_objects_that_are_deleted_in_a_gap_of_the_watch_are_found_gone(scene, cl
     scene.end(namespace)
 
 
-def test_a_crash_before_and_after_every_write_changes_nothing_in_the_end(scene, figures):
-    found, counts = lived(scene, ("Floor", "Own"), fall=True)
-    rules, spaces = [], {}
-    for actuation, number in counts.items():
-        for place in range(0, number, CRASH_EVERY):
-            for after in (False, True):
-                name = f"{actuation.lower()}-{place}{'a' if after else 'b'}"
-                spaces[name] = (actuation, scene.begin(name, actuation=actuation))
-                match = Match(namespaces=frozenset({spaces[name][1]}), writes=True)
-                rules.append(Rule(Crash(after=after), match, skip=place, times=1))
-                scene.proxy.rules = list(rules)
-
-    def come(phase, seconds):
-        for actuation, namespace in spaces.values():
-            wait_state(scene, namespace, found[actuation, phase], seconds=seconds)
-
-    come("up", 1800)
-    scene.pages.serve("0.0.0.0", CALM)
-    come("down", 1800)
+@pytest.mark.timeout(5400)
+@pytest.mark.parametrize("actuation", ["Floor", "Own"])
+def test_a_crash_before_and_after_every_write_changes_nothing_in_the_end(scene, figures, actuation):
     scene.pages.serve("0.0.0.0", BUSY)
-    come("up again", 1800)
-    for _, namespace in spaces.values():
+    found, counts = lived(scene, (actuation,), fall=True)
+    scene.pages.serve("0.0.0.0", BUSY)
+    rules, spaces = [], []
+    for place in range(0, counts[actuation], CRASH_EVERY):
+        for after in (False, True):
+            name = f"{actuation.lower()}-{place}{'a' if after else 'b'}"
+            spaces.append(scene.begin(name, actuation=actuation))
+            match = Match(namespaces=frozenset({spaces[-1]}), writes=True)
+            rules.append(Rule(Crash(after=after), match, skip=place, times=1))
+            scene.proxy.rules = list(rules)
+
+    def come(phase):
+        for namespace in spaces:
+            wait_state(scene, namespace, found[actuation, phase], seconds=2700)
+
+    come("up")
+    scene.pages.serve("0.0.0.0", CALM)
+    come("down")
+    scene.pages.serve("0.0.0.0", BUSY)
+    come("up again")
+    for namespace in spaces:
         scene.suspend(namespace)
-    come("suspended", 1800)
-    for _, namespace in spaces.values():
+    come("suspended")
+    for namespace in spaces:
         scene.delete(namespace)
-    come("deleted", 1800)
+    come("deleted")
     scene.proxy.calm()
     wait_quiet(scene.audit, quiet=SECONDS, within=SECONDS)
+    for namespace in spaces:
+        scene.end(namespace)
     hit = sum(rule.hits for rule in rules)
-    figures.add("fault proxy", "writes of a scenario, Floor", counts["Floor"])
-    figures.add("fault proxy", "writes of a scenario, Own", counts["Own"])
-    figures.add("fault proxy", "crashes before and after every write", hit)
+    figures.add("fault proxy", f"writes of a scenario, {actuation}", counts[actuation])
+    figures.add("fault proxy", f"crashes before and after every write, {actuation}", hit)
     assert hit >= 0.8 * len(rules), "some objects took fewer writes than the clean run, not most"
     assert not scene.supervisor.by_itself
