@@ -32,7 +32,7 @@ _FAULTS = "tests/apiserver/test_faults_soak.py::test_"
 CALLS = (f"{_FAULTS}after_each_kind_of_refused_lost_or_late_call_all_is_as_without_it",)
 WATCHES = (f"{_FAULTS}after_each_kind_of_fault_of_watches_all_is_as_without_it",)
 GAP = (f"{_FAULTS}objects_that_are_deleted_in_a_gap_of_the_watch_are_found_gone",)
-CRASHES = (f"{_FAULTS}a_crash_before_and_after_every_write_changes_nothing_in_the_end",)
+CRASHES = f"{_FAULTS}a_crash_before_and_after_every_write_changes_nothing_in_the_end"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ PARTS = {
     "watches-1": Part("each kind of fault of watches", 14, WATCHES, environment={SEEDS: "1"}),
     "watches-2": Part("the same by another seed", 14, WATCHES, environment={SEEDS: "2"}),
     "gap": Part("deletions in a gap of the watch", 3, GAP),
-    "crashes": Part("a crash before and after every write of two scenarios", 45, CRASHES, short=SHORT),
+    "crashes-floor": Part("a crash before and after every write of Floor", 25, (f"{CRASHES}[Floor]",), short=SHORT),
+    "crashes-own": Part("a crash before and after every write of Own", 25, (f"{CRASHES}[Own]",), short=SHORT),
     "fights": Part("the operator among other writers", 12, ("tests/controllers/test_never_fights.py",)),
     "mutations": Part("mutated objects", 10, ("tests/apiserver/test_mutated_specs.py",)),
     "keda": Part("the real KEDA", 10, ("tests/controllers/test_keda.py",)),
@@ -75,7 +76,7 @@ PARTS = {
 }
 
 
-WHEN_SHORT = ("replicas", "calls-1", "watches-1", "gap", "crashes", "fights", "churn")
+WHEN_SHORT = ("replicas", "calls-1", "watches-1", "gap", "crashes-floor", "crashes-own", "fights", "churn")
 """What a short run is about, when no part is named."""
 
 
