@@ -9,18 +9,17 @@ import time
 
 import pytest
 
-from hack.binaries import ensure
-from hack.chart_checks import CHART, helm
 from hack.cluster.nodes import Node
 from hack.node.cluster import NAME
 from tests.acting import TOPIC, Space, acting_node, install
 from tests.engine_pages import deployment
 from tests.operator_process import eventually
-from tests.real_node import AGENTS, all_ready, ready_agent, where
+from tests.real_node import AGENTS, all_ready, ready_agent
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 SIMULATED = ("gpu-1", "gpu-2")
-ONLY_REAL = rf"agent.nodeSelector.kubernetes\.io/hostname={NAME}"
+LABEL = "agents=here"
+"""Of the nodes that the chart's own value keeps the agents to."""
 CLUSTERS = "/apis/optiinfra.io/v1alpha1/clusterresourceoptimizations"
 TOLERANT = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
 WATCHED = 90.0
@@ -31,7 +30,8 @@ WATCHED = 90.0
 def node(images):
     """Start a real node with two simulated ones, and install the chart."""
     with acting_node(images, simulated=[Node(name=name, taint=True) for name in SIMULATED]) as made:
-        install(made, ONLY_REAL, OPTIINFRA_IDLE_SPAN_SECONDS="30")
+        made.kubectl("label", "node", NAME, LABEL)
+        install(made, f"agent.nodeSelector.{LABEL}", OPTIINFRA_IDLE_SPAN_SECONDS="30")
         yield made
 
 
@@ -107,9 +107,8 @@ def test_what_nobody_measures_is_unknown_with_a_reason(node, cluster, figures):
 
 
 def test_agents_that_are_only_played_are_told_as_silent(node, cluster):
-    """With the chart's default the agents go everywhere, and KWOK calls two of them ready: they answer nobody."""
-    words = ("--reuse-values", "--set", f"{ONLY_REAL.rpartition('=')[0]}=null")
-    helm(ensure(["helm"])["helm"], "upgrade", "optiinfra", str(CHART), *where(node), *words)
+    """The agents go to all nodes that have the label, and KWOK calls two of them ready: they answer nobody."""
+    node.kubectl("label", "node", *SIMULATED, LABEL)
     eventually(lambda: daemon_set(node).get("numberReady") == 3, seconds=180, what="KWOK plays two agents")
 
     def told():
