@@ -93,11 +93,17 @@ def test_what_nobody_measures_is_unknown_with_a_reason(node, cluster, figures):
         assert not [one for one in found.get("recommendations", ()) if one["type"] == "IdleGPU"], found
         time.sleep(5)
     figures.add(TOPIC, "simulated nodes looked at without calling a GPU idle", len(SIMULATED), "")
-    conditions = {one["type"]: one for one in found["conditions"]}
-    assert conditions["Degraded"]["status"] == "False", conditions
-    measured = conditions["MetricsAvailable"]
-    assert (measured["status"], measured["reason"]) == ("False", "AgentUnreachable"), measured
-    assert all(name in measured["message"] for name in SIMULATED), measured
+
+    def told():
+        conditions = {one["type"]: one for one in status(node)["conditions"]}
+        assert conditions["Degraded"]["status"] == "False", conditions
+        measured = conditions["MetricsAvailable"]
+        assert (measured["status"], measured["reason"]) == ("False", "AgentUnreachable"), measured
+        assert all(name in measured["message"] for name in SIMULATED), measured
+        return True
+
+    # While the real node's agent answers too late, as under load, nobody knows yet whether any runs.
+    eventually(told, seconds=120, what="it names the nodes without an agent")
 
     condition = cluster.condition("MetricsAvailable")
     assert condition["status"] == "False", condition
