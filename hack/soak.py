@@ -5,7 +5,7 @@
     python -m hack.soak --short               an hour and a half: faults of one seed, replicas, neighbours, some churn
 
 Each part is a run of pytest of its own, with control planes of its own, so that one that fails or is ended costs the
-others nothing. Its figures replace those of its last run in build/figures, and the page is written from all that are
+others nothing. Its figures replace those of its last run in docs/reliability, and the page is written from all that are
 there: each with its day, the code that it ran on, and whether it passed. A part that fails is said to have failed.
 """
 
@@ -24,7 +24,8 @@ from xml.etree import ElementTree as ET
 from hack import reliability
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "build" / "figures"
+FOLDER = ROOT / "docs" / "reliability"
+"""Committed with the page, so that one part can be run again on any clone and the others keep their figures."""
 _MARK = "pytest.mark." + "soak"
 SEEDS = "OPTIINFRA_SOAK_SEEDS"
 SHORT = {"OPTIINFRA_CRASH_EVERY": "4", "OPTIINFRA_CHURN_ROUNDS": "600"}
@@ -117,6 +118,7 @@ def run(name: str, *, folder: Path, short: bool, extra: Sequence[str]) -> bool:
     }
     kept.write_text(json.dumps(head) + "\n" + fresh.read_text(encoding="utf-8"), encoding="utf-8")
     fresh.unlink()
+    report.unlink(missing_ok=True)
     return code == 0
 
 
