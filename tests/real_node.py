@@ -154,6 +154,11 @@ def all_ready(node, component, count):
     return found
 
 
+def lives(found):
+    """Return how often the container of each of these pods has been started anew, by the pod's name."""
+    return {pod["metadata"]["name"]: container_of(pod)["restartCount"] for pod in found}
+
+
 def rolled_out(node):
     """Return the agents once each node that is to have one has the newest, and all are ready; else AssertionError."""
     path = "/apis/apps/v1/daemonsets?labelSelector=app.kubernetes.io/component=agent"
