@@ -182,10 +182,17 @@ def ready_agent(node, *, seconds=PATIENCE):
 
 
 def ready_operators(node, *, seconds=PATIENCE, every=0.2):
-    """Wait for both operators."""
-    return eventually(
-        lambda: all_ready(node, "operator", 2), seconds=seconds, what="two operators are ready", every=every
-    )
+    """Wait for both operators, of the newest version: during a rollout two may be ready of which one goes next."""
+
+    def rolled():
+        path = "/apis/apps/v1/deployments?labelSelector=app.kubernetes.io/component=operator"
+        (found,) = node.request("GET", path)["items"]
+        status = found["status"]
+        assert status.get("observedGeneration") == found["metadata"]["generation"], "the controller has not seen it yet"
+        assert status.get("updatedReplicas", 0) == status.get("replicas", 0) == found["spec"]["replicas"], status
+        return all_ready(node, "operator", 2)
+
+    return eventually(rolled, seconds=seconds, what="two operators are ready", every=every)
 
 
 def container_of(pod):

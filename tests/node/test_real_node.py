@@ -283,7 +283,6 @@ def test_an_agent_without_enough_memory_is_ended_and_said_to_be(installed, node,
     try:
         upgrade(program, node, "agent.resources.limits.memory=16Mi", "agent.resources.requests.memory=16Mi")
         eventually(ended, seconds=PATIENCE, what="the kernel ended it")
-        # Ready alone may be taken from every pod of a node for a moment, by whoever watches its kubelet.
         assert lives(ready_operators(node)) == before
     finally:
         upgrade(program, node, "agent.resources.limits.memory=64Mi", "agent.resources.requests.memory=64Mi")
