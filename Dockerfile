@@ -1,6 +1,7 @@
 # Two images: `docker build --target operator .` and `--target agent` (or `make images`, which can also make the base).
 # BASE may be any image with Python 3.11 or newer and pip, such as a mirror of your own, best by digest. RUNTIME is what
 # the result stands on: it needs the same Python at the same path, and neither pip nor a shell.
+# Steps that fetch take two secrets where they are given: `pip`, a pip.conf with an index of yours, and `certificates`.
 # Pinned, for all architectures; `make images ARGS=--pin` writes the digest that the tag has now.
 ARG BASE=python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 ARG RUNTIME=${BASE}
@@ -13,7 +14,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /source
 COPY requirements/all.lock all.lock
 # hatchling and what it needs; the tests hold this list to the lock file.
-RUN python -c "import re; names = 'hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers'; \
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=certificates \
+    python -c "import re; names = 'hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers'; \
       print(''.join(re.findall(r'(?m)^(?:' + names + r')==.*\n(?: .*\n)*', open('all.lock').read())))" > build.lock \
     && python -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes --only-binary :all: --requirement build.lock
@@ -26,30 +28,32 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-d
 FROM ${BASE} AS operator-builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/operator.lock /requirements.lock
-RUN python -m venv --without-pip /opt/optiinfra \
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=certificates \
+    python -m venv --without-pip /opt/optiinfra \
     && pip --python /opt/optiinfra/bin/python install --no-compile --no-deps --require-hashes --only-binary :all: \
        --requirement /requirements.lock
 COPY --from=wheel /wheel /wheel
 # What is removed, 85 MB that nothing loads: classes for every call of the API (the operator makes its own calls), a
 # second backend for another interpreter, tools of numpy's own builds, and tests. Models of the API are 1700 files of
-# which three are loaded, lexers are 500: they stay sources.
+# which three are loaded, lexers are 500: they stay sources. -f: pip itself loads some, which leaves the hour in them.
 RUN pip --python /opt/optiinfra/bin/python install --no-compile --no-deps --no-index /wheel/*.whl \
     && cd /opt/optiinfra/lib/python3*/site-packages \
     && rm -rf kubernetes/client/api kubernetes/aio/client/api zstandard/_cffi.*.so \
        numpy/distutils numpy/f2py numpy/_core/_simd.*.so \
     && find . -type d -name tests -prune -exec rm -r {} + && find . -name '*.pyi' -delete \
-    && PYTHONHASHSEED=0 /opt/optiinfra/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+    && PYTHONHASHSEED=0 /opt/optiinfra/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash \
        -x 'client/models/v|pygments/lexers/' /opt/optiinfra/lib
 
 FROM ${BASE} AS agent-builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/agent.lock /requirements.lock
-RUN python -m venv --without-pip /opt/optiinfra \
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=certificates \
+    python -m venv --without-pip /opt/optiinfra \
     && pip --python /opt/optiinfra/bin/python install --no-compile --no-deps --require-hashes --only-binary :all: \
        --requirement /requirements.lock
 COPY --from=wheel /wheel /wheel
 RUN pip --python /opt/optiinfra/bin/python install --no-compile --no-deps --no-index /wheel/*.whl \
-    && PYTHONHASHSEED=0 /opt/optiinfra/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+    && PYTHONHASHSEED=0 /opt/optiinfra/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash \
        /opt/optiinfra/lib
 
 FROM ${RUNTIME} AS operator

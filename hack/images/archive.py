@@ -8,37 +8,52 @@ import hashlib
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20
 TEXT_BYTES = 16 << 20
-_CREATED = "1980-01-01T00:00:00Z"
+_CREATED, _TIME = "1980-01-01T00:00:00Z", 315532800
+_TIMES = {"mtime", "atime", "ctime"}
 
 
 def write(path: Path, *, name: str, layers: Sequence[Path], settings: Mapping[str, Any]) -> None:
     """Write an image of plain, uncompressed tars; `settings` are its `config` (Entrypoint, Env, ...)."""
-    digests = [_digest(layer) for layer in layers]
     configuration = {
         "architecture": "amd64",
         "os": "linux",
         "created": _CREATED,
         "config": dict(settings),
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each}" for each in digests]},
+        "rootfs": {"type": "layers"},
         # buildah refuses to build on layers that no history tells of.
-        "history": [{"created": _CREATED, "created_by": "hack.images"}] * len(digests),
+        "history": [{"created": _CREATED, "created_by": "hack.images"}] * len(layers),
     }
-    content = json.dumps(configuration, sort_keys=True).encode()
-    file = f"{hashlib.sha256(content).hexdigest()}.json"
-    names = [f"{each}/layer.tar" for each in digests]
-    manifest = json.dumps([{"Config": file, "RepoTags": [name], "Layers": names}]).encode()
-    with tarfile.open(path, "w") as tar:
-        for entry, text in ((file, content), ("manifest.json", manifest)):
-            tar.addfile(_entry(entry, len(text)), io.BytesIO(text))
-        for entry, layer in zip(names, layers, strict=True):
-            with layer.open("rb") as source:
-                tar.addfile(_entry(entry, layer.stat().st_size), source)
+    _pack(path, configuration, names=[name], layers=layers)
+
+
+def settle(path: Path) -> None:
+    """Give all files of all layers, and the configuration, one time: docker's builder leaves those of the build.
+
+    The archive is then the same for the same sources; the image in docker's own store is not.
+    """
+    with tarfile.open(path) as source, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        manifest = _member(source, "manifest.json")[0]
+        found = _member(source, manifest["Config"])
+        for part in (found, *found.get("history", ())):
+            part["created"] = _CREATED
+        settled = []
+        for number, name in enumerate(manifest["Layers"]):
+            settled.append(Path(folder, f"{number}.tar"))
+            with opened(path, name) as old, tarfile.open(settled[-1], "w") as new:
+                for entry in old:
+                    entry.mtime = _TIME
+                    entry.pax_headers = {key: text for key, text in entry.pax_headers.items() if key not in _TIMES}
+                    new.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
+        fresh = path.with_suffix(".new")
+        _pack(fresh, found, names=manifest["RepoTags"], layers=settled)
+    fresh.replace(path)
 
 
 def normalize(path: Path) -> None:
@@ -122,6 +137,23 @@ def _member(tar: tarfile.TarFile, name: str) -> Any:
         raise ValueError(f"{name} is no file of the archive")
     with file:
         return json.load(file)
+
+
+def _pack(path: Path, configuration: dict[str, Any], *, names: Sequence[str], layers: Sequence[Path]) -> None:
+    digests = [_digest(layer) for layer in layers]
+    configuration["rootfs"]["diff_ids"] = [f"sha256:{each}" for each in digests]
+    content = json.dumps(configuration, sort_keys=True).encode()
+    file = f"{hashlib.sha256(content).hexdigest()}.json"
+    entries = {f"{each}/layer.tar": layer for each, layer in zip(digests, layers, strict=True)}
+    listed = [f"{each}/layer.tar" for each in digests]
+    manifest = json.dumps([{"Config": file, "RepoTags": names, "Layers": listed}]).encode()
+    with tarfile.open(path, "w") as tar:
+        for entry, text in ((file, content), ("manifest.json", manifest)):
+            tar.addfile(_entry(entry, len(text)), io.BytesIO(text))
+        # The same layer twice is in the archive once.
+        for entry, layer in entries.items():
+            with layer.open("rb") as source:
+                tar.addfile(_entry(entry, layer.stat().st_size), source)
 
 
 def _digest(path: Path) -> str:

@@ -1,9 +1,9 @@
 """docker, podman and buildah behind one small interface: load a base, build a target, save the result.
 
 docker and podman are asked whether they work, because a client without a server is often there. buildah has neither
-server nor service; its storage lies in the project's cache. RUN steps get the certificates of this machine, which a
-proxy that looks into TLS needs, and its index of Python's packages as mounts: nothing of them is left in an image.
-docker has no such mounts: there both are up to its own configuration.
+server nor service; its storage lies in the project's cache. The RUN steps that fetch get the certificates of this
+machine, which a proxy that looks into TLS needs, and its index of Python's packages as secrets: nothing of them is left
+in an image or its history. docker knows secrets with BuildKit alone, which is asked for; its old builder is not used.
 """
 
 import json
@@ -25,7 +25,7 @@ BUILD_SECONDS = 1800.0
 ASK_SECONDS = 20.0
 EPOCH = "315532800"
 """1980-01-01, the earliest time of a zip archive, which a wheel is."""
-_CERTIFICATES = "/etc/ssl/certs"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 Say = Callable[[str], None]
 
@@ -56,13 +56,11 @@ class Tool:
         options = ["--target", target, "--tag", tag, *(["--no-cache"] if fresh else [])]
         for key, value in {"SOURCE_DATE_EPOCH": EPOCH, **arguments}.items():
             options += ["--build-arg", f"{key}={value}"]
-        if self.name == "docker":
-            options += ["--network=host"]
-        else:
-            options += ["--network=host", f"--timestamp={EPOCH}", "--layers", *self._policy()]
+        options += ["--network=host", *self._secrets()]
+        if self.name != "docker":
+            options += [f"--timestamp={EPOCH}", "--layers", *self._policy()]
             options += ["--pull-never"] if local_base and self.name == "buildah" else []
             options += ["--isolation=chroot"] if self.name == "buildah" else []
-            options += self._mounts()
         self._run("build", *options, str(context), seconds=BUILD_SECONDS)
 
     def save(self, tag: str, archive: Path) -> None:
@@ -70,19 +68,20 @@ class Tool:
         archive.unlink(missing_ok=True)
         if self.name == "docker":
             self._run("save", "--output", str(archive), tag)
+            archives.settle(archive)
         else:
             self._run("push", "--quiet", *self._policy(), tag, f"docker-archive:{archive}:{tag}")
             archives.normalize(archive)
 
-    def _mounts(self) -> list[str]:
-        lines, mounts = ["[global]", f"index-url = {indexes.url()}"], []
-        if Path(_CERTIFICATES, "ca-certificates.crt").exists():
-            lines.append(f"cert = {_CERTIFICATES}/ca-certificates.crt")
-            mounts += ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
+    def _secrets(self) -> list[str]:
+        lines, secrets = ["[global]", f"index-url = {indexes.url()}"], []
+        if _CERTIFICATES.exists():
+            lines.append("cert = /run/secrets/certificates")
+            secrets += ["--secret", f"id=certificates,src={_CERTIFICATES}"]
         settings = _scratch() / "pip.conf"
         settings.touch(mode=0o600)
         settings.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        return [*mounts, "--volume", f"{settings}:/etc/pip.conf:ro"]
+        return [*secrets, "--secret", f"id=pip,src={settings}"]
 
     def _policy(self) -> list[str]:
         """Name a policy for buildah that was unpacked and has none; podman has its own."""

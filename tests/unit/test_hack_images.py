@@ -128,6 +128,34 @@ def test_an_archive_does_not_tell_how_it_was_cached(tmp_path):
     assert archive.size(paths[0]) == 1
 
 
+def test_an_archive_does_not_tell_the_hour_of_its_build(tmp_path):
+    """docker's builder leaves the times of the build on files, links and steps."""
+    paths = [tmp_path / "one.tar", tmp_path / "two.tar"]
+    for hour, path in enumerate(paths):
+        layer = tmp_path / "layer"
+        with tarfile.open(layer, "w") as tar:
+            for name, kind in (("opt", tarfile.DIRTYPE), ("opt/link", tarfile.SYMTYPE), ("opt/file", tarfile.REGTYPE)):
+                entry = tarfile.TarInfo(name)
+                entry.type, entry.linkname, entry.mode, entry.uid = kind, "file", 0o751, 65532
+                entry.size = 3 if kind == tarfile.REGTYPE else 0
+                entry.mtime = 1_700_000_000.5 + 3600 * hour
+                entry.pax_headers = {"SCHILY.xattr.user.kept": "yes", "atime": f"{1_700_000_001.5 + hour}"}
+                tar.addfile(entry, io.BytesIO(b"abc"))
+        archive.write(path, name="it:1", layers=[layer], settings={"Env": ["A=1"]})
+    assert any("opt/file: time" in line for line in compare.differences(*paths))
+    for path in paths:
+        archive.settle(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert archive.configuration(paths[0])["config"] == {"Env": ["A=1"]}
+    (layer,) = archive.layers(paths[0])
+    with archive.opened(paths[0], layer) as content:
+        found = {each.name: each for each in content}
+    assert {(each.mode, each.uid) for each in found.values()} == {(0o751, 65532)}
+    assert found["opt/link"].linkname == "file"
+    assert found["opt/file"].pax_headers["SCHILY.xattr.user.kept"] == "yes"
+    assert archive.size(paths[0]) == 3
+
+
 @pytest.fixture
 def hub():
     """Serve a registry that wants a token, as Docker's does."""
