@@ -25,6 +25,7 @@ from optiinfra.api.v1alpha1.status_parts import MAX_REQUESTED
 from optiinfra.cluster.inventory import Inventory
 from optiinfra.control import costs, trials
 from optiinfra.control.decisions import DecisionBoard
+from optiinfra.control.isolation import log_failure
 from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.promises import Promises
@@ -287,7 +288,7 @@ class ControlLoop:
             metrics.ROUNDS.labels("ok").inc()
         except RoundFailed as error:
             metrics.ROUNDS.labels("failed").inc()
-            _LOG.exception("round failed", extra={"round": work.round_id, "step": error.step})
+            log_failure(_LOG, "round failed", error, round=work.round_id, step=error.step)
         finally:
             self.last_round = time.monotonic()
             metrics.ROUND_OBJECTS.inc(len(keys))
@@ -304,9 +305,9 @@ class ControlLoop:
             try:
                 async with asyncio.timeout(_LATEST):
                     await late.task
-            except Exception:  # noqa: BLE001  the failure of that object; it is logged with its traceback
+            except Exception as error:  # noqa: BLE001  the failure of that object; it is logged with its traceback
                 metrics.ROUNDS.labels("failed").inc()
-                _LOG.exception("the round of an object failed", extra={"round": late.work.round_id})
+                log_failure(_LOG, "the round of an object failed", error, round=late.work.round_id)
             finally:
                 self._settle(late.work, late.work.keys)
                 for key in late.work.keys:

@@ -27,6 +27,7 @@ from optiinfra.control.checkpoint import Checkpointer
 from optiinfra.control.decisions import DecisionBoard, Published
 from optiinfra.control.external_api import ExternalApi
 from optiinfra.control.insights import InsightsWorker
+from optiinfra.control.isolation import log_failure, lost_lead
 from optiinfra.control.keys import Kind, ObjectKey
 from optiinfra.control.kill_switch import OBEYED_WITHIN, SwitchWatch
 from optiinfra.control.kv_optkit import PlanBoard
@@ -241,9 +242,10 @@ class Operator:
         while True:
             try:
                 await run()
-            except Exception:  # noqa: BLE001  one part must not end the others; it is logged with its traceback
-                _LOG.exception("a part failed and is started again", extra={"part": name})
-                metrics.OBJECT_FAILURES.labels(name, "restarted").inc()
+            except Exception as error:  # noqa: BLE001  one part must not end the others; it is logged with its traceback
+                log_failure(_LOG, "a part failed and is started again", error, part=name)
+                if not lost_lead(error):
+                    metrics.OBJECT_FAILURES.labels(name, "restarted").inc()
             await asyncio.sleep(5.0)
 
     async def _farewell(self) -> None:

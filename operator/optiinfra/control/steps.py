@@ -39,6 +39,7 @@ from optiinfra.control.work import BrokenWork, ClusterWork, LeftWork, ServiceWor
 from optiinfra.control.writer import Reporter
 from optiinfra.domain.evidence import Finding, RecommendationType
 from optiinfra.domain.units import Seconds, UnixTime
+from optiinfra.errors import LeadershipLost
 
 _LOG = logging.getLogger(__name__)
 _Item: TypeAlias = ServiceWork | ClusterWork | LeftWork | BrokenWork
@@ -135,6 +136,8 @@ class Steps:
         async def write(item: _Item) -> None:
             try:
                 news[item.key] = await self._report(item, work)
+            except LeadershipLost:
+                raise
             except Exception as error:  # noqa: BLE001  see below; it is logged with its traceback
                 # A status that cannot be built is that object's failure; the others are still reported.
                 metrics.OBJECT_FAILURES.labels("report", type(error).__name__).inc()
