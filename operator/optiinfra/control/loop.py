@@ -315,6 +315,8 @@ class ControlLoop:
                         # It was deleted meanwhile, and what its last call took belongs to nobody now.
                         self.forget(key)
 
+        # Ended by `run` before it could wait, or in the moment between: then nobody else asks how that call ended.
+        late.task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         task = asyncio.create_task(ended(), name="late object")
         self._late.add(task)
         task.add_done_callback(self._late.discard)

@@ -1,6 +1,7 @@
 """One object's call is never answered: the others' rounds go on, and it comes to its own end once, by itself."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from optiinfra.control.keys import ObjectKey
 from optiinfra.control.latecomers import PATIENCE, STEP_PATIENCE, apart
 from optiinfra.control.memory import ObjectMemory
 from optiinfra.control.targets import TargetTable
-from optiinfra.control.work import Rehearsed, Work
+from optiinfra.control.work import Late, Rehearsed, Work
 from optiinfra.domain.units import UnixTime
+from optiinfra.errors import LeadershipLost
 from tests.unit.control import virtual
 from tests.unit.control.examples import NOW, decision, pod, ro, ro_body, service
 from tests.unit.control.test_actuation import World as ActuationWorld
@@ -156,6 +158,30 @@ def test_calls_under_way_end_with_the_rounds():
         await world.until(5.0)
         await asyncio.sleep(0.1)
         assert all(task is asyncio.current_task() for task in asyncio.all_tasks())
+
+    virtual.run(story)
+
+
+def test_a_call_that_failed_before_anybody_waited_for_it_leaves_no_complaint_at_the_end():
+    """The lead was lost within a round: the write of its late object was refused, and the rounds end at once."""
+
+    async def story():
+        complaints = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context["message"]))
+        world = HangingWorld()
+
+        async def fenced():
+            raise LeadershipLost("the Lease could not be renewed in time")
+
+        late = Late(Work("r", UnixTime(NOW), (world.hung,), previews={}), asyncio.create_task(fenced()))
+        await asyncio.sleep(0.1)
+        world.loop._follow(late)
+        for follower in tuple(world.loop._late):
+            follower.cancel()
+        del late, follower
+        await asyncio.sleep(0.1)
+        gc.collect()
+        assert complaints == []
 
     virtual.run(story)
 
