@@ -48,7 +48,7 @@ def _runs(heads: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _shown(row: dict[str, Any]) -> str:
-    return f"{row['value']:,g} {row['unit']}".rstrip()
+    return f"{round(row['value'], 1):,g} {row['unit']}".rstrip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
